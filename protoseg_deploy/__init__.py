@@ -1,0 +1,8 @@
+"""Semi-supervised segmentation training, distillation, export, verification and benchmarking."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("protoseg-deploy")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"

@@ -1,0 +1,52 @@
+"""Errors that are the user's to mend.
+
+Everything raised from here is shown by the command line without a traceback: what is wrong, where, and what to do
+about it. Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from collections.abc import Sequence
+
+
+class ProtosegError(Exception):
+    """A failure the user can mend.
+
+    Args:
+        message: what is wrong and where (file, key or image).
+        hint: how to mend it; may be empty when the message already says so.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(ProtosegError):
+    """The command or the recipe asks for something that does not exist or does not fit together."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """One or more faults of a recipe, reported together."""
+
+    def __init__(self, source: str, faults: Sequence[str]) -> None:
+        count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
+        super().__init__(f"{source}: {count}\n" + "\n".join(f"  {fault}" for fault in faults))
+        self.faults = tuple(faults)
+
+
+class DataError(ProtosegError):
+    """Images, masks or folders that cannot be used; lists every fault found, each with its file."""
+
+    def __init__(self, summary: str, faults: Sequence[str] = (), hint: str = "", shown: int = 20) -> None:
+        lines = [summary, *(f"  {fault}" for fault in faults[:shown])]
+        if len(faults) > shown:
+            lines.append(f"  … and {len(faults) - shown} more")
+        super().__init__("\n".join(lines), hint)
+        self.faults = tuple(faults)

@@ -1,0 +1,29 @@
+"""Networks: timm backbone, decoder, linear head; their files; what is deployed of them."""
+
+from protoseg_deploy.models.deployed import DeployedSegmenter, class_map_dtype, scale_images
+from protoseg_deploy.models.saved import (
+    NetworkSpec,
+    build_segmenter,
+    count_parameters,
+    load_network,
+    read_network_spec,
+    save_network,
+    write_atomically,
+)
+from protoseg_deploy.models.segmenter import Segmenter, SegmenterOutput, resize_logits
+
+__all__ = [
+    "DeployedSegmenter",
+    "NetworkSpec",
+    "Segmenter",
+    "SegmenterOutput",
+    "build_segmenter",
+    "class_map_dtype",
+    "count_parameters",
+    "load_network",
+    "read_network_spec",
+    "resize_logits",
+    "save_network",
+    "scale_images",
+    "write_atomically",
+]

@@ -1,0 +1,90 @@
+"""The network that is trained, distilled and exported: timm backbone, decoder, linear head."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from protoseg_deploy.models.backbones import Backbone
+from protoseg_deploy.models.decoders import DECODERS
+from protoseg_deploy.recipe import Model
+
+
+@dataclass(frozen=True)
+class SegmenterOutput:
+    """What one forward pass leaves behind for losses; all maps cover the padded image."""
+
+    logits: Tensor
+    """``[B,C,h,w]``, at the decoder's stride."""
+    embedding: Tensor
+    """``[B,D,h,w]``, the features prototypes live in."""
+    pyramid: list[Tensor]
+    """``[B,C_i,h_i,w_i]``, the backbone's maps, shallow to deep."""
+    image_size: tuple[int, int]
+    padded_size: tuple[int, int]
+
+    def full_size_logits(self) -> Tensor:
+        """``[B,C,H,W]`` float32 logits at the size of the image."""
+        return resize_logits(self.logits, self.padded_size, self.image_size)
+
+
+class Segmenter(nn.Module):
+    """Uint8-range RGB images to logits; the prototype branch never becomes a part of it.
+
+    Args:
+        spec: the ``model`` section of a recipe.
+        num_classes: classes of the linear head. With two classes of which the first is an implicit background, give
+            ``binary=True``: one output channel, whose logit is measured against 0.
+        binary: a single foreground class.
+        pretrained: fetch timm's weights for the backbone.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: Model, num_classes: int, *, binary: bool = False, pretrained: bool = False) -> None:
+        super().__init__()
+        if binary and num_classes != 2:
+            raise ValueError("a binary network has two classes, background and foreground")
+        self.num_classes = num_classes
+        self.binary = binary
+        self.backbone = Backbone(spec.backbone, spec.output_stride, pretrained)
+        self.decoder = DECODERS[spec.decoder](self.backbone, spec)
+        self.dropout = nn.Dropout2d(spec.dropout)
+        self.head = nn.Conv2d(self.decoder.feature_channels, 1 if binary else num_classes, 1)
+        self.register_buffer("mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(self.backbone.std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    @property
+    def embedding_channels(self) -> int:
+        return self.decoder.embedding_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[B,3,H,W]`` RGB in 0..255, uint8 or float, to ``[B,C,H,W]`` float32 logits."""
+        return self.forward_features(images).full_size_logits()
+
+    def forward_features(self, images: Tensor) -> SegmenterOutput:
+        """Like `forward`, with everything a training loss may want."""
+        height, width = images.shape[-2:]
+        normalised = self._pad((images.to(self.mean.dtype) - self.mean) / self.std)
+        pyramid = self.backbone(normalised)
+        embedding, features = self.decoder(pyramid)
+        logits = self.head(self.dropout(features))
+        if self.binary:
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        padded = (normalised.shape[-2], normalised.shape[-1])
+        return SegmenterOutput(logits, embedding, pyramid, (height, width), padded)
+
+    def _pad(self, images: Tensor) -> Tensor:
+        multiple = self.backbone.size_multiple
+        if multiple == 1:
+            return images
+        height, width = images.shape[-2:]
+        return F.pad(images, (0, -width % multiple, 0, -height % multiple))
+
+
+def resize_logits(logits: Tensor, padded_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+    """Bilinear upsampling in float32, then the padding cut off."""
+    full = F.interpolate(logits.float(), size=padded_size, mode="bilinear", align_corners=False)
+    return full[..., : image_size[0], : image_size[1]] if padded_size != image_size else full

@@ -1,0 +1,40 @@
+"""Recipes: everything that decides a run, as strict YAML."""
+
+from protoseg_deploy.recipe.classes import ClassTable, class_table
+from protoseg_deploy.recipe.loading import differing_keys, dump_recipe, find_recipe, load_recipe, recipe_from_dict
+from protoseg_deploy.recipe.schema import (
+    Color,
+    Data,
+    Distill,
+    ImageFolder,
+    LabeledFolder,
+    Method,
+    Model,
+    Ohem,
+    Recipe,
+    Train,
+)
+from protoseg_deploy.recipe.shipped import shipped_folder, shipped_recipe_names, shipped_recipe_path
+
+__all__ = [
+    "ClassTable",
+    "Color",
+    "Data",
+    "Distill",
+    "ImageFolder",
+    "LabeledFolder",
+    "Method",
+    "Model",
+    "Ohem",
+    "Recipe",
+    "Train",
+    "class_table",
+    "differing_keys",
+    "dump_recipe",
+    "find_recipe",
+    "load_recipe",
+    "recipe_from_dict",
+    "shipped_folder",
+    "shipped_recipe_names",
+    "shipped_recipe_path",
+]

@@ -1,0 +1,88 @@
+"""The classes of a task: names, colours, and what one class alone means."""
+
+import colorsys
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import NotRequired, TypedDict
+
+from protoseg_deploy.errors import UsageError
+from protoseg_deploy.recipe.schema import Color, Data
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Names and colours in index order.
+
+    A recipe with one class means foreground against background: the table then holds two classes and the network has
+    one output, thresholded at 0 (`binary`).
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    binary: bool = False
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@with_config(ConfigDict(extra="allow"))
+class _ClassesFile(TypedDict):
+    names: list[str]
+    colors: NotRequired[list[Color]]
+
+
+def class_table(data: Data) -> ClassTable:
+    """The classes a recipe names, read from its JSON file where it points to one.
+
+    Raises:
+        UsageError: the file is missing or does not hold what it should.
+    """
+    names, colors = data.classes, data.colors
+    if isinstance(names, str):
+        path = Path(data.root) / names
+        names, file_colors = _read_classes(path)
+        colors = colors or file_colors
+        if colors is not None and len(colors) != len(names):
+            raise UsageError(f"{path}: {len(colors)} colours for {len(names)} classes")
+    binary = len(names) == 1
+    if binary:
+        names = ["background", *names]
+        colors = [(0, 0, 0), *colors] if colors else None
+    if len(names) > data.ignore_index and data.ignore_index >= 0:
+        raise UsageError(
+            f"data.classes: {len(names)} classes leave no room for data.ignore_index {data.ignore_index}",
+            "Masks are 8-bit: at most 255 classes and an ignore index above them.",
+        )
+    return ClassTable(tuple(names), tuple(colors or _palette(len(names))), binary)
+
+
+def _read_classes(path: Path) -> tuple[list[str], list[Color] | None]:
+    try:
+        content = TypeAdapter(_ClassesFile).validate_python(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UsageError(
+            f"data.classes: no such file: {path}", "Give a list of names, or a JSON file with `names`."
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"data.classes: {path} is not a JSON file: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"data.classes: {path}: {key}: {first['msg']}", 'It should look like {"names": ["sky", "road"]}.'
+        ) from None
+    if not content["names"] or len(set(content["names"])) != len(content["names"]):
+        raise UsageError(f"data.classes: {path}: `names` is empty or holds a name twice")
+    return content["names"], content.get("colors")
+
+
+def _palette(count: int) -> list[Color]:
+    """Distinct colours: hues spread by the golden ratio, three brightness levels; the first is black."""
+    colors: list[Color] = [(0, 0, 0)]
+    for number in range(1, count):
+        red, green, blue = colorsys.hsv_to_rgb(number * 0.61803398875 % 1.0, 0.75, (1.0, 0.75, 0.5)[number % 3])
+        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return colors[:count]

@@ -1,0 +1,237 @@
+"""What a run consists of: strict, frozen models of every key a recipe may hold.
+
+Every field is followed by its own docstring; ``protoseg recipe show`` prints a complete, resolved recipe.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+ColorValue = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[ColorValue, ColorValue, ColorValue]
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class ImageFolder(Section):
+    """Images without masks."""
+
+    images: str | None = None
+    """Folder of images, searched recursively. Relative paths start at ``data.root``."""
+    list: str | None = None
+    """Text file with one image per line, in place of (or relative to) ``images``."""
+
+    @property
+    def is_set(self) -> bool:
+        return self.images is not None or self.list is not None
+
+
+class LabeledFolder(ImageFolder):
+    """Images with index masks."""
+
+    masks: str | None = None
+    """Folder of single-channel index masks."""
+    mask_template: str = "{stem}.png"
+    """Where a mask lies below ``masks``, e.g. ``{stem}_mask.png`` or ``{parent}/{stem}.png``."""
+
+    @model_validator(mode="after")
+    def _masks_come_with_images(self) -> Self:
+        if self.images is not None and self.masks is None and self.list is None:
+            raise ValueError("`images` is given without `masks`")
+        if "{stem}" not in self.mask_template:
+            raise ValueError("`mask_template` must contain {stem}")
+        return self
+
+
+class Data(Section):
+    """Where images and masks lie and what the masks mean."""
+
+    root: str = "."
+    """Folder at which the other data paths start; relative to the working directory."""
+    labeled: LabeledFolder = LabeledFolder()
+    unlabeled: ImageFolder = ImageFolder()
+    val: LabeledFolder = LabeledFolder()
+    classes: list[str] | str = Field(min_length=1)
+    """Class names in index order, or a JSON file with ``names`` and optionally ``colors``."""
+    colors: list[Color] | None = None
+    """One RGB colour per class; a distinct palette is generated when absent."""
+    ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
+    """Mask value that is neither trained nor evaluated."""
+    value_map: dict[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]] = {}
+    """Mask values to replace before anything else sees them, e.g. ``{11: 255}`` or ``{2: 1}``."""
+    labeled_count: Count | None = None
+    """Use this many of the labelled images, drawn at random by ``labeled_seed``; all when absent."""
+    labeled_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Like ``labeled_count``, as a share of the labelled images."""
+    labeled_seed: int = 0
+    """Seed of the labelled subset."""
+    input_scale: Annotated[float, Field(gt=0.0, le=4.0)] = 1.0
+    """The network sees images at this scale; class maps come back at the original size."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.labeled_count is not None and self.labeled_share is not None:
+            raise ValueError("give `labeled_count` or `labeled_share`, not both")
+        if isinstance(self.classes, list):
+            if len(set(self.classes)) != len(self.classes):
+                raise ValueError("`classes` holds the same name twice")
+            if self.colors is not None and len(self.colors) != len(self.classes):
+                raise ValueError(f"{len(self.colors)} `colors` for {len(self.classes)} `classes`")
+        return self
+
+
+class Model(Section):
+    """The network: timm backbone, decoder, linear head."""
+
+    backbone: str = "resnet50"
+    """Any timm model name."""
+    weights: str = "pretrained"
+    """``pretrained`` (timm's own), ``none``, or a .safetensors/.pth file with backbone weights."""
+    decoder: Literal["deeplabv3plus", "lraspp", "fpn"] = "deeplabv3plus"
+    output_stride: Literal[8, 16, 32] = 16
+    """Stride of the deepest feature map, for backbones that can be dilated."""
+    decoder_channels: Annotated[int, Field(ge=8)] = 256
+    """Width of the decoder."""
+    low_level_channels: Annotated[int, Field(ge=8)] = 48
+    """``deeplabv3plus``: channels kept of the stride-4 features (the prototype paper keeps 256)."""
+    aspp_dilations: tuple[int, ...] | None = None
+    """``deeplabv3plus``: dilation rates; absent: 6, 12, 18 at output stride 16, doubled at 8, halved at 32."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Channel dropout before the linear head."""
+
+
+class Method(Section):
+    """How unlabelled images are learned from."""
+
+    name: Literal["supervised", "fixmatch", "prototype"] = "prototype"
+    confidence_threshold: Share = 0.95
+    """Pseudo-labels below this confidence do not count (``pseudo_label_filter: confidence``)."""
+    pseudo_label_filter: Literal["confidence", "entropy"] = "confidence"
+    """``entropy`` drops the most uncertain pixels instead: a share that falls linearly over training."""
+    entropy_drop_share: Share = 0.2
+    """Share dropped at the start of training by the ``entropy`` filter."""
+    unlabeled_weight: NonNegative = 1.0
+    """Weight of the loss of the linear head on strong views of unlabelled images."""
+    unlabeled_start: Share = 0.0
+    """Share of the steps trained on labelled images alone before unlabelled ones join."""
+    unlabeled_ramp: Share = 0.0
+    """Share of the steps over which unlabelled losses grow linearly to their full weight."""
+    ema_teacher: bool = True
+    """Pseudo-labels from an exponential moving average of the student; ``false``: from the student itself."""
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    """Decay of the moving average; it starts lower: min(1 - 1/(n+1), decay)."""
+    cutmix_probability: Share = 0.5
+    """Chance that a strong view gets a box pasted in from another image of the batch."""
+    prototypes_per_class: Count = 4
+    prototype_weight: NonNegative = 1.0
+    """Weight of the prototype losses; 0 switches the branch off and leaves ``fixmatch``."""
+    prototype_confidence_threshold: Share = 0.8
+    """Unlabelled pixels below this confidence neither train the prototype head nor move prototypes."""
+    prototype_temperature: Positive = 0.1
+    prototype_momentum: Share = 0.99
+    """A prototype keeps this share of itself at each update."""
+    prototype_grid: Count = 32
+    """Pixels per image sampled for the prototype branch: one in each cell of a grid of this many cells a side."""
+    prototype_start: Share = 0.1
+    """Share of the steps after which k-means places the prototypes."""
+
+
+class Ohem(Section):
+    """Online hard example mining: average over hard pixels only."""
+
+    threshold: Share = 0.7
+    """Pixels whose true class is predicted with less than this probability are hard."""
+    min_kept: Count = 100_000
+    """At least this many pixels of a batch count, the hardest first."""
+
+
+class Train(Section):
+    """The loop: length, views, optimiser, bookkeeping."""
+
+    steps: Count = 10_000
+    crop: Annotated[int, Field(ge=16)] = 321
+    """Side of the square training crop, pixels at ``data.input_scale``."""
+    scale: tuple[Positive, Positive] = (0.5, 2.0)
+    """Range of the random resize before the crop."""
+    flip: bool = True
+    """Random horizontal flip."""
+    batch_labeled: Count = 8
+    batch_unlabeled: Count = 8
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast type; fp16 scales the loss. bf16 also runs on recent CPUs."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Loader processes; results do not depend on their number."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.001
+    """Learning rate of the backbone."""
+    head_lr_factor: Positive = 10.0
+    """Decoder and heads learn this much faster than the backbone."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    weight_decay: NonNegative = 1e-4
+    poly_power: NonNegative = 0.9
+    """The learning rate falls as (1 - step/steps) ** poly_power."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises linearly."""
+    clip_grad_norm: Positive | None = None
+    ohem: Ohem | None = None
+    """Hard example mining on the labelled loss."""
+    auxiliary_weight: NonNegative = 0.0
+    """Weight of an auxiliary head on the stride-16 features (convolutional backbones); training only."""
+    eval_every: Count = 1_000
+    """Steps between evaluations."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints to resume from."""
+    log_every: Count = 20
+    """Steps between log lines."""
+
+    @field_validator("scale")
+    @classmethod
+    def _scale_is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError(f"a range is [smallest, largest], got {list(scale)}")
+        return scale
+
+
+class Distill(Section):
+    """How a student learns from a finished teacher (``protoseg distill``)."""
+
+    temperature: Positive = 2.0
+    label_weight: NonNegative = 1.0
+    """Cross-entropy on labelled images."""
+    kl_weight: NonNegative = 1.0
+    """Kullback-Leibler divergence to the teacher's class probabilities, labelled and unlabelled images."""
+    channel_weight: NonNegative = 1.0
+    """Channel-wise distillation: where in the image each class responds (Shu et al., ICCV 2021)."""
+    channel_temperature: Positive = 4.0
+    target: Literal["linear", "prototype", "mean"] = "linear"
+    """The teacher's linear head, its prototype head, or the mean of both probabilities."""
+
+
+class Recipe(Section):
+    """Everything that decides a run."""
+
+    data: Data
+    model: Model = Model()
+    method: Method = Method()
+    train: Train = Train()
+    distill: Distill = Distill()
+
+    @model_validator(mode="after")
+    def _unlabeled_images_are_there(self) -> Self:
+        if not self.data.labeled.is_set:
+            raise ValueError("`data.labeled` names no images: set `data.labeled.images` and `data.labeled.masks`")
+        if self.method.name != "supervised" and not self.data.unlabeled.is_set:
+            raise ValueError(
+                f"method `{self.method.name}` needs `data.unlabeled.images`: any folder of images, no masks"
+            )
+        return self

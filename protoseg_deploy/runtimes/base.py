@@ -1,0 +1,56 @@
+"""One protocol for everything that segments: a run, a compiled file, later an engine or a server."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protoseg_deploy.recipe import ClassTable
+
+UInt8Array = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RuntimeInfo:
+    """What a runtime is and where it computes."""
+
+    kind: str
+    """``pytorch`` or ``onnx``."""
+    path: Path
+    classes: ClassTable
+    ignore_index: int
+    precision: str
+    """``fp32``, ``fp16``, ``bf16`` or ``int8``."""
+    device: str
+    """``cpu`` or ``cuda``; the device really used, not the one wished for."""
+    backend: str
+    """Library, version and execution provider, for people."""
+    threads: int
+    parameters: int
+    file_bytes: int
+    fixed_size: tuple[int, int] | None = None
+    """Height and width the artefact is bound to; None where any size goes."""
+    verified: bool | None = None
+    """Verdict of the parity check stored with the artefact; None where there is none."""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Runtime(Protocol):
+    """Turns images into class maps. Implementations are used from one thread at a time."""
+
+    @property
+    def info(self) -> RuntimeInfo: ...
+
+    def predict(self, images: UInt8Array) -> UInt8Array:
+        """``[B,H,W,3]`` uint8 RGB to ``[B,H,W]`` class indices (uint8; int32 above 256 classes)."""
+        ...
+
+    def bind(self, images: UInt8Array) -> Callable[[], object]:
+        """A call that runs the computation alone, inputs already in place on the device, and waits for its end.
+
+        What is left out against `predict` is the way of the arrays into and out of the library.
+        """
+        ...

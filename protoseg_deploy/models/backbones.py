@@ -33,8 +33,7 @@ class Backbone(nn.Module):
         info = self.net.feature_info
         self.channels: list[int] = list(info.channels())
         self.strides: list[int] = list(info.reduction())
-        config = self.net.pretrained_cfg if hasattr(self.net, "pretrained_cfg") else timm.get_pretrained_cfg(name)
-        config = config if isinstance(config, dict) else config.to_dict()
+        config = timm.get_pretrained_cfg(name).to_dict()
         self.mean: tuple[float, float, float] = tuple(config["mean"])
         self.std: tuple[float, float, float] = tuple(config["std"])
         self.is_plain_vit = len(set(self.strides)) == 1
@@ -53,7 +52,7 @@ class Backbone(nn.Module):
         height, width = 97, 131
         try:
             with torch.device("meta"), torch.no_grad():
-                net = timm.create_model(self.name, pretrained=False, features_only=True, **options).eval()
+                net: Any = timm.create_model(self.name, pretrained=False, features_only=True, **options).eval()
                 maps: list[Tensor] = net(torch.empty(1, 3, height, width))
         except (AssertionError, RuntimeError, ValueError, NotImplementedError):
             return False
@@ -96,7 +95,9 @@ def _no_weights(name: str, error: Exception) -> UsageError:
 def _creation_options(name: str, output_stride: int) -> list[dict[str, Any]]:
     """What to ask timm for, best first: families differ in what they accept."""
     if _is_vit(name):
-        depth = len(timm.create_model(name, pretrained=False, num_classes=0, device="meta").blocks)
+        with torch.device("meta"):
+            probe: Any = timm.create_model(name, pretrained=False, num_classes=0)
+        depth = len(probe.blocks)
         taps = [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
         return [{"out_indices": taps, "dynamic_img_size": True}, {"out_indices": taps}]
     pyramid = {"out_indices": _pyramid_indices(name)}
@@ -108,7 +109,7 @@ def _creation_options(name: str, output_stride: int) -> list[dict[str, Any]]:
 def _pyramid_indices(name: str) -> tuple[int, ...]:
     """The last four levels: models with a stride-2 level have five."""
     with torch.device("meta"):
-        probe = timm.create_model(name, pretrained=False, features_only=True)
+        probe: Any = timm.create_model(name, pretrained=False, features_only=True)
     return tuple(range(len(probe.feature_info.channels())))[-4:]
 
 

@@ -5,8 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from typing_extensions import NotRequired, TypedDict
+from pydantic import BaseModel, ValidationError
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.recipe.schema import Color, Data
@@ -28,10 +27,9 @@ class ClassTable:
         return len(self.names)
 
 
-@with_config(ConfigDict(extra="allow"))
-class _ClassesFile(TypedDict):
+class _ClassesFile(BaseModel):
     names: list[str]
-    colors: NotRequired[list[Color]]
+    colors: list[Color] | None = None
 
 
 def class_table(data: Data) -> ClassTable:
@@ -61,7 +59,7 @@ def class_table(data: Data) -> ClassTable:
 
 def _read_classes(path: Path) -> tuple[list[str], list[Color] | None]:
     try:
-        content = TypeAdapter(_ClassesFile).validate_python(json.loads(path.read_text(encoding="utf-8")))
+        content = _ClassesFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UsageError(
             f"data.classes: no such file: {path}", "Give a list of names, or a JSON file with `names`."
@@ -74,9 +72,9 @@ def _read_classes(path: Path) -> tuple[list[str], list[Color] | None]:
         raise UsageError(
             f"data.classes: {path}: {key}: {first['msg']}", 'It should look like {"names": ["sky", "road"]}.'
         ) from None
-    if not content["names"] or len(set(content["names"])) != len(content["names"]):
+    if not content.names or len(set(content.names)) != len(content.names):
         raise UsageError(f"data.classes: {path}: `names` is empty or holds a name twice")
-    return content["names"], content.get("colors")
+    return content.names, content.colors
 
 
 def _palette(count: int) -> list[Color]:

@@ -1,0 +1,43 @@
+"""``protoseg recipe``: see what recipes there are and what they resolve to."""
+
+import click
+
+from protoseg_deploy.cli.arguments import recipe_arguments
+
+
+@click.group(name="recipe")
+def command() -> None:
+    """List shipped recipes; print a recipe with everything it resolves to."""
+
+
+@command.command(name="list")
+def list_recipes() -> None:
+    """The recipes that come with the package, with the first line of their description."""
+    from protoseg_deploy.recipe import shipped_recipe_names, shipped_recipe_path
+
+    names = shipped_recipe_names()
+    width = max(len(name) for name in names)
+    for name in names:
+        first_line = shipped_recipe_path(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        click.echo(f"{name:<{width}}  {first_line}")
+
+
+@command.command(name="show")
+@recipe_arguments
+@click.option("--source", is_flag=True, help="Print the file as written, with its comments, instead.")
+def show_recipe(recipe: str, overrides: tuple[str, ...], source: bool) -> None:
+    """Print RECIPE with all defaults and overrides filled in, as YAML.
+
+    \b
+    protoseg recipe show camvid-mobilenetv2 train.steps=2000
+    protoseg recipe show inhouse-template --source > mine.yaml
+    """
+    from protoseg_deploy.errors import UsageError
+    from protoseg_deploy.recipe import dump_recipe, find_recipe, load_recipe
+
+    if source:
+        if overrides:
+            raise UsageError("--source prints the file as written: overrides have no effect on it")
+        click.echo(find_recipe(recipe).read_text(encoding="utf-8"), nl=False)
+        return
+    click.echo(dump_recipe(load_recipe(recipe, overrides)), nl=False)

@@ -1,0 +1,226 @@
+"""Which files belong to a recipe: images paired with their masks, and the labelled subset.
+
+Two ways to say it: folders, searched recursively and paired by `mask_template`; or list files as the public splits are
+written. Nothing is decoded here; `protoseg_deploy.data.checking` looks inside the files.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from protoseg_deploy.data.lists import ListReader
+from protoseg_deploy.data.pairing import MaskTemplate, find_images, folder_of
+from protoseg_deploy.errors import DataError
+from protoseg_deploy.recipe import Data, ImageFolder, LabeledFolder
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image and its mask, absolute paths."""
+
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """The files of a recipe, each part sorted by path; a part that was not asked for is empty."""
+
+    labeled: tuple[Sample, ...]
+    """The drawn subset, with masks."""
+    unlabeled: tuple[Path, ...]
+    val: tuple[Sample, ...]
+    labeled_pool: int
+    """Labelled samples there were to draw from."""
+    unused_masks: tuple[Path, ...] = ()
+    """Masks that fit a `mask_template` but belong to no image."""
+
+
+@dataclass
+class _Search:
+    """What the parts of one search share: where to start and what went wrong so far."""
+
+    root: Path
+    faults: list[str] = field(default_factory=list)
+
+
+def find_data(data: Data, *, need_unlabeled: bool, need_val: bool) -> DataSets:
+    """Find, pair and draw the files of a recipe.
+
+    Args:
+        data: the section of the recipe; relative paths start at ``data.root``.
+        need_unlabeled: also find the unlabelled images; they are left out otherwise.
+        need_val: also find the validation images; they are left out otherwise.
+
+    Raises:
+        DataError: folders or lists are missing, images lack their masks, two images share one, or the labelled subset
+            is larger than its pool. Every fault is listed, with its file or key.
+    """
+    root = Path(data.root).expanduser().absolute()
+    if not root.is_dir():
+        raise DataError(
+            f"data.root: no such folder: {root}",
+            hint="A relative data.root starts at the working directory; set it with data.root=FOLDER.",
+        )
+    search = _Search(root)
+    pool = _labeled_part(search, data.labeled, "data.labeled")
+    val = _labeled_part(search, data.val, "data.val") if need_val else []
+    unlabeled = _unlabeled_part(search, data) if need_unlabeled else []
+    masks = {sample.mask for sample in [*pool, *val]}
+    unused = {
+        *_unused_masks(search, data.labeled, masks),
+        *(_unused_masks(search, data.val, masks) if need_val else ()),
+    }
+    labeled = _draw(data, pool, search.faults) if pool else []
+    if search.faults:
+        count = "1 fault" if len(search.faults) == 1 else f"{len(search.faults)} faults"
+        raise DataError(f"the data of the recipe cannot be used: {count}", search.faults)
+    return DataSets(
+        labeled=tuple(labeled),
+        unlabeled=tuple(path for path in unlabeled if path not in masks),
+        val=tuple(val),
+        labeled_pool=len(pool),
+        unused_masks=tuple(sorted(unused)),
+    )
+
+
+def write_list(path: Path, samples: Sequence[Sample], root: Path) -> None:
+    """Write a list file that ``data.labeled.list`` reads back to the same samples.
+
+    Args:
+        path: the file to write; a recipe has to name it by its absolute path, or relative to ``data.root``.
+        samples: what to list. Samples without a mask get a line with the image alone.
+        root: the ``data.root`` of the recipe; files below it are written relative to it, others absolute.
+
+    Raises:
+        DataError: a file name that a line cannot hold (tabs, line breaks, blanks at its ends).
+    """
+    base = root.expanduser().absolute()
+    lines = [f"# {len(samples)} samples: image, tab, mask; relative paths start at data.root"]
+    for sample in samples:
+        files = [sample.image] if sample.mask is None else [sample.image, sample.mask]
+        lines.append("\t".join(_listed(file.absolute(), base) for file in files))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _listed(file: Path, base: Path) -> str:
+    name = file.relative_to(base).as_posix() if file.is_relative_to(base) else file.as_posix()
+    if name != name.strip() or len(name.splitlines()) != 1 or "\t" in name:
+        raise DataError(f"{name!r} cannot stand in a list file: tabs, line breaks or blanks at its ends; rename it")
+    return f"./{name}" if name.startswith("#") else name
+
+
+def _labeled_part(search: _Search, part: LabeledFolder, key: str) -> list[Sample]:
+    """All samples of `data.labeled` or `data.val`, sorted; faults go to the search."""
+    if not part.is_set:
+        search.faults.append(f"{key} names no images: set {key}.images and {key}.masks, or {key}.list")
+        return []
+    before = len(search.faults)
+    images = folder_of(search.root, part.images, f"{key}.images", search.faults)
+    masks = folder_of(search.root, part.masks, f"{key}.masks", search.faults)
+    template = MaskTemplate.parse(part.mask_template, f"{key}.mask_template", search.faults)
+    if len(search.faults) > before or template is None:
+        return []
+    if part.list is not None:
+        reader = ListReader(search.root, part.list, f"{key}.list", search.faults)
+        samples = [
+            Sample(image, mask if mask is not None else template.mask_of(image, images or search.root, masks))
+            for image, mask in reader.pairs(images, masks)
+        ]
+    else:
+        assert images is not None
+        assert masks is not None, "the recipe refuses images without masks"
+        files = find_images(images, leave_out=[masks], key=f"{key}.images", faults=search.faults)
+        samples = [Sample(image, template.mask_of(image, images, masks)) for image in files]
+        # Images and masks in one folder: what is the mask of another image is no image.
+        partners = {sample.mask for sample in samples if sample.mask != sample.image}
+        samples = [sample for sample in samples if sample.image not in partners]
+    _check_pairs(samples, key, template, search.faults)
+    return sorted(samples, key=lambda sample: _sort_key(sample.image, search.root))
+
+
+def _check_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, faults: list[str]) -> None:
+    first_with: dict[Path, Path] = {}
+    seen: set[Path] = set()
+    hinted = False
+    for image, mask in ((sample.image, sample.mask) for sample in samples):
+        if image in seen:
+            faults.append(f"{image}: listed twice in {key}.list")
+            continue
+        seen.add(image)
+        if mask is None:
+            faults.append(f"{image}: no mask: set {key}.masks, or name a mask on every line of {key}.list")
+        elif mask == image:
+            faults.append(f"{image}: image and mask would be the same file; change {key}.mask_template or {key}.masks")
+        elif mask in first_with:
+            other = first_with[mask]
+            mend = (
+                "rename or remove one" if image.parent == other.parent else "a template with {parent} tells them apart"
+            )
+            faults.append(f"{image}: shares the mask {mask} with {other}; {mend}")
+        elif not mask.is_file():
+            hint = "" if hinted else template.near(image, mask)
+            hinted = True
+            faults.append(f"{image}: no mask at {mask}{hint}")
+        if mask is not None:
+            first_with.setdefault(mask, image)
+
+
+def _unlabeled_part(search: _Search, data: Data) -> list[Path]:
+    part: ImageFolder = data.unlabeled
+    if not part.is_set:
+        search.faults.append("data.unlabeled names no images: set data.unlabeled.images to any folder of images")
+        return []
+    before = len(search.faults)
+    images = folder_of(search.root, part.images, "data.unlabeled.images", search.faults)
+    if len(search.faults) > before:
+        return []
+    if part.list is not None:
+        # Public lists name masks for these too; they are not looked at.
+        reader = ListReader(search.root, part.list, "data.unlabeled.list", search.faults)
+        files = list(dict.fromkeys(image for image, _ in reader.pairs(images, None, need_masks=False)))
+    else:
+        assert images is not None
+        masks = [search.root / name for name in (data.labeled.masks, data.val.masks) if name is not None]
+        files = find_images(images, leave_out=masks, key="data.unlabeled.images", faults=search.faults)
+    return sorted(files, key=lambda file: _sort_key(file, search.root))
+
+
+def _unused_masks(search: _Search, part: LabeledFolder, used: set[Path | None]) -> list[Path]:
+    """Only where folders are paired: a list names what it wants and may leave masks over."""
+    if part.list is not None or part.masks is None or part.images is None:
+        return []
+    masks, images = search.root / part.masks, search.root / part.images
+    template = MaskTemplate.parse(part.mask_template, "", [])
+    if template is None or not masks.is_dir() or masks == images or images.is_relative_to(masks):
+        return []
+    files = find_images(masks, leave_out=[], key="", faults=[])
+    return [file for file in files if file not in used and template.fits(file, masks)]
+
+
+def _draw(data: Data, pool: list[Sample], faults: list[str]) -> list[Sample]:
+    """The labelled subset: same seed and files, same subset, on every platform and Python.
+
+    Every sample of the sorted pool gets a random key and the smallest keys win. Unlike `random.sample`, of which Python
+    promises no such thing, `random.random` gives the same numbers for a seed in every version; and a larger count with
+    the same seed adds to the subset rather than drawing another one.
+    """
+    if data.labeled_count is not None:
+        count = data.labeled_count
+    elif data.labeled_share is not None:
+        count = max(1, round(data.labeled_share * len(pool)))
+    else:
+        return pool
+    if count > len(pool):
+        faults.append(f"data.labeled_count: {count} images asked for, {len(pool)} labelled images found")
+        return []
+    numbers = random.Random(data.labeled_seed)  # noqa: S311 — reproducible on purpose
+    keys = [numbers.random() for _ in pool]
+    chosen = sorted(sorted(range(len(pool)), key=lambda index: keys[index])[:count])
+    return [pool[index] for index in chosen]
+
+
+def _sort_key(file: Path, root: Path) -> str:
+    """The path below `data.root`, so that the order does not depend on where the data lie."""
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()

@@ -1,0 +1,113 @@
+"""List files: one image per line or ``image mask`` per line, as the public split lists are written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from protoseg_deploy.data.pairing import is_image_name
+
+Pair = tuple[Path, Path | None]
+
+
+class ListReader:
+    """Reads one list file.
+
+    Blank lines and lines that start with ``#`` are skipped. Columns are separated by a tab, or by blanks where that
+    leads to existing files. A path starts at the folder the recipe gives for it (``images``, ``masks``) or, where
+    there is no such file, at ``data.root``; a leading ``/`` that leads nowhere is dropped, as some public lists have
+    it. A name without an image suffix (VOC's ``2007_000032``) is looked up with every suffix known.
+
+    Args:
+        root: ``data.root``, absolute.
+        name: the list file; relative paths start at `root`.
+        key: the recipe key to name in faults.
+        faults: whatever is wrong is added here, with file and line.
+    """
+
+    def __init__(self, root: Path, name: str, key: str, faults: list[str]) -> None:
+        self._root = root
+        self._path = root / Path(name).expanduser()
+        self._key = key
+        self._faults = faults
+        self._folders: dict[Path, dict[str, list[str]]] = {}
+
+    def pairs(self, images: Path | None, masks: Path | None, *, need_masks: bool = True) -> Iterator[Pair]:
+        """Image and mask of each line, absolute paths; the mask is None where a line names none."""
+        try:
+            lines = self._path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            self._faults.append(f"{self._key}: cannot read {self._path}: {reason}")
+            return
+        empty = True
+        for number, line in enumerate(lines, start=1):
+            text = line.strip()
+            if not text or text.startswith("#"):
+                continue
+            empty = False
+            pair = self._pair(text, images, masks, f"{self._path}:{number}", need_masks)
+            if pair is not None:
+                yield pair
+        if empty:
+            self._faults.append(f"{self._key}: {self._path} lists no images")
+
+    def _pair(self, text: str, images: Path | None, masks: Path | None, where: str, need_masks: bool) -> Pair | None:
+        columns = self._columns(text, images)
+        if len(columns) > 2:
+            self._faults.append(f"{where}: {len(columns)} columns; a line is an image, or an image and its mask")
+            return None
+        image = self._find(columns[0], images, where, "image")
+        if len(columns) == 1 or not need_masks:
+            return None if image is None else (image, None)
+        mask = self._find(columns[1], masks, where, "mask")
+        return None if image is None or mask is None else (image, mask)
+
+    def _columns(self, text: str, images: Path | None) -> list[str]:
+        if "\t" in text:
+            return [column.strip() for column in text.split("\t") if column.strip()]
+        words = text.split()
+        if len(words) == 1:
+            return words
+        # Blanks may belong to names: the longest beginning that is a file is the image.
+        for count in range(len(words), 0, -1):
+            beginning, rest = " ".join(words[:count]), " ".join(words[count:])
+            if self._candidates(beginning, images):
+                return [beginning, rest] if rest else [beginning]
+        return words
+
+    def _find(self, name: str, folder: Path | None, where: str, kind: str) -> Path | None:
+        found = self._candidates(name, folder)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(path.name for path in found)
+            self._faults.append(f"{where}: {name} is ambiguous: {names}; give the suffix or remove all but one")
+            return None
+        hint = ""
+        if folder is None and not is_image_name(name):
+            hint = f" (set {self._key.rpartition('.')[0]}.{kind}s to the folder they lie in)"
+        self._faults.append(f"{where}: no {kind} {name} in {folder or self._root}{hint}")
+        return None
+
+    def _candidates(self, name: str, folder: Path | None) -> list[Path]:
+        """Files that a name in the list may mean: several only for a bare stem."""
+        if Path(name).is_absolute() and Path(name).is_file():
+            return [Path(name)]
+        relative = Path(name.lstrip("/"))
+        for base in (self._root,) if folder is None else (folder, self._root):
+            path = base / relative
+            if is_image_name(name):
+                if path.is_file():
+                    return [path]
+            elif matches := self._with_stem(path.parent).get(path.name):
+                return [path.parent / match for match in matches]
+        return []
+
+    def _with_stem(self, folder: Path) -> dict[str, list[str]]:
+        """Names of the image files of a folder by stem, read once."""
+        if folder not in self._folders:
+            stems: dict[str, list[str]] = {}
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if is_image_name(file.name):
+                    stems.setdefault(file.stem, []).append(file.name)
+            self._folders[folder] = stems
+        return self._folders[folder]

@@ -35,7 +35,7 @@ class _VerbGroup(click.Group):
 class _ShownError(click.ClickException):
     def __init__(self, error: ProtosegError) -> None:
         super().__init__(error.message)
-        self.exit_code = error.exit_code
+        self.exit_code = error.exit_code  # type: ignore[misc]
         self._hint = error.hint
 
     def show(self, file: object = None) -> None:

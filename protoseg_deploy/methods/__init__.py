@@ -1,1 +1,27 @@
-"""TODO."""
+"""Semi-supervised methods, composed of shared terms."""
+
+from protoseg_deploy.methods.base import LabeledViews, Method, StepResult, Supervised
+from protoseg_deploy.methods.branch import PrototypeBranch
+from protoseg_deploy.methods.fixmatch import FixMatch
+from protoseg_deploy.methods.prototypes import PrototypeBank
+from protoseg_deploy.models import Segmenter
+from protoseg_deploy.recipe import ClassTable, Recipe
+
+__all__ = [
+    "FixMatch",
+    "LabeledViews",
+    "Method",
+    "PrototypeBank",
+    "PrototypeBranch",
+    "StepResult",
+    "Supervised",
+    "build_method",
+]
+
+
+def build_method(recipe: Recipe, student: Segmenter, classes: ClassTable) -> Method:
+    """The method a recipe names, with its training-only heads, on the device of the student."""
+    device = student.head.weight.device
+    if recipe.method.name == "supervised":
+        return Supervised(recipe, student).to(device)
+    return FixMatch(recipe, student, classes, prototypes=recipe.method.name == "prototype").to(device)

@@ -11,15 +11,18 @@ from protoseg_deploy.models.saved import (
     write_atomically,
 )
 from protoseg_deploy.models.segmenter import Segmenter, SegmenterOutput, resize_logits
+from protoseg_deploy.models.weights import LoadReport, load_backbone_weights
 
 __all__ = [
     "DeployedSegmenter",
+    "LoadReport",
     "NetworkSpec",
     "Segmenter",
     "SegmenterOutput",
     "build_segmenter",
     "class_map_dtype",
     "count_parameters",
+    "load_backbone_weights",
     "load_network",
     "read_network_spec",
     "resize_logits",

@@ -33,9 +33,9 @@ class Backbone(nn.Module):
         info = self.net.feature_info
         self.channels: list[int] = list(info.channels())
         self.strides: list[int] = list(info.reduction())
-        config = timm.get_pretrained_cfg(name).to_dict()
-        self.mean: tuple[float, float, float] = tuple(config["mean"])
-        self.std: tuple[float, float, float] = tuple(config["std"])
+        config: Any = timm.get_pretrained_cfg(name)
+        self.mean: tuple[float, float, float] = tuple(config.mean)
+        self.std: tuple[float, float, float] = tuple(config.std)
         self.is_plain_vit = len(set(self.strides)) == 1
         self._channels_last_output = _gives_nhwc(name)
         self.size_multiple = 1 if self._covers_odd_sizes(options) else max(self.strides)

@@ -1,5 +1,7 @@
 """What leaves the building: uint8 images in, uint8 class maps out, everything between inside one module."""
 
+from fractions import Fraction
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,7 +57,9 @@ def scale_images(images: Tensor, scale: float) -> Tensor:
     """``[B,3,H,W]`` float images at `scale`, sides rounded down but at least 1; training reads images the same way."""
     if scale == 1.0:
         return images
-    size = [int(images.shape[-2] * scale), int(images.shape[-1] * scale)]
+    # Integer arithmetic: a product with a float would freeze the exported graph to the size it was traced at.
+    ratio = Fraction(scale).limit_denominator(10_000)
+    size = [torch.sym_max(side * ratio.numerator // ratio.denominator, 1) for side in images.shape[-2:]]
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 

@@ -1,0 +1,134 @@
+"""Weak and strong views, and CutMix.
+
+The weak view decides the geometry (resize, crop, flip), the strong view is the weak one with its colours disturbed, and
+CutMix pastes a box of one strong view into another, labels and masks with it. Whatever lies outside the image is
+*ignored*, never a class.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from protoseg_deploy.recipe import Train
+
+_PADDING_RGB = (124, 116, 104)
+"""About the mean of ImageNet: padding is close to zero after normalisation."""
+
+_CUTMIX_AREA = (0.02, 0.4)
+_CUTMIX_ASPECT = (0.3, 3.3)
+
+
+@dataclass(frozen=True)
+class View:
+    """One training crop."""
+
+    image: Tensor
+    """``[3,S,S]`` uint8."""
+    mask: Tensor
+    """``[S,S]`` uint8 class indices; of an unlabelled image 0 inside it and the ignore index outside."""
+
+
+def weak_view(image: Tensor, mask: Tensor | None, spec: Train, input_scale: float, ignore_index: int) -> View:
+    """Random resize, crop and flip, drawn from torch's global generator.
+
+    Only the part of the image that ends up in the crop is resized.
+
+    Args:
+        image: ``[3,H,W]`` uint8 RGB.
+        mask: ``[H,W]`` uint8, or None for an unlabelled image.
+        spec: crop side, scale range, flip.
+        input_scale: the scale at which the network sees images.
+        ignore_index: value of the mask outside the image.
+    """
+    if mask is None:
+        mask = image.new_zeros(image.shape[-2:])
+    if input_scale != 1.0:
+        size = [int(image.shape[-2] * input_scale), int(image.shape[-1] * input_scale)]
+        image = TF.resize_image(image, size, TF.InterpolationMode.BILINEAR, antialias=False)
+        mask = TF.resize_mask(mask[None], size)[0]
+    scale, where_y, where_x, coin = torch.rand(4).tolist()
+    scale = spec.scale[0] + scale * (spec.scale[1] - spec.scale[0])
+    top, height, out_height = _window(image.shape[-2], spec.crop, scale, where_y)
+    left, width, out_width = _window(image.shape[-1], spec.crop, scale, where_x)
+    box = (top, left, height, width)
+    image = TF.resized_crop_image(image, *box, [out_height, out_width], antialias=True)
+    mask = TF.resized_crop_mask(mask[None], *box, [out_height, out_width])[0]
+    if spec.flip and coin < 0.5:
+        image, mask = image.flip(-1), mask.flip(-1)
+    return View(_pad_image(image, spec.crop), _pad_mask(mask, spec.crop, ignore_index))
+
+
+def strong_view(image: Tensor) -> Tensor:
+    """``[3,S,S]`` uint8 with disturbed colours and focus, drawn from torch's global generator."""
+    return _disturbance()(image)  # type: ignore[no-any-return]
+
+
+@cache
+def _disturbance() -> v2.Transform:
+    return v2.Compose(
+        [
+            v2.RandomApply([v2.ColorJitter(0.5, 0.5, 0.5, 0.25)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            v2.RandomApply([v2.GaussianBlur(kernel_size=13, sigma=(0.1, 2.0))], p=0.5),
+        ]
+    )
+
+
+def _window(side: int, crop: int, scale: float, where: float) -> tuple[int, int, int]:
+    """Start and length of the source window along one side, and the length it is resized to."""
+    length = min(side, max(1, round(crop / scale)))
+    start = int(where * (side - length + 1))
+    resized = crop if length < side else min(crop, max(1, round(side * scale)))
+    return start, length, resized
+
+
+def _pad_image(image: Tensor, crop: int) -> Tensor:
+    if image.shape[-2:] == (crop, crop):
+        return image
+    padded = torch.tensor(_PADDING_RGB, dtype=torch.uint8).view(3, 1, 1).repeat(1, crop, crop)
+    padded[:, : image.shape[-2], : image.shape[-1]] = image
+    return padded
+
+
+def _pad_mask(mask: Tensor, crop: int, ignore_index: int) -> Tensor:
+    if mask.shape == (crop, crop):
+        return mask
+    padded = mask.new_full((crop, crop), ignore_index)
+    padded[: mask.shape[0], : mask.shape[1]] = mask
+    return padded
+
+
+class CutMix:
+    """One box per image, pasted from its neighbour in the batch.
+
+    Args:
+        boxes: ``[B,H,W]`` bool, true where the neighbour shows.
+    """
+
+    def __init__(self, boxes: Tensor) -> None:
+        self.boxes = boxes
+
+    @classmethod
+    def draw(cls, shape: torch.Size, probability: float, generator: torch.Generator) -> "CutMix":
+        """Boxes of 2–40 % of the image and aspect 0.3–3.3 for maps ``[B,H,W]``, without a host sync."""
+        batch, height, width = shape
+        device = generator.device
+        coin, area, aspect, where_y, where_x = torch.rand(5, batch, 1, 1, device=device, generator=generator)
+        area = _CUTMIX_AREA[0] + area * (_CUTMIX_AREA[1] - _CUTMIX_AREA[0])
+        lowest, highest = area.clamp(min=_CUTMIX_ASPECT[0]), area.reciprocal().clamp(max=_CUTMIX_ASPECT[1])
+        aspect = lowest + aspect * (highest - lowest)  # any other aspect would not fit into the image
+        box_height, box_width = (area * aspect).sqrt() * height, (area / aspect).sqrt() * width
+        top, left = where_y * (height - box_height), where_x * (width - box_width)
+        rows = torch.arange(height, device=device).view(1, height, 1)
+        columns = torch.arange(width, device=device).view(1, 1, width)
+        inside = (rows >= top) & (rows < top + box_height) & (columns >= left) & (columns < left + box_width)
+        return cls(inside & (coin < probability))
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Mix ``[B,H,W]`` or ``[B,C,H,W]`` values; every kind of value of a batch is mixed by the same boxes."""
+        boxes = self.boxes if values.dim() == 3 else self.boxes.unsqueeze(1)
+        return torch.where(boxes, values.roll(1, dims=0), values)

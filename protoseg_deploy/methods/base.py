@@ -1,0 +1,104 @@
+"""What a method is: given student, teacher and a batch, the losses."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
+
+from protoseg_deploy.data import Batch
+from protoseg_deploy.methods.terms import labeled_cross_entropy
+from protoseg_deploy.models import Segmenter, SegmenterOutput, resize_logits
+from protoseg_deploy.recipe import Recipe
+
+LabeledViews = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+@dataclass
+class StepResult:
+    """Losses of one step, on the device, not yet read by the host."""
+
+    losses: dict[str, Tensor]
+    """Scalars that are added up to the loss, already weighted."""
+    monitors: dict[str, Tensor] = field(default_factory=dict)
+    """Detached scalars for the log."""
+
+    def total(self) -> Tensor:
+        return torch.stack(list(self.losses.values())).sum()
+
+
+class Method(nn.Module, ABC):
+    """Training-only state (heads, banks) and the losses of one step.
+
+    Parameters of a method are trained with the heads' learning rate; its buffers travel in checkpoints. Nothing of it
+    reaches an export.
+    """
+
+    uses_unlabeled: bool
+
+    def __init__(self, recipe: Recipe, student: Segmenter) -> None:
+        super().__init__()
+        self.recipe = recipe
+        weight = recipe.train.auxiliary_weight
+        self.auxiliary_head = _auxiliary_head(student) if weight else None
+
+    @abstractmethod
+    def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
+        """Losses on one batch.
+
+        Args:
+            student: in training mode; the only network that gets gradients.
+            teacher: where pseudo-labels come from; the student itself where there is no moving average.
+            batch: on the device of the networks.
+            step: counted from 0.
+        """
+
+    def prepare(self, student: Segmenter, step: int, labeled_views: LabeledViews) -> None:
+        """Called before each step; most methods have nothing to do."""
+
+    def diagnostics(self) -> dict[str, list[float]]:
+        """Figures per class, read at each evaluation."""
+        return {}
+
+    def labeled_losses(self, output: SegmenterOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Supervised cross-entropy of the linear head, and of the auxiliary head where there is one."""
+        spec, ignore_index = self.recipe.train, self.recipe.data.ignore_index
+        losses = {"labeled": labeled_cross_entropy(output.full_size_logits(), labels, ignore_index, spec.ohem)}
+        if self.auxiliary_head is not None:
+            logits = resize_logits(self.auxiliary_head(output.pyramid[-2]), output.padded_size, output.image_size)
+            auxiliary = labeled_cross_entropy(logits, labels, ignore_index, spec.ohem)
+            losses["auxiliary"] = spec.auxiliary_weight * auxiliary
+        return losses
+
+
+class Supervised(Method):
+    """Labelled images only: the floor every comparison stands on."""
+
+    uses_unlabeled = False
+
+    def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
+        return StepResult(self.labeled_losses(student.forward_features(batch.images), batch.labels))
+
+
+def split_output(output: SegmenterOutput, labeled: int) -> tuple[SegmenterOutput, SegmenterOutput]:
+    """The output of one forward pass over labelled and unlabelled images, apart again."""
+    sizes = {"image_size": output.image_size, "padded_size": output.padded_size}
+    first, second = (
+        SegmenterOutput(output.logits[part], output.embedding[part], [level[part] for level in output.pyramid], **sizes)
+        for part in (slice(None, labeled), slice(labeled, None))
+    )
+    return first, second
+
+
+def step_generator(device: torch.device, seed: int) -> torch.Generator:
+    """A generator of its own for one purpose of one step: drawing from it disturbs nothing else."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def _auxiliary_head(student: Segmenter) -> nn.Sequential:
+    channels = student.backbone.channels[-2]
+    return nn.Sequential(
+        Conv2dNormActivation(channels, 256, 3), nn.Dropout2d(0.1), nn.Conv2d(256, student.num_classes, 1)
+    )

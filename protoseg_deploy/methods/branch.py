@@ -1,0 +1,94 @@
+"""The prototype branch: a second head on the same features that exists in training only.
+
+It can be put on any method that has labelled and strong-view outputs: see `FixMatch`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from protoseg_deploy.methods.prototypes import PrototypeBank, gather_features, gather_values, sample_positions
+from protoseg_deploy.methods.terms import PseudoLabels
+from protoseg_deploy.models import SegmenterOutput
+from protoseg_deploy.recipe import Method
+
+
+class PrototypeBranch(nn.Module):
+    """Losses of the prototype head on sampled pixels, and the upkeep of its bank.
+
+    Both losses are cross-entropies over ``max_k cos / T``. Labelled pixels count with their label; unlabelled ones
+    with the teacher's pseudo-label where its confidence reaches `prototype_confidence_threshold`. The pixels that
+    count also move the bank.
+
+    Args:
+        spec: the ``method`` section of a recipe.
+        num_classes: C.
+        channels: D of the embedding.
+        ignore_index: label that does not count.
+    """
+
+    def __init__(self, spec: Method, num_classes: int, channels: int, ignore_index: int) -> None:
+        super().__init__()
+        self.weight = spec.prototype_weight
+        self.threshold = spec.prototype_confidence_threshold
+        self.grid = spec.prototype_grid
+        self.ignore_index = ignore_index
+        self.bank = PrototypeBank(
+            num_classes, spec.prototypes_per_class, channels, spec.prototype_temperature, spec.prototype_momentum
+        )
+
+    def forward(
+        self,
+        labeled: SegmenterOutput,
+        labels: Tensor,
+        strong: SegmenterOutput | None,
+        pseudo: PseudoLabels | None,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Losses, unweighted; moves the bank.
+
+        Args:
+            labeled: the student on labelled views.
+            labels: ``[Bl,H,W]`` int64.
+            strong: the student on strong views; None while unlabelled images do not take part.
+            pseudo: mixed like the strong views.
+            generator: of the pixel positions, on the device of the maps.
+        """
+        features, targets = self._sample(labeled, labels, generator)
+        similarities = self.bank.similarities(features)
+        known = targets != self.ignore_index
+        losses = {"prototype_labeled": self._loss(similarities, targets, known, known)}
+        counted = known
+        if strong is not None and pseudo is not None:
+            positions = self._positions(strong, generator)
+            more = gather_features(strong.embedding, positions, strong.padded_size).flatten(0, 1)
+            pseudo_targets = gather_values(pseudo.labels, positions).flatten()
+            valid = gather_values(pseudo.valid, positions).flatten()
+            trusted = valid & (gather_values(pseudo.confidence, positions).flatten() >= self.threshold)
+            more_similarities = self.bank.similarities(more)
+            losses["prototype_unlabeled"] = self._loss(more_similarities, pseudo_targets, trusted, valid)
+            features = torch.cat([features, more])
+            similarities = torch.cat([similarities, more_similarities])
+            targets, counted = torch.cat([targets, pseudo_targets]), torch.cat([counted, trusted])
+        self.bank.update(features, similarities.detach(), targets, counted)
+        return losses
+
+    def probabilities(self, output: SegmenterOutput) -> Tensor:
+        """Dense class probabilities of the prototype head, ``[B,C,h,w]`` at the stride of the embedding."""
+        batch, channels, height, width = output.embedding.shape
+        pixels = output.embedding.permute(0, 2, 3, 1).reshape(-1, channels)
+        logits = self.bank.logits(self.bank.similarities(pixels))
+        return logits.softmax(dim=-1).view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    def _sample(self, output: SegmenterOutput, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        positions = self._positions(output, generator)
+        features = gather_features(output.embedding, positions, output.padded_size)
+        return features.flatten(0, 1), gather_values(labels, positions).flatten()
+
+    def _positions(self, output: SegmenterOutput, generator: torch.Generator) -> Tensor:
+        return sample_positions(len(output.embedding), *output.image_size, self.grid, generator)
+
+    def _loss(self, similarities: Tensor, targets: Tensor, counted: Tensor, averaged_over: Tensor) -> Tensor:
+        safe = torch.where(counted, targets, 0)
+        losses = F.cross_entropy(self.bank.logits(similarities), safe, reduction="none")
+        return (losses * counted).sum() / averaged_over.sum().clamp(min=1)

@@ -1,0 +1,74 @@
+"""Where prototypes start: k-means per class over labelled pixels (run once, outside the training step)."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+from torch.nn import functional as F
+
+from protoseg_deploy.errors import DataError
+from protoseg_deploy.methods.prototypes import gather_features
+from protoseg_deploy.models import Segmenter
+
+_PIXELS_PER_CLASS = 20_000
+_PIXELS_PER_CLASS_AND_VIEW = 256
+
+
+@torch.no_grad()
+def cluster_prototypes(
+    segmenter: Segmenter,
+    views: Iterable[tuple[Tensor, Tensor]],
+    class_names: Sequence[str],
+    per_class: int,
+    ignore_index: int,
+    seed: int,
+) -> Tensor:
+    """Cluster the directions of labelled pixels' features, each class by itself.
+
+    Args:
+        segmenter: gives the embedding; put into eval mode for the time, its statistics stay as they are.
+        views: labelled views, ``[1,3,S,S]`` uint8 and ``[1,S,S]`` int64.
+        class_names: in index order.
+        per_class: clusters per class. A class with fewer pixels repeats its own.
+        ignore_index: label that is no class.
+        seed: of the pixel draw and of k-means.
+
+    Returns:
+        ``[C,K,D]`` float32 on the CPU.
+
+    Raises:
+        DataError: a class has no labelled pixel; every such class is named.
+    """
+    device = segmenter.head.weight.device
+    generator = torch.Generator().manual_seed(seed)
+    collected: list[list[Tensor]] = [[] for _ in class_names]
+    was_training = segmenter.training
+    segmenter.eval()
+    for image, label in views:
+        output = segmenter.forward_features(image.to(device))
+        for number in torch.unique(label).tolist():
+            if number == ignore_index:
+                continue
+            positions = (label[0] == number).nonzero()
+            drawn = torch.randperm(len(positions), generator=generator)[:_PIXELS_PER_CLASS_AND_VIEW]
+            chosen = positions[drawn][None].to(device)
+            features = gather_features(output.embedding, chosen, output.padded_size)[0]
+            collected[number].append(F.normalize(features, dim=-1).cpu())
+    segmenter.train(was_training)
+    missing = [name for name, parts in zip(class_names, collected, strict=True) if not parts]
+    if missing:
+        raise DataError(
+            f"no labelled pixel of: {', '.join(missing)}; prototypes need every class",
+            hint="Label an image that shows them, take more labelled images, or merge the classes by data.value_map.",
+        )
+    return torch.stack([_centres(torch.cat(parts), per_class, generator, seed) for parts in collected])
+
+
+def _centres(features: Tensor, count: int, generator: torch.Generator, seed: int) -> Tensor:
+    features = features[torch.randperm(len(features), generator=generator)[:_PIXELS_PER_CLASS]]
+    clusters = min(count, len(np.unique(features.numpy(), axis=0)))
+    centres = KMeans(clusters, n_init=3, random_state=seed % 2**32).fit(features.numpy()).cluster_centers_
+    repeated = torch.from_numpy(centres).float()
+    return repeated[torch.arange(count) % clusters]

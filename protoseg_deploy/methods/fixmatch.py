@@ -1,0 +1,104 @@
+"""FixMatch for segmentation, with a moving-average teacher by default, and with or without the prototype branch."""
+
+import torch
+from torch import Tensor
+
+from protoseg_deploy.data import Batch, CutMix, derived_seed
+from protoseg_deploy.methods.base import LabeledViews, Method, StepResult, split_output, step_generator
+from protoseg_deploy.methods.branch import PrototypeBranch
+from protoseg_deploy.methods.clustering import cluster_prototypes
+from protoseg_deploy.methods.terms import PseudoLabels, confident_labels, consistency, low_entropy_labels, share
+from protoseg_deploy.models import Segmenter
+from protoseg_deploy.recipe import ClassTable, Recipe
+
+_CUTMIX, _POSITIONS, _CLUSTERS = 11, 12, 13
+
+
+class FixMatch(Method):
+    """Pseudo-labels of weak views supervise strong views (Sohn et al., NeurIPS 2020).
+
+    ``L = L_labeled + λ_u(t) · L_strong``; the factor of one half of public implementations is part of the learning
+    rate here. With the prototype branch ``+ λ_p · (L_proto_labeled + L_proto_unlabeled)`` (Xu et al., NeurIPS 2022).
+    A branch of weight 0 is not built at all, so that ``prototype`` then equals ``fixmatch`` step for step.
+    """
+
+    uses_unlabeled = True
+
+    def __init__(self, recipe: Recipe, student: Segmenter, classes: ClassTable, *, prototypes: bool) -> None:
+        super().__init__(recipe, student)
+        self.classes = classes
+        self.branch: PrototypeBranch | None = None
+        if prototypes and recipe.method.prototype_weight > 0:
+            self.branch = PrototypeBranch(
+                recipe.method, len(classes), student.embedding_channels, recipe.data.ignore_index
+            )
+
+    def prepare(self, student: Segmenter, step: int, labeled_views: LabeledViews) -> None:
+        """Place the prototypes once the supervised phase is over."""
+        if self.branch is None or step != self._prototype_start():
+            return
+        self.branch.bank.place(
+            cluster_prototypes(
+                student,
+                labeled_views(),
+                self.classes.names,
+                self.recipe.method.prototypes_per_class,
+                self.recipe.data.ignore_index,
+                derived_seed(self.recipe.train.seed, _CLUSTERS),
+            )
+        )
+
+    def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
+        ramp = self._unlabeled_ramp(step)
+        branch = self.branch if step >= self._prototype_start() else None
+        seed = self.recipe.train.seed
+        if ramp == 0.0:
+            labeled = student.forward_features(batch.images)
+            result = StepResult(self.labeled_losses(labeled, batch.labels))
+            strong = pseudo = None
+        else:
+            pseudo = self._pseudo_labels(teacher, batch, step)
+            confident = share(pseudo.trusted, pseudo.valid)
+            generator = step_generator(batch.strong.device, derived_seed(seed, _CUTMIX, step))
+            cutmix = CutMix.draw(pseudo.labels.shape, self.recipe.method.cutmix_probability, generator)
+            pseudo = pseudo.mixed(cutmix)
+            output = student.forward_features(torch.cat([batch.images, cutmix(batch.strong)]))
+            labeled, strong = split_output(output, len(batch.images))
+            result = StepResult(self.labeled_losses(labeled, batch.labels))
+            weight = ramp * self.recipe.method.unlabeled_weight
+            result.losses["unlabeled"] = weight * consistency(strong.full_size_logits(), pseudo)
+            result.monitors["confident_share"] = confident
+        if branch is not None:
+            generator = step_generator(batch.images.device, derived_seed(seed, _POSITIONS, step))
+            for name, loss in branch(labeled, batch.labels, strong, pseudo, generator).items():
+                result.losses[name] = branch.weight * (ramp if name == "prototype_unlabeled" else 1.0) * loss
+        return result
+
+    def diagnostics(self) -> dict[str, list[float]]:
+        if self.branch is None or not self.branch.bank.initialised:
+            return {}
+        return self.branch.bank.diagnostics()
+
+    @torch.no_grad()
+    def _pseudo_labels(self, teacher: Segmenter, batch: Batch, step: int) -> PseudoLabels:
+        spec = self.recipe.method
+        was_training = teacher.training
+        teacher.eval()
+        logits: Tensor = teacher(batch.weak)
+        teacher.train(was_training)
+        if spec.pseudo_label_filter == "entropy":
+            return low_entropy_labels(
+                logits, batch.valid, spec.entropy_drop_share * (1.0 - step / self.recipe.train.steps)
+            )
+        return confident_labels(logits, batch.valid, spec.confidence_threshold)
+
+    def _prototype_start(self) -> int:
+        return round(self.recipe.method.prototype_start * self.recipe.train.steps)
+
+    def _unlabeled_ramp(self, step: int) -> float:
+        """0 before unlabelled images join, then rising to 1."""
+        spec, steps = self.recipe.method, self.recipe.train.steps
+        begin, length = spec.unlabeled_start * steps, spec.unlabeled_ramp * steps
+        if step < begin:
+            return 0.0
+        return min(1.0, (step - begin + 1) / length) if length else 1.0

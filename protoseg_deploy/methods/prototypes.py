@@ -1,0 +1,145 @@
+"""The prototype bank: several appearances per class, learned without gradients.
+
+Source: Xu et al., "Semi-supervised Semantic Segmentation with Prototype-based Consistency Regularization",
+NeurIPS 2022. A class owns K prototypes; a pixel is scored by the most similar one, and moves the most similar one of
+its own class. Prototypes are kept at unit length: similarity is a cosine, so their length carries nothing.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PrototypeBank(nn.Module):
+    """``[C,K,D]`` prototypes with their statistics; all of it buffers, so all of it is in a checkpoint.
+
+    Args:
+        num_classes: C.
+        per_class: K.
+        channels: D.
+        temperature: cosines are divided by it before the softmax.
+        momentum: share of itself a prototype keeps at an update.
+    """
+
+    prototypes: Tensor
+    initialised: Tensor
+    pixels: Tensor
+    idle_steps: Tensor
+
+    def __init__(
+        self, num_classes: int, per_class: int, channels: int, temperature: float = 0.1, momentum: float = 0.99
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.momentum = momentum
+        self.register_buffer("prototypes", torch.zeros(num_classes, per_class, channels))
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("pixels", torch.zeros(num_classes, per_class))
+        self.register_buffer("idle_steps", torch.zeros(num_classes, per_class, dtype=torch.int64))
+
+    def place(self, prototypes: Tensor) -> None:
+        """Set all prototypes, ``[C,K,D]`` of any length."""
+        self.prototypes.copy_(F.normalize(prototypes.to(self.prototypes), dim=-1))
+        self.pixels.zero_()
+        self.idle_steps.zero_()
+        self.initialised.fill_(True)
+
+    def similarities(self, features: Tensor) -> Tensor:
+        """``[N,D]`` features to ``[N,C,K]`` cosines."""
+        classes, per_class, channels = self.prototypes.shape
+        flat = self.prototypes.view(classes * per_class, channels)
+        cosines = F.normalize(features.float(), dim=-1) @ flat.detach().clone().t()
+        return cosines.view(-1, classes, per_class)
+
+    def logits(self, similarities: Tensor) -> Tensor:
+        """``[N,C,K]`` cosines to ``[N,C]`` logits: the nearest prototype of each class speaks for it."""
+        return similarities.amax(dim=-1) / self.temperature
+
+    @torch.no_grad()
+    def update(self, features: Tensor, similarities: Tensor, labels: Tensor, counted: Tensor) -> None:
+        """Move each prototype towards the mean of the pixels that are nearest to it among those of their class.
+
+        Args:
+            features: ``[N,D]``.
+            similarities: ``[N,C,K]`` of these features.
+            labels: ``[N]`` int64 in 0..C-1; anything where `counted` is false.
+            counted: ``[N]`` bool.
+        """
+        classes, per_class, channels = self.prototypes.shape
+        labels = labels.clamp(0, classes - 1)
+        own = similarities.gather(1, labels.view(-1, 1, 1).expand(-1, 1, per_class)).squeeze(1)
+        slots = labels * per_class + own.argmax(dim=-1)
+        weights = counted.to(self.prototypes.dtype)
+        unit = F.normalize(features.detach().float(), dim=-1)
+        sums = self.prototypes.new_zeros(classes * per_class, channels).index_add_(0, slots, unit * weights[:, None])
+        counts = self.prototypes.new_zeros(classes * per_class).index_add_(0, slots, weights)
+        means = (sums / counts.clamp(min=1)[:, None]).view_as(self.prototypes)
+        touched = (counts > 0).view(classes, per_class)
+        moved = F.normalize(self.prototypes.lerp(means, 1.0 - self.momentum), dim=-1)
+        self.prototypes.copy_(torch.where(touched[..., None], moved, self.prototypes))
+        self.pixels.add_(counts.view(classes, per_class))
+        self.idle_steps.copy_(torch.where(touched, 0, self.idle_steps + 1))
+
+    @torch.no_grad()
+    def diagnostics(self, dead_after: int = 1000) -> dict[str, list[float]]:
+        """Per class: pixels per prototype since the last call, mean cosine within the class, prototypes unused.
+
+        A cosine near 1 means that the prototypes of a class have collapsed onto each other. Resets the pixel counts.
+        """
+        cosines = self.prototypes @ self.prototypes.transpose(1, 2)
+        per_class = self.prototypes.shape[1]
+        off_diagonal = (cosines.sum(dim=(1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(-1)) / max(
+            1, per_class * (per_class - 1)
+        )
+        report = {
+            "pixels": self.pixels.tolist(),
+            "within_class_cosine": off_diagonal.tolist(),
+            "dead": (self.idle_steps >= dead_after).sum(dim=1).tolist(),
+        }
+        self.pixels.zero_()
+        return report
+
+
+def sample_positions(batch: int, height: int, width: int, grid: int, generator: torch.Generator) -> Tensor:
+    """One random pixel in each cell of a grid laid over each image.
+
+    The cells tile the image exactly, so every pixel can be drawn, borders too. Images with fewer pixels than cells
+    along a side get one cell per pixel.
+
+    Returns:
+        ``[B,N,2]`` int64 rows and columns, N at most grid².
+    """
+    rows, columns = min(grid, height), min(grid, width)
+    device = generator.device
+    inside = torch.rand(2, batch, rows, columns, device=device, generator=generator)
+    y = (torch.arange(rows, device=device).view(1, rows, 1) + inside[0]) * (height / rows)
+    x = (torch.arange(columns, device=device).view(1, 1, columns) + inside[1]) * (width / columns)
+    positions = torch.stack([y.long().clamp(max=height - 1), x.long().clamp(max=width - 1)], dim=-1)
+    return positions.view(batch, rows * columns, 2)
+
+
+def gather_features(features: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
+    """Features at pixel centres, interpolated bilinearly at those positions only.
+
+    The same values as upsampling the whole map to `size` (half-pixel centres) and indexing it, without the map.
+
+    Args:
+        features: ``[B,D,h,w]``.
+        positions: ``[B,N,2]`` rows and columns in an image of `size`.
+        size: height and width the map covers.
+
+    Returns:
+        ``[B,N,D]`` float32.
+    """
+    scale = torch.tensor([size[1], size[0]], dtype=torch.float32, device=features.device)
+    centres = (positions.flip(-1).float() + 0.5) / scale * 2 - 1
+    sampled = F.grid_sample(
+        features.float(), centres.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return sampled.squeeze(2).transpose(1, 2)
+
+
+def gather_values(values: Tensor, positions: Tensor) -> Tensor:
+    """``[B,H,W]`` values at ``[B,N,2]`` positions, ``[B,N]``."""
+    flat = positions[..., 0] * values.shape[-1] + positions[..., 1]
+    return values.flatten(1).gather(1, flat)

@@ -1,0 +1,52 @@
+"""Where and how a run computes, with the reasons."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from protoseg_deploy.errors import UsageError
+from protoseg_deploy.models import Segmenter
+from protoseg_deploy.recipe import Train
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Device, autocast type and loader processes of a run."""
+
+    device: torch.device
+    precision: str
+    workers: int
+    notes: tuple[str, ...]
+
+    @classmethod
+    def choose(cls, spec: Train) -> "Compute":
+        """Settle what a recipe leaves to the machine.
+
+        Raises:
+            UsageError: the recipe asks for a device or a precision that is not there.
+        """
+        if spec.device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("train.device: no CUDA device is available", "Set train.device to auto or cpu.")
+        name = spec.device if spec.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(name)
+        if spec.precision == "fp16" and name == "cpu":
+            raise UsageError("train.precision: fp16 trains on CUDA only", "Set train.precision to fp32 or bf16.")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if spec.workers != "auto":
+            workers, why = spec.workers, "as the recipe says"
+        elif name == "cuda":
+            workers, why = max(1, min(8, cores - 1)), f"{cores} cores, GPU training"
+        else:
+            workers, why = (1 if cores > 1 and torch.get_num_threads() > 1 else 0), f"{cores} cores, CPU training"
+        label = torch.cuda.get_device_name(device) if name == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        notes = (f"computing in {spec.precision} on {label}; {workers} loader processes ({why})",)
+        return cls(device, spec.precision, workers, notes)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def place(self, network: Segmenter) -> Segmenter:
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

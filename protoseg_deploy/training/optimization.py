@@ -1,0 +1,50 @@
+"""Optimiser and learning-rate schedule of a recipe."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from protoseg_deploy.models import Segmenter
+from protoseg_deploy.recipe import Train
+
+
+def build_optimizer(spec: Train, student: Segmenter, method: nn.Module) -> torch.optim.Optimizer:
+    """SGD or AdamW; everything but the backbone learns `head_lr_factor` times faster.
+
+    AdamW does not decay biases and normalisation parameters.
+    """
+    backbone = list(student.backbone.parameters())
+    known = {id(parameter) for parameter in backbone}
+    others = [parameter for parameter in student.parameters() if id(parameter) not in known]
+    others += list(method.parameters())
+    groups = []
+    for parameters, lr in ((backbone, spec.lr), (others, spec.lr * spec.head_lr_factor)):
+        trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        if spec.optimizer == "sgd":
+            groups.append({"params": trainable, "lr": lr, "weight_decay": spec.weight_decay})
+            continue
+        groups.append({"params": _matrices(trainable), "lr": lr, "weight_decay": spec.weight_decay})
+        groups.append({"params": _vectors(trainable), "lr": lr, "weight_decay": 0.0})
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=spec.momentum)
+    return torch.optim.AdamW(groups)
+
+
+def build_schedule(spec: Train, optimizer: torch.optim.Optimizer) -> LambdaLR:
+    """Linear warm-up, then ``(1 - step/steps) ** poly_power``, changed every step."""
+
+    def factor(step: int) -> float:
+        warmup = min(1.0, (step + 1) / spec.warmup_steps) if spec.warmup_steps else 1.0
+        return float(warmup * (1.0 - min(step, spec.steps - 1) / spec.steps) ** spec.poly_power)
+
+    return LambdaLR(optimizer, factor)
+
+
+def _matrices(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.dim() > 1]
+
+
+def _vectors(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.dim() <= 1]

@@ -49,4 +49,5 @@ class DataError(ProtosegError):
         if len(faults) > shown:
             lines.append(f"  … and {len(faults) - shown} more")
         super().__init__("\n".join(lines), hint)
+        self.summary = summary
         self.faults = tuple(faults)

@@ -1,0 +1,276 @@
+"""Looks into every file before a run depends on it; all faults at once, each with its file.
+
+Labelled and validation pairs are decoded completely. Unlabelled images are decoded too, up to a limit: beyond it the
+headers of all are read and an evenly spaced part is decoded.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protoseg_deploy.data.folders import DataSets, Sample
+from protoseg_deploy.data.images import image_size, read_image, read_mask
+from protoseg_deploy.data.report import DataReport, PartSummary
+from protoseg_deploy.errors import DataError
+from protoseg_deploy.recipe import ClassTable, Recipe, class_table
+
+Progress = Callable[[int, int], None]
+"""Called with the number of files looked at and the number there are."""
+
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one image and its mask turned out to be."""
+
+    image: Path
+    size: tuple[int, int] | None = None
+    digest: bytes | None = None
+    pixels: NDArray[np.int64] | None = None
+    """``[256]``: how often each mask value occurs, after the value map."""
+    faults: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+
+
+def check_data(
+    recipe: Recipe, sets: DataSets, *, decode_limit: int = 2000, progress: Progress | None = None
+) -> DataReport:
+    """Read the files of a recipe and report what they hold.
+
+    Args:
+        recipe: classes, ignore index, value map; the method decides whether a class without a label is a fault.
+        sets: the files, from `find_data`.
+        decode_limit: at most this many unlabelled images are decoded, evenly spaced; of the others the header is read.
+        progress: told how far the check is.
+
+    Returns:
+        Counts, sizes, class shares and warnings.
+
+    Raises:
+        DataError: files are unreadable, an image and its mask differ in size, a mask holds values that are no class,
+            or a class has no labelled pixel although the method needs one. Every fault is listed.
+        UsageError: the JSON file of classes cannot be read.
+    """
+    classes = class_table(recipe.data)
+    labeled, val, unlabeled = _look_at_all(recipe, sets, len(classes), decode_limit, progress)
+    everything = [*labeled, *val, *unlabeled]
+    faults = [fault for seen in everything for fault in seen.faults]
+    hints = [hint for seen in everything for hint in seen.hints]
+    if not sets.labeled:
+        faults.append("there is no labelled image")
+    warnings = [*_unused_masks(sets), *_small_images(recipe, labeled, unlabeled), *_few_images(recipe, sets)]
+    if not faults:  # what unread masks might hold is not complained about
+        labeled_summary, val_summary = _summary(labeled, len(classes)), _summary(val, len(classes))
+        unlabeled_decoded = sum(seen.digest is not None for seen in unlabeled)
+        _check_classes(recipe, classes, labeled_summary, val_summary, faults, hints, warnings)
+        warnings += _only_ignored(labeled, val, len(classes))
+        warnings += _leakage(labeled, val, unlabeled)
+        if unlabeled_decoded < len(unlabeled):
+            warnings.append(
+                f"{unlabeled_decoded} of {len(unlabeled)} unlabelled images were decoded, evenly spaced; "
+                "of the others only the header was read"
+            )
+    if faults:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise DataError(f"the data of the recipe cannot be used: {count}", faults, "\n".join(dict.fromkeys(hints)))
+    return DataReport(
+        classes=classes,
+        labeled=labeled_summary,
+        labeled_pool=sets.labeled_pool,
+        unlabeled=PartSummary.of(_sizes(unlabeled)),
+        unlabeled_decoded=unlabeled_decoded,
+        val=val_summary,
+        warnings=tuple(warnings),
+    )
+
+
+def _look_at_all(
+    recipe: Recipe, sets: DataSets, classes: int, decode_limit: int, progress: Progress | None
+) -> tuple[list[_Seen], list[_Seen], list[_Seen]]:
+    def look_at_pair(sample: Sample) -> _Seen:
+        return _look_at_pair(sample, recipe.data.value_map, recipe.data.ignore_index, classes)
+
+    total = len(sets.labeled) + len(sets.val) + len(sets.unlabeled)
+    done = 0
+
+    def counted(results: Iterable[_Seen]) -> list[_Seen]:
+        nonlocal done
+        seen = []
+        for result in results:
+            seen.append(result)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        return seen
+
+    # Decoding releases the interpreter lock, so threads are enough.
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        labeled = counted(pool.map(look_at_pair, sets.labeled))
+        val = counted(pool.map(look_at_pair, sets.val))
+        # Often the labelled images are among the unlabelled ones: once read, nothing of theirs is reported twice.
+        known = {seen.image: _Seen(seen.image, seen.size, seen.digest) for seen in [*labeled, *val]}
+        new = [image for image in sets.unlabeled if image not in known]
+        decoded = _evenly_spaced(len(new), decode_limit)
+        tasks = [(image, index in decoded) for index, image in enumerate(new)]
+        done += len(sets.unlabeled) - len(new)
+        fresh = counted(pool.map(lambda task: _look_at_image(*task), tasks))
+    known |= {seen.image: seen for seen in fresh}
+    return labeled, val, [known[image] for image in sets.unlabeled]
+
+
+def _evenly_spaced(count: int, limit: int) -> set[int]:
+    return set(range(count)) if count <= limit else set(np.linspace(0, count - 1, limit).astype(int).tolist())
+
+
+def _look_at_image(path: Path, decode: bool) -> _Seen:
+    try:
+        if not decode:
+            return _Seen(path, image_size(path))
+        height, width = read_image(path).shape[:2]
+        return _Seen(path, (height, width), _digest(path))
+    except DataError as error:
+        return _Seen(path, faults=(error.message,), hints=(error.hint,) if error.hint else ())
+
+
+def _look_at_pair(sample: Sample, value_map: dict[int, int], ignore_index: int, classes: int) -> _Seen:
+    seen = _look_at_image(sample.image, decode=True)
+    faults, hints = list(seen.faults), list(seen.hints)
+    pixels = None
+    try:
+        if sample.mask is None:
+            raise DataError(f"{sample.image}: no mask")
+        mask = read_mask(sample.mask, value_map)
+    except DataError as error:
+        faults.append(error.message)
+        hints += [error.hint] if error.hint else []
+    else:
+        if seen.size is not None and mask.shape != seen.size:
+            faults.append(
+                f"{sample.mask}: {mask.shape[0]}×{mask.shape[1]} pixels (height×width), "
+                f"but its image {sample.image} has {seen.size[0]}×{seen.size[1]}"
+            )
+        pixels = np.bincount(mask.ravel(), minlength=256)
+        wrong = [int(value) for value in np.flatnonzero(pixels) if value >= classes and value != ignore_index]
+        if wrong:
+            shown = ", ".join(map(str, wrong[:10])) + (", …" if len(wrong) > 10 else "")
+            faults.append(
+                f"{sample.mask}: ids out of range: {shown} in {int(pixels[wrong].sum())} pixels "
+                f"(classes are 0 to {classes - 1}, ignored is {ignore_index})"
+            )
+            hints.append(
+                f"data.value_map replaces mask values: '{{{wrong[0]}: {ignore_index}}}' ignores these, "
+                f"'{{{wrong[0]}: {classes - 1}}}' merges them into another class."
+            )
+    return _Seen(sample.image, seen.size, seen.digest, pixels, tuple(faults), tuple(hints))
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
+
+
+def _sizes(part: Sequence[_Seen]) -> list[tuple[int, int]]:
+    return [seen.size for seen in part if seen.size is not None]
+
+
+def _summary(part: Sequence[_Seen], classes: int) -> PartSummary:
+    pixels = [seen.pixels for seen in part if seen.pixels is not None]
+    return PartSummary.of(_sizes(part), np.stack(pixels) if pixels else None, classes)
+
+
+def _check_classes(
+    recipe: Recipe,
+    classes: ClassTable,
+    labeled: PartSummary,
+    val: PartSummary,
+    faults: list[str],
+    hints: list[str],
+    warnings: list[str],
+) -> None:
+    absent = [name for name, pixels in zip(classes.names, labeled.class_pixels, strict=True) if pixels == 0]
+    if absent:
+        message = f"no labelled pixel of {', '.join(absent)} in {labeled.images} labelled images"
+        method = recipe.method
+        if method.name == "prototype" and method.prototype_weight > 0:
+            faults.append(f"{message}: a class without pixels has no prototypes")
+            hints.append("Label more images, try another data.labeled_seed, or set method.prototype_weight=0.")
+        else:
+            warnings.append(f"{message}: nothing teaches the network what they look like")
+        if len(classes) == 2 and labeled.ignored_pixels and 255 not in recipe.data.value_map:
+            hints.append("Masks of 0 and 255 mean two classes to some tools: data.value_map='{255: 1}' reads them so.")
+    if val.images:
+        unseen = [name for name, pixels in zip(classes.names, val.class_pixels, strict=True) if pixels == 0]
+        if unseen:
+            warnings.append(f"no validation pixel of {', '.join(unseen)}: there is nothing to score them on")
+    else:
+        warnings.append("there are no validation images: nothing says how good the network is")
+
+
+def _only_ignored(labeled: Sequence[_Seen], val: Sequence[_Seen], classes: int) -> list[str]:
+    warnings = []
+    for name, part in (("labelled", labeled), ("validation", val)):
+        empty = [seen for seen in part if seen.pixels is not None and not seen.pixels[:classes].any()]
+        if empty:
+            warnings.append(f"{_some(len(empty), name)} with nothing but ignored pixels, first {empty[0].image}")
+    return warnings
+
+
+def _leakage(labeled: Sequence[_Seen], val: Sequence[_Seen], unlabeled: Sequence[_Seen]) -> list[str]:
+    """Validation images that training sees, by content, so that copies under other names are found as well."""
+    warnings = []
+    for part, consequence in (
+        (labeled, "with its mask: the scores will be too good"),
+        (unlabeled, "without its mask: the scores are not those of unseen images"),
+    ):
+        trained = {seen.digest: seen.image for seen in part if seen.digest is not None}
+        shared = [(seen.image, trained[seen.digest]) for seen in val if seen.digest in trained]
+        if shared:
+            name, twin = shared[0]
+            warnings.append(
+                f"{_some(len(shared), 'validation')} also trained on, {consequence}; first {name}, the same as {twin}"
+            )
+    return warnings
+
+
+def _small_images(recipe: Recipe, labeled: Sequence[_Seen], unlabeled: Sequence[_Seen]) -> list[str]:
+    warnings = []
+    crop, scale = recipe.train.crop, recipe.data.input_scale
+    for name, part in (("labelled", labeled), ("unlabelled", unlabeled)):
+        small = [seen for seen in part if seen.size is not None and min(seen.size) * scale < crop]
+        if small:
+            at_scale = "" if scale == 1.0 else f" at data.input_scale {scale:g}"
+            warnings.append(
+                f"{_some(len(small), name)} smaller than train.crop {crop}{at_scale}, padded in training; "
+                f"first {small[0].image}"
+            )
+    return warnings
+
+
+def _few_images(recipe: Recipe, sets: DataSets) -> list[str]:
+    warnings = []
+    for name, count, key, batch in (
+        ("labelled", len(sets.labeled), "train.batch_labeled", recipe.train.batch_labeled),
+        ("unlabelled", len(sets.unlabeled), "train.batch_unlabeled", recipe.train.batch_unlabeled),
+    ):
+        if 0 < count < batch:
+            warnings.append(f"{_some(count, name)} for {key} {batch}: the same image comes several times in a batch")
+    return warnings
+
+
+def _unused_masks(sets: DataSets) -> list[str]:
+    if not sets.unused_masks:
+        return []
+    count = len(sets.unused_masks)
+    subject = "1 mask belongs" if count == 1 else f"{count} masks belong"
+    return [f"{subject} to no labelled or validation image, first {sets.unused_masks[0]}"]
+
+
+def _some(count: int, kind: str) -> str:
+    return f"1 {kind} image" if count == 1 else f"{count} {kind} images"

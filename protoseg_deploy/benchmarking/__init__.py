@@ -1,1 +1,1 @@
-"""TODO."""
+"""How fast a runtime is, what memory it takes, and on which machine."""

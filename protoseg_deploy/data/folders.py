@@ -85,6 +85,25 @@ def find_data(data: Data, *, need_unlabeled: bool, need_val: bool) -> DataSets:
     )
 
 
+def find_samples(root: Path, part: LabeledFolder, key: str) -> tuple[Sample, ...]:
+    """Find and pair one part alone, e.g. validation images where there are no others.
+
+    Args:
+        root: where relative paths start.
+        part: images and masks.
+        key: the recipe key of the part, for messages.
+
+    Raises:
+        DataError: as `find_data`.
+    """
+    search = _Search(root.expanduser().absolute())
+    samples = _labeled_part(search, part, key)
+    if search.faults:
+        count = "1 fault" if len(search.faults) == 1 else f"{len(search.faults)} faults"
+        raise DataError(f"images and masks cannot be used: {count}", search.faults)
+    return tuple(samples)
+
+
 def write_list(path: Path, samples: Sequence[Sample], root: Path) -> None:
     """Write a list file that ``data.labeled.list`` reads back to the same samples.
 

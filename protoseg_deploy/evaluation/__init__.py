@@ -1,1 +1,1 @@
-"""TODO."""
+"""How well a runtime segments, and its class maps as files and pictures."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Results for people: pictures side by side."""

@@ -1,0 +1,41 @@
+"""Real images as the input of a measurement."""
+
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from protoseg_deploy.data.images import read_image
+from protoseg_deploy.data.pairing import find_images
+from protoseg_deploy.errors import DataError, UsageError
+from protoseg_deploy.runtimes.base import UInt8Array
+
+
+def read_batch(folder: Path, batch: int, size: tuple[int, int] | None = None) -> UInt8Array:
+    """The first images of a folder as one batch ``[B,H,W,3]`` uint8 RGB; repeated where there are fewer.
+
+    Args:
+        folder: searched recursively.
+        batch: how many.
+        size: height and width to resize to (bilinear); the size of the first image when absent.
+
+    Raises:
+        UsageError: there is no such folder.
+        DataError: it holds no images, or an unreadable one.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"--images: no such folder: {folder}")
+    faults: list[str] = []
+    found = find_images(folder, leave_out=[], key="--images", faults=faults)[:batch]
+    if faults:
+        raise DataError("nothing to measure with:", faults)
+    images = [read_image(path) for path in found]
+    height, width = size or images[0].shape[:2]
+    resized = [
+        image
+        if image.shape[:2] == (height, width)
+        else np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        for image in images
+    ]
+    return np.stack(list(islice(cycle(resized), batch)))

@@ -1,0 +1,86 @@
+"""The machine a figure was measured on: a latency without it says nothing."""
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+_LIBRARIES = ("protoseg-deploy", "torch", "onnxruntime-gpu", "onnxruntime", "tensorrt", "numpy")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Hardware and software, and how busy it was."""
+
+    cpu: str
+    physical_cores: int | None
+    logical_cores: int | None
+    usable_cores: int
+    """Logical cores this process may run on."""
+    memory_gib: float
+    gpu: str | None
+    os: str
+    python: str
+    libraries: dict[str, str]
+    load_average_1min: float | None
+    """Runnable processes over the last minute, when the measurement began: others' work shows here."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def describe_machine() -> Machine:
+    """Look at the machine this process runs on."""
+    return Machine(
+        cpu=_cpu_model(),
+        physical_cores=psutil.cpu_count(logical=False),
+        logical_cores=psutil.cpu_count(),
+        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        os=platform.platform(),
+        python=platform.python_version(),
+        libraries={name: found for name in _LIBRARIES if (found := _version(name)) is not None},
+        load_average_1min=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    )
+
+
+def process_peak_memory_mib() -> float:
+    """The most resident memory this process ever had, libraries included, in MiB."""
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return float(info.peak_wset) / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
+
+
+def gpu_memory_used_mib() -> float:
+    """Memory in use on the current GPU by all processes and libraries, in MiB."""
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 2**20
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

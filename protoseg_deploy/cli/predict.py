@@ -1,0 +1,106 @@
+"""``protoseg predict``: class maps of images, as files."""
+
+from pathlib import Path
+
+import click
+
+from protoseg_deploy.cli.arguments import (
+    PATH,
+    device_option,
+    height_and_width,
+    json_option,
+    note,
+    print_json,
+    progress_bar,
+)
+
+
+@click.command(name="predict")
+@click.argument("path", metavar="RUNTIME", type=PATH)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES...", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Folder for the results; made if missing.")
+@click.option(
+    "--tile", type=height_and_width, metavar="N|HxW", help="Predict in overlapping tiles of this size: for huge images."
+)
+@click.option(
+    "--overlap", type=click.IntRange(min=0), help="Pixels that tiles share; a quarter of the tile when absent."
+)
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call.")
+@click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
+@device_option
+@json_option
+def command(
+    path: Path,
+    images: tuple[Path, ...],
+    out: Path,
+    tile: tuple[int, int] | None,
+    overlap: int | None,
+    batch: int,
+    last: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Segment IMAGES (files and folders, of any size) with RUNTIME.
+
+    RUNTIME is a run folder, a bundle folder or an .onnx file. Every image gives three PNGs of its own size:
+    OUT/index (class indices), OUT/color (class colours) and OUT/overlay (colours over the image). Folders keep their
+    layout. Unreadable images are named at the end, the others are done; the exit code is 1 then.
+
+    Tiles are cut in the middle of what they share, so that no result comes from near the border of a tile. An artefact
+    of fixed size always works in tiles of that size; images are never resized.
+
+    \b
+    protoseg predict runs/mine photo.jpg --out predicted
+    protoseg predict bundles/mine photos more/photos last.tif --out predicted
+    protoseg predict bundles/mine orthophoto.tif --out predicted --tile 1024 --overlap 256 --batch 4
+    """
+    from protoseg_deploy.errors import DataError
+    from protoseg_deploy.evaluation.prediction import predict_files
+    from protoseg_deploy.runtimes.opening import open_runtime
+
+    runtime = open_runtime(path, device=device, which="last" if last else "best")
+    info = runtime.info
+    if info.verified is False:
+        note(f"{info.path} failed its verification: its class maps may not be those of the network it was made from.")
+    elif info.verified is None and info.kind != "pytorch":
+        note(f"{info.path} is unverified: `protoseg verify` compares it with the network it was made from.")
+    if info.fixed_size is not None and tile is None:
+        height, width = info.fixed_size
+        note(f"this artefact takes {height}x{width} only: images are predicted in tiles of that size, none is resized.")
+    with progress_bar("predicting", hidden=as_json) as progress:
+        result = predict_files(runtime, images, out, tile=tile, overlap=overlap, batch=batch, progress=progress)
+    if as_json:
+        names = info.classes.names
+        print_json(
+            {
+                "runtime": str(info.path),
+                "out": str(out),
+                "tile_px": result.tile,
+                "overlap_px": result.overlap,
+                "seconds": result.seconds,
+                "images": [
+                    {
+                        "image": str(done.image),
+                        "index": str(done.index),
+                        "color": str(done.color),
+                        "overlay": str(done.overlay),
+                        "height": done.height,
+                        "width": done.width,
+                        "class_pixels": dict(zip(names, done.class_pixels, strict=True)),
+                    }
+                    for done in result.images
+                ],
+                "failed": [{"image": str(image), "reason": reason} for image, reason in result.failed],
+            }
+        )
+    elif result.images:
+        number = len(result.images)
+        click.echo(
+            f"{number} {'image' if number == 1 else 'images'} in {result.seconds:.1f} s: "
+            f"{out / 'index'}, {out / 'color'}, {out / 'overlay'}"
+        )
+    if result.failed:
+        total = len(result.failed) + len(result.images)
+        raise DataError(
+            f"{len(result.failed)} of {total} images could not be read:", [reason for _, reason in result.failed]
+        )

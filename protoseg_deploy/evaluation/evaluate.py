@@ -1,0 +1,225 @@
+"""Accuracy of anything that is a runtime: class maps against masks, at the resolution of the masks."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from protoseg_deploy.data.folders import Sample
+from protoseg_deploy.data.images import read_image, read_mask
+from protoseg_deploy.errors import DataError, UsageError
+from protoseg_deploy.evaluation.metrics import ConfusionMatrix
+from protoseg_deploy.recipe import ClassTable
+from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array
+from protoseg_deploy.runtimes.tiling import default_overlap, predict_tiled
+
+_READ_AHEAD = 8
+"""Images decoded in the background while the runtime computes."""
+
+_MASK_HINT = "Masks hold class indices at the size of their image; data.value_map replaces values, e.g. {11: 255}."
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of `evaluate`."""
+
+    class_names: tuple[str, ...]
+    iou_percent: tuple[float, ...]
+    """IoU by class, 0..100; nan for a class in neither truth nor prediction."""
+    miou_percent: float
+    """Mean over the classes that occur."""
+    accuracy_percent: float
+    """Share of counted pixels that are right."""
+    truth_pixels: tuple[int, ...]
+    """Counted pixels by true class."""
+    images: int
+    tiled_images: int
+    """Images that were not of the runtime's fixed size and were predicted in tiles."""
+    seconds: float
+    """From the first file to the last counted pixel."""
+    predict_seconds: float
+    """Spent in the runtime, arrays in to arrays out; reading and counting left out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, units in the keys; nan becomes None."""
+        return {
+            "miou_percent": _or_none(self.miou_percent),
+            "accuracy_percent": _or_none(self.accuracy_percent),
+            "iou_percent": {name: _or_none(iou) for name, iou in zip(self.class_names, self.iou_percent, strict=True)},
+            "truth_pixels": dict(zip(self.class_names, self.truth_pixels, strict=True)),
+            "images": self.images,
+            "tiled_images": self.tiled_images,
+            "seconds": self.seconds,
+            "predict_seconds": self.predict_seconds,
+            "images_per_second": self.images / self.seconds,
+        }
+
+
+def evaluate(
+    runtime: Runtime,
+    samples: Sequence[Sample],
+    *,
+    value_map: Mapping[int, int] | None = None,
+    ignore_index: int = 255,
+    batch: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Evaluation:
+    """Compare a runtime's class maps with masks, pixel by pixel.
+
+    Nothing is resized: an image and its mask must have the same size. Images of equal size that follow each other
+    share a batch. Images that are not of the size a runtime is bound to are predicted in overlapping tiles.
+
+    Args:
+        runtime: what is judged.
+        samples: images with masks.
+        value_map: mask values to replace first.
+        ignore_index: mask value that does not count.
+        batch: images per call; 1 on a CPU and 4 on a GPU when absent.
+        progress: called with (images done, images in all).
+
+    Raises:
+        DataError: unreadable images or masks, sizes that differ, mask values that are no class: all of them, by file.
+    """
+    if not samples:
+        raise DataError("there is nothing to evaluate: no image with a mask")
+    info = runtime.info
+    batch = batch or (1 if info.device == "cpu" else 4)
+    matrix = ConfusionMatrix(len(info.classes), ignore_index)
+    faults: list[str] = []
+    waiting: list[tuple[UInt8Array, UInt8Array]] = []
+    done = tiled = 0
+    predict_ns = 0
+    start = time.perf_counter()
+
+    def run_waiting() -> None:
+        nonlocal done, tiled, predict_ns
+        images = np.stack([image for image, _ in waiting])
+        begin = time.perf_counter_ns()
+        if _fits(info, images.shape[1:3]):
+            predicted = runtime.predict(images)
+        else:
+            predicted = _predict_in_tiles(runtime, images, batch)
+            tiled += len(images)
+        predict_ns += time.perf_counter_ns() - begin
+        matrix.update(predicted, np.stack([mask for _, mask in waiting]))
+        done += len(waiting)
+        waiting.clear()
+        if progress is not None:
+            progress(done, len(samples))
+
+    for sample, read in _read_ahead(samples, value_map or {}):
+        try:
+            image, mask = read()
+            _check_mask(sample, image, mask, info.classes, ignore_index)
+        except DataError as error:
+            faults.append(error.message)
+        if faults:  # the rest is only looked through, so that every fault is found at once
+            continue
+        if waiting and (waiting[0][0].shape != image.shape or len(waiting) == batch):
+            run_waiting()
+        waiting.append((image, mask))
+    if faults:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise DataError(f"cannot evaluate: {count} in {len(samples)} images with masks", faults, _MASK_HINT)
+    run_waiting()
+    counts = matrix.counts()
+    return Evaluation(
+        class_names=info.classes.names,
+        iou_percent=tuple(matrix.iou_percent()),
+        miou_percent=matrix.miou_percent(),
+        accuracy_percent=matrix.accuracy_percent(),
+        truth_pixels=tuple(int(pixels) for pixels in counts.sum(axis=1)),
+        images=done,
+        tiled_images=tiled,
+        seconds=time.perf_counter() - start,
+        predict_seconds=predict_ns / 1e9,
+    )
+
+
+def check_same_classes(info: RuntimeInfo, classes: ClassTable, source: str) -> None:
+    """Refuse to judge a runtime by masks that mean something else.
+
+    Args:
+        info: the runtime.
+        classes: what the mask values mean.
+        source: where `classes` come from, for the message.
+
+    Raises:
+        UsageError: names or their order differ; the message says which.
+    """
+    ours, theirs = info.classes.names, classes.names
+    if ours == theirs:
+        return
+    lines = [f"{info.path} and {source} do not have the same classes:"]
+    for title, some, others in (("only in the runtime", ours, theirs), ("only in the recipe", theirs, ours)):
+        alone = [f"{index} {name}" for index, name in enumerate(some) if name not in others]
+        if alone:
+            lines.append(f"  {title}: {', '.join(alone)}")
+    if len(lines) == 1:
+        moved = [
+            f"{index} {ours[index]} / {theirs[index]}" for index in range(len(ours)) if ours[index] != theirs[index]
+        ]
+        lines.append(f"  another order (runtime / recipe): {', '.join(moved)}")
+    raise UsageError(
+        "\n".join(lines), "Use the recipe the runtime was trained with; data.value_map can merge mask values."
+    )
+
+
+def _fits(info: RuntimeInfo, size: tuple[int, ...]) -> bool:
+    return info.fixed_size is None or info.fixed_size == size
+
+
+def _predict_in_tiles(runtime: Runtime, images: UInt8Array, batch: int) -> UInt8Array:
+    fixed = runtime.info.fixed_size
+    assert fixed is not None
+    return np.stack([predict_tiled(runtime, image, fixed, default_overlap(fixed), batch) for image in images])
+
+
+def _check_mask(sample: Sample, image: UInt8Array, mask: UInt8Array, classes: ClassTable, ignore_index: int) -> None:
+    if image.shape[:2] != mask.shape:
+        raise DataError(
+            f"{sample.mask}: mask is {mask.shape[1]}x{mask.shape[0]} pixels, its image {sample.image.name} is "
+            f"{image.shape[1]}x{image.shape[0]}"
+        )
+    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    strange = [int(value) for value in values if value >= len(classes) and value != ignore_index]
+    if strange:
+        shown = ", ".join(str(value) for value in strange[:8]) + (", …" if len(strange) > 8 else "")
+        raise DataError(
+            f"{sample.mask}: holds {shown}: no class (0..{len(classes) - 1}) and not the ignore index {ignore_index}"
+        )
+
+
+def _read(sample: Sample, value_map: Mapping[int, int]) -> tuple[UInt8Array, UInt8Array]:
+    if sample.mask is None:
+        raise DataError(f"{sample.image}: has no mask")
+    return read_image(sample.image), read_mask(sample.mask, value_map)
+
+
+def _read_ahead(
+    samples: Sequence[Sample], value_map: Mapping[int, int]
+) -> Iterator[tuple[Sample, Callable[[], tuple[UInt8Array, UInt8Array]]]]:
+    """Samples in order, each with a call that gives its arrays; a few are decoded in advance."""
+    remaining = iter(samples)
+    ahead: deque[tuple[Sample, Future[tuple[UInt8Array, UInt8Array]]]] = deque()
+    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="read") as pool:
+        try:
+            while True:
+                for sample in islice(remaining, _READ_AHEAD - len(ahead)):
+                    ahead.append((sample, pool.submit(_read, sample, value_map)))
+                if not ahead:
+                    return
+                sample, future = ahead.popleft()
+                yield sample, future.result
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

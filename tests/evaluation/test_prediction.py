@@ -1,0 +1,142 @@
+"""Class maps as files: what is written where, and what happens to files that cannot be read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.evaluation.colors import colorize
+from protoseg_deploy.evaluation.prediction import find_inputs, name_outputs, predict_files
+
+
+def write_image(path: Path, height: int = 6, width: int = 9) -> np.ndarray:
+    """A random image whose red channel is the class; returns that channel."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = np.random.default_rng(sum(path.name.encode()))
+    image = numbers.integers(0, 4, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(image).save(path)
+    return image[..., 0]
+
+
+def test_three_pngs_of_the_images_own_size_and_layout(tmp_path: Path, fake_runtime) -> None:
+    runtime, out = fake_runtime(), tmp_path / "out"
+    expected = {
+        "a.png": write_image(tmp_path / "in/a.png"),
+        "deep/er/b.png": write_image(tmp_path / "in/deep/er/b.bmp", 11, 3),
+        "c.png": write_image(tmp_path / "alone/c.tif", 1, 1),
+    }
+    result = predict_files(runtime, [tmp_path / "in", tmp_path / "alone/c.tif"], out)
+    assert not result.failed
+    for kind in ("index", "color", "overlay"):
+        written = {path.relative_to(out / kind).as_posix() for path in (out / kind).rglob("*.png")}
+        assert written == set(expected)
+    for name, class_map in expected.items():
+        index = Image.open(out / "index" / name)
+        assert index.mode == "L"
+        np.testing.assert_array_equal(np.asarray(index), class_map)
+        color = np.asarray(Image.open(out / "color" / name))
+        np.testing.assert_array_equal(color, colorize(class_map, runtime.info.classes.colors))
+        assert Image.open(out / "overlay" / name).size == index.size
+    done = {path.index.name: path for path in result.images}["b.png"]
+    assert (done.height, done.width) == (11, 3)
+    assert done.class_pixels == tuple(np.bincount(expected["deep/er/b.png"].ravel(), minlength=4))
+
+
+def test_unreadable_images_do_not_keep_the_others_from_being_done(tmp_path: Path, fake_runtime) -> None:
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / f"in/{name}.png")
+    (tmp_path / "in/b.png").write_bytes(b"no image at all")
+    seen: list[tuple[int, int]] = []
+    result = predict_files(
+        fake_runtime(), [tmp_path / "in"], tmp_path / "out", progress=lambda done, total: seen.append((done, total))
+    )
+    assert [path.image.name for path in result.images] == ["a.png", "c.png"]
+    assert [path.name for path, _ in result.failed] == ["b.png"]
+    assert "b.png" in result.failed[0][1]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_second_run_into_a_folder_below_its_input_does_not_eat_its_own_results(tmp_path: Path, fake_runtime) -> None:
+    write_image(tmp_path / "a.png")
+    for out in (tmp_path / "results", tmp_path):
+        first = predict_files(fake_runtime(), [tmp_path / "a.png"], out)
+        assert len(first.images) == 1
+        found = find_inputs([tmp_path], out)
+        assert [relative.as_posix() for _, relative in found if "results" not in relative.parts] == ["a.png"]
+    assert len(find_inputs([tmp_path, tmp_path / "a.png"], tmp_path / "results")) == 1 + 3  # tmp_path/{index,…}/a.png
+
+
+def test_equal_names_never_overwrite_each_other(tmp_path: Path, fake_runtime) -> None:
+    inputs = ["x/a.png", "x/a.bmp", "y/a.png", "y/A.tif", "z/a.png.png"]
+    for name in inputs:
+        write_image(tmp_path / name)
+    result = predict_files(fake_runtime(), [tmp_path / folder for folder in ("x", "y", "z")], tmp_path / "out")
+    names = [image.index.relative_to(tmp_path / "out/index").as_posix() for image in result.images]
+    assert len(names) == len({name.lower() for name in names}) == len(inputs)
+    for image in result.images:
+        red = np.asarray(Image.open(image.image).convert("RGB"))[..., 0]
+        np.testing.assert_array_equal(np.asarray(Image.open(image.index)), red)
+
+
+def test_names_stay_plain_where_nothing_collides() -> None:
+    found = [(Path("in/a.v2.jpg"), Path("a.v2.jpg")), (Path("in/b/a.jpg"), Path("b/a.jpg"))]
+    assert [name.as_posix() for _, name in name_outputs(found)] == ["a.v2.png", "b/a.png"]
+
+
+def test_tiles_of_a_fixed_size_come_by_themselves(tmp_path: Path, fake_runtime) -> None:
+    expected = write_image(tmp_path / "big.png", 40, 33)
+    runtime = fake_runtime(fixed_size=(16, 8))
+    result = predict_files(runtime, [tmp_path / "big.png"], tmp_path / "out", batch=3)
+    assert (result.tile, result.overlap) == ((16, 8), 2)
+    assert {shape[1:3] for shape in runtime.shapes} == {(16, 8)}
+    np.testing.assert_array_equal(np.asarray(Image.open(result.images[0].index)), expected)
+
+
+def test_more_than_256_classes_are_written_as_16_bit(tmp_path: Path, fake_runtime) -> None:
+    write_image(tmp_path / "a.png")
+    runtime = fake_runtime(lambda images: images[..., 0].astype(np.int32) + 500, classes=600)
+    result = predict_files(runtime, [tmp_path / "a.png"], tmp_path / "out")
+    index = Image.open(result.images[0].index)
+    assert index.mode == "I;16"
+    assert np.asarray(index).min() >= 500
+
+
+@pytest.mark.parametrize(("inputs", "message"), [(["nothing.png"], "no such file"), (["empty"], "no images in")])
+def test_inputs_that_are_not_there_are_named(tmp_path: Path, fake_runtime, inputs: list[str], message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=message):
+        predict_files(fake_runtime(), [tmp_path / name for name in inputs], tmp_path / "out")
+
+
+def test_an_overlap_without_a_tile_is_refused(tmp_path: Path, fake_runtime) -> None:
+    write_image(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="needs a tile size"):
+        predict_files(fake_runtime(), [tmp_path / "a.png"], tmp_path / "out", overlap=4)
+
+
+def test_too_little_memory_is_told_with_the_way_out(tmp_path: Path, fake_runtime) -> None:
+    def exhausted(images: np.ndarray) -> np.ndarray:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes")
+
+    write_image(tmp_path / "a.png")
+    with pytest.raises(ProtosegError, match=r"a\.png: 9x6 pixels") as raised:
+        predict_files(fake_runtime(exhausted), [tmp_path / "a.png"], tmp_path / "out")
+    assert "--tile" in raised.value.hint
+
+
+def test_other_errors_of_a_runtime_are_not_hidden(tmp_path: Path, fake_runtime) -> None:
+    def broken(images: np.ndarray) -> np.ndarray:
+        raise RuntimeError("shapes differ")
+
+    write_image(tmp_path / "a.png")
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        predict_files(fake_runtime(broken), [tmp_path / "a.png"], tmp_path / "out")
+
+
+def test_an_output_that_cannot_be_written_is_one_clear_error(tmp_path: Path, fake_runtime) -> None:
+    write_image(tmp_path / "a.png")
+    (tmp_path / "out").write_text("a file where a folder should be")
+    with pytest.raises(ProtosegError, match="cannot write"):
+        predict_files(fake_runtime(), [tmp_path / "a.png"], tmp_path / "out")

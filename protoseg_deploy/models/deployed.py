@@ -1,6 +1,7 @@
 """What leaves the building: uint8 images in, uint8 class maps out, everything between inside one module."""
 
 from fractions import Fraction
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,8 @@ def scale_images(images: Tensor, scale: float) -> Tensor:
         return images
     # Integer arithmetic: a product with a float would freeze the exported graph to the size it was traced at.
     ratio = Fraction(scale).limit_denominator(10_000)
-    size = [torch.sym_max(side * ratio.numerator // ratio.denominator, 1) for side in images.shape[-2:]]
+    sides = [torch.sym_max(side * ratio.numerator // ratio.denominator, 1) for side in images.shape[-2:]]
+    size = cast(list[int], sides)
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 

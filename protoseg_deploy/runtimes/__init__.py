@@ -1,1 +1,26 @@
-"""TODO."""
+"""Whatever segments, behind one protocol: a PyTorch run or network file, an ONNX bundle or graph."""
+
+from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array, check_images
+from protoseg_deploy.runtimes.manifest import Manifest, Verdict, read_manifest
+from protoseg_deploy.runtimes.metadata import GraphMetadata
+from protoseg_deploy.runtimes.onnx import OnnxRuntime
+from protoseg_deploy.runtimes.opening import open_runtime
+from protoseg_deploy.runtimes.pytorch import PyTorchRuntime, network_file
+from protoseg_deploy.runtimes.tiling import default_overlap, predict_tiled
+
+__all__ = [
+    "GraphMetadata",
+    "Manifest",
+    "OnnxRuntime",
+    "PyTorchRuntime",
+    "Runtime",
+    "RuntimeInfo",
+    "UInt8Array",
+    "Verdict",
+    "check_images",
+    "default_overlap",
+    "network_file",
+    "open_runtime",
+    "predict_tiled",
+    "read_manifest",
+]

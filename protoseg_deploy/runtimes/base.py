@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from protoseg_deploy.errors import UsageError
 from protoseg_deploy.recipe import ClassTable
 
 UInt8Array = NDArray[np.uint8]
@@ -54,3 +55,22 @@ class Runtime(Protocol):
         What is left out against `predict` is the way of the arrays into and out of the library.
         """
         ...
+
+
+def check_images(images: UInt8Array, info: RuntimeInfo) -> None:
+    """Refuse what is no batch of images, or of another size than a fixed-size runtime takes.
+
+    Raises:
+        UsageError: shape, dtype or size do not fit.
+    """
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape:
+        raise UsageError(
+            f"images are uint8 RGB [batch, height, width, 3]; got {images.dtype} {list(images.shape)}",
+        )
+    size = (images.shape[1], images.shape[2])
+    if info.fixed_size is not None and size != info.fixed_size:
+        raise UsageError(
+            f"{info.path} takes images of {info.fixed_size[0]}x{info.fixed_size[1]} pixels (height x width) only; "
+            f"got {size[0]}x{size[1]}",
+            "Export without --size for any size, or predict in tiles.",
+        )

@@ -1,0 +1,111 @@
+"""The trained network itself as a runtime."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.models import DeployedSegmenter, count_parameters, load_network
+from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
+
+
+class PyTorchRuntime:
+    """A network file computed by PyTorch in float32.
+
+    Args:
+        path: a run folder, or a network file (``.safetensors``).
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: of the CPU; PyTorch knows only one number for the whole process. None leaves it as it is.
+        which: ``best`` or ``last`` network of a run folder.
+
+    Raises:
+        ProtosegError: there is no such network, or it is damaged.
+        UsageError: ``cuda`` is asked for and there is none.
+    """
+
+    def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None, which: str = "best") -> None:
+        network = network_file(path, which)
+        segmenter, spec = load_network(network)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._device = _pick_device(device)
+        self._module = DeployedSegmenter(segmenter, spec.input_scale).eval()
+        self._module.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._info = RuntimeInfo(
+            kind="pytorch",
+            path=path,
+            classes=spec.classes,
+            ignore_index=spec.ignore_index,
+            precision="fp32",
+            device=self._device.type,
+            backend=f"PyTorch {torch.__version__}",
+            threads=torch.get_num_threads(),
+            parameters=count_parameters(segmenter),
+            file_bytes=network.stat().st_size,
+            details={"network": network.name, "device_asked": device, "provenance": spec.provenance},
+        )
+
+    @property
+    def info(self) -> RuntimeInfo:
+        return self._info
+
+    @torch.inference_mode()
+    def predict(self, images: UInt8Array) -> UInt8Array:
+        """See `Runtime.predict`."""
+        check_images(images, self._info)
+        class_map: UInt8Array = self._compute(self._place(images)).cpu().numpy()
+        return class_map
+
+    def bind(self, images: UInt8Array) -> Callable[[], Tensor]:
+        """See `Runtime.bind`; the call returns the class map as a tensor on the device."""
+        check_images(images, self._info)
+        placed = self._place(images)
+
+        @torch.inference_mode()
+        def run() -> Tensor:
+            class_map = self._compute(placed)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            return class_map
+
+        return run
+
+    def _place(self, images: UInt8Array) -> Tensor:
+        return torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self._device)
+
+    def _compute(self, images: Tensor) -> Tensor:
+        class_map: Tensor = self._module(images)[0]
+        return class_map
+
+
+def network_file(path: Path, which: str = "best") -> Path:
+    """The network file a path means: itself, or ``best``/``last`` of a run folder.
+
+    Raises:
+        ProtosegError: there is none.
+    """
+    if path.is_file():
+        return path
+    file = path / f"{which}.safetensors"
+    if file.is_file():
+        return file
+    if not path.is_dir():
+        raise ProtosegError(f"no run folder and no network file at {path}")
+    others = sorted(other.name for other in path.glob("*.safetensors") if other.stem in {"best", "last"})
+    if others:
+        raise ProtosegError(f"{path} has no {file.name}, but {', '.join(others)}")
+    raise ProtosegError(
+        f"{path} holds no {file.name}: no run, or none that has reached its first evaluation",
+        "Train it with `protoseg train RECIPE --run DIR`.",
+    )
+
+
+def _pick_device(device: str) -> torch.device:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch finds no GPU", "Use --device cpu, or check driver and installation.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)

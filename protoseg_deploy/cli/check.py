@@ -29,13 +29,14 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     loaded = load_recipe(recipe, overrides)
     try:
         sets = find_data(loaded.data, need_unlabeled=loaded.data.unlabeled.is_set, need_val=loaded.data.val.is_set)
-        with click.progressbar(
-            length=len(sets.labeled) + len(sets.val) + len(sets.unlabeled),
-            label="checking",
-            file=sys.stderr,
-            hidden=as_json or not sys.stderr.isatty(),
-        ) as bar:
-            report = check_data(loaded, sets, progress=lambda done, total: bar.update(done - bar.pos))
+        hidden = as_json or not sys.stderr.isatty()
+        with click.progressbar(length=1, label="checking", file=sys.stderr, hidden=hidden) as bar:
+
+            def advance(done: int, total: int) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
+
+            report = check_data(loaded, sets, progress=advance)
     except DataError as error:
         if as_json:
             print_json({"faults": list(error.faults) or [error.message]})

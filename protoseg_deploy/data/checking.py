@@ -97,7 +97,11 @@ def _look_at_all(
     def look_at_pair(sample: Sample) -> _Seen:
         return _look_at_pair(sample, recipe.data.value_map, recipe.data.ignore_index, classes)
 
-    total = len(sets.labeled) + len(sets.val) + len(sets.unlabeled)
+    # Often the labelled images are among the unlabelled ones: read once, nothing of theirs is reported twice.
+    paired = {sample.image for sample in [*sets.labeled, *sets.val]}
+    unpaired = [image for image in sets.unlabeled if image not in paired]
+    decoded = _evenly_spaced(len(unpaired), decode_limit)
+    total = len(sets.labeled) + len(sets.val) + len(unpaired)
     done = 0
 
     def counted(results: Iterable[_Seen]) -> list[_Seen]:
@@ -114,14 +118,10 @@ def _look_at_all(
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         labeled = counted(pool.map(look_at_pair, sets.labeled))
         val = counted(pool.map(look_at_pair, sets.val))
-        # Often the labelled images are among the unlabelled ones: once read, nothing of theirs is reported twice.
-        known = {seen.image: _Seen(seen.image, seen.size, seen.digest) for seen in [*labeled, *val]}
-        new = [image for image in sets.unlabeled if image not in known]
-        decoded = _evenly_spaced(len(new), decode_limit)
-        tasks = [(image, index in decoded) for index, image in enumerate(new)]
-        done += len(sets.unlabeled) - len(new)
-        fresh = counted(pool.map(lambda task: _look_at_image(*task), tasks))
-    known |= {seen.image: seen for seen in fresh}
+        flags = (index in decoded for index in range(len(unpaired)))
+        others = counted(pool.map(_look_at_image, unpaired, flags))
+    known = {seen.image: _Seen(seen.image, seen.size, seen.digest) for seen in [*labeled, *val]}
+    known |= {seen.image: seen for seen in others}
     return labeled, val, [known[image] for image in sets.unlabeled]
 
 

@@ -1,0 +1,200 @@
+"""The check of the data: faults with their files, counts and shares against NumPy, warnings."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from protoseg_deploy.data import DataReport, check_data, find_data
+from protoseg_deploy.errors import DataError
+from protoseg_deploy.recipe import Recipe, load_recipe, recipe_from_dict
+
+CLASSES = ["sky", "road", "car"]
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def write(path: Path, values: np.ndarray) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+    return values
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four labelled, six unlabelled and two validation images of differing sizes, without faults."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 4), ("more", 6), ("val", 2)):
+        for number in range(count):
+            height, width = 24 + number, 40 - number
+            write(tmp_path / part / f"{number}.png", rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+            if part != "more":
+                mask = rng.choice(np.array([0, 1, 2, 255], dtype=np.uint8), (height, width), p=[0.6, 0.2, 0.1, 0.1])
+                write(tmp_path / f"{part}_masks" / f"{number}.png", mask)
+    return tmp_path
+
+
+def recipe_for(root: Path, **sections: dict[str, object]) -> Recipe:
+    data = {
+        "root": str(root),
+        "labeled": {"images": "train", "masks": "train_masks"},
+        "unlabeled": {"images": "more"},
+        "val": {"images": "val", "masks": "val_masks"},
+        "classes": CLASSES,
+    }
+    train = {"crop": 16, "batch_labeled": 2, "batch_unlabeled": 2}
+    return recipe_from_dict(
+        {
+            "data": data | sections.get("data", {}),
+            "method": sections.get("method", {}),
+            "train": train | sections.get("train", {}),
+        },
+        "test",
+    )
+
+
+def check(root: Path, decode_limit: int = 2000, **sections: dict[str, object]) -> DataReport:
+    recipe = recipe_for(root, **sections)
+    sets = find_data(recipe.data, need_unlabeled=True, need_val=recipe.data.val.is_set)
+    return check_data(recipe, sets, decode_limit=decode_limit)
+
+
+def faults_of(root: Path, **sections: dict[str, object]) -> tuple[str, ...]:
+    with pytest.raises(DataError) as caught:
+        check(root, **sections)
+    return caught.value.faults
+
+
+def test_counts_sizes_and_shares_agree_with_numpy(root: Path) -> None:
+    report = check(root)
+    masks = [np.asarray(Image.open(path)) for path in sorted((root / "train_masks").iterdir())]
+    pixels = np.concatenate([mask.ravel() for mask in masks])
+    assert (report.labeled.images, report.unlabeled.images, report.val.images) == (4, 6, 2)
+    assert report.labeled.heights_px == (24, 27)
+    assert report.labeled.widths_px == (37, 40)
+    for index in range(3):
+        assert report.labeled.class_percent(index) == pytest.approx(100 * np.mean(pixels[pixels != 255] == index))
+        assert report.labeled.class_images[index] == 4
+    assert report.labeled.ignored_percent == pytest.approx(100 * np.mean(pixels == 255))
+    assert report.unlabeled_decoded == 6
+    assert report.warnings == ()
+
+
+def test_every_fault_is_listed_with_its_file(root: Path) -> None:
+    truncated = root / "train/0.png"
+    truncated.write_bytes(truncated.read_bytes()[:500])
+    write(root / "train_masks/1.png", np.zeros((9, 9), dtype=np.uint8))
+    values = np.zeros((26, 38), dtype=np.uint8)
+    values[0, :5], values[1, 0] = 7, 9
+    write(root / "train_masks/2.png", values)
+    (root / "val/0.png").write_bytes(b"")
+    (root / "val_masks/1.png").write_text("no mask")
+    (root / "more/5.png").write_bytes((root / "more/5.png").read_bytes()[:100])
+    faults = faults_of(root)
+    expected = [
+        ("train/0.png", "truncated"),
+        ("train_masks/1.png", "9×9"),
+        ("train_masks/2.png", "7, 9 in 6 pixels"),
+        ("val/0.png", "empty"),
+        ("val_masks/1.png", "not an image"),
+        ("more/5.png", ""),
+    ]
+    assert len(faults) == len(expected)
+    for fault, (name, reason) in zip(faults, expected, strict=True):
+        assert fault.startswith(str(root / name))
+        assert reason in fault
+
+
+def test_ids_out_of_range_point_to_the_value_map(root: Path) -> None:
+    write(root / "train_masks/0.png", np.full((24, 40), 3, dtype=np.uint8))
+    with pytest.raises(DataError) as caught:
+        check(root)
+    assert "data.value_map" in caught.value.hint
+    assert check(root, data={"value_map": {3: 255}}).labeled.images == 4
+
+
+def test_a_class_without_labels_stops_prototypes_and_warns_others(root: Path) -> None:
+    more = {"classes": [*CLASSES, "tram", "bus"]}
+    (fault,) = faults_of(root, data=more)
+    assert "tram, bus" in fault
+    for method in ({"prototype_weight": 0.0}, {"name": "fixmatch"}, {"name": "supervised"}):
+        warnings = check(root, data=more, method=method).warnings
+        assert any("no labelled pixel of tram, bus" in warning for warning in warnings)
+        assert any("no validation pixel of tram, bus" in warning for warning in warnings)
+
+
+def test_one_class_means_background_and_foreground(root: Path) -> None:
+    report = check(root, data={"classes": ["thing"], "value_map": {2: 1}})
+    assert report.classes.names == ("background", "thing")
+    assert len(report.labeled.class_pixels) == 2
+
+
+def test_masks_of_0_and_255_get_a_hint(root: Path) -> None:
+    for path in (root / "train_masks").iterdir():
+        write(path, np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8))
+    with pytest.raises(DataError) as caught:
+        check(root, data={"classes": ["thing"], "val": {}})
+    assert "{255: 1}" in caught.value.hint
+
+
+def test_copies_of_validation_images_are_reported_as_leakage(root: Path) -> None:
+    shutil.copy(root / "val/0.png", root / "train/0.png")
+    shutil.copy(root / "val_masks/0.png", root / "train_masks/0.png")
+    shutil.copy(root / "val/1.png", root / "more/other_name.png")
+    warnings = check(root).warnings
+    assert len(warnings) == 2
+    for part in ("1 validation image also trained on, with its mask", "val/0.png", "train/0.png"):
+        assert part in warnings[0]
+    assert "without its mask" in warnings[1]
+    assert "other_name.png" in warnings[1]
+
+
+def test_what_deserves_a_look_is_a_warning(root: Path) -> None:
+    write(root / "val_masks/0.png", np.full((24, 40), 255, dtype=np.uint8))
+    write(root / "train_masks/stray.png", np.zeros((4, 4), dtype=np.uint8))
+    text = "\n".join(check(root, train={"crop": 26, "batch_unlabeled": 7}).warnings)
+    for part in (
+        "1 mask belongs to no labelled or validation image",
+        "2 labelled images smaller than train.crop 26",
+        "2 unlabelled images smaller than train.crop 26",
+        "6 unlabelled images for train.batch_unlabeled 7",
+        "1 validation image with nothing but ignored pixels",
+    ):
+        assert part in text
+    assert "4 labelled images smaller" in "\n".join(check(root, data={"input_scale": 0.5}).warnings)
+    assert "no validation images" in "\n".join(check(root, data={"val": {}}).warnings)
+
+
+def test_beyond_the_limit_headers_are_read_and_a_part_is_decoded(root: Path) -> None:
+    report = check(root, decode_limit=3)
+    assert (report.unlabeled.images, report.unlabeled_decoded) == (6, 3)
+    assert report.unlabeled.heights_px == (24, 29)
+    assert any("3 of 6 unlabelled images were decoded" in warning for warning in report.warnings)
+    (root / "more/1.png").write_text("its header is damaged, and it is not among those decoded")
+    with pytest.raises(DataError, match=r"more/1\.png: not an image"):
+        check(root, decode_limit=2)
+
+
+def test_labelled_images_among_the_unlabelled_are_reported_once(root: Path) -> None:
+    assert check(root, data={"unlabeled": {"images": "train"}}).unlabeled_decoded == 4
+    (root / "train/0.png").write_bytes(b"")
+    assert len(faults_of(root, data={"unlabeled": {"images": "train"}})) == 1
+
+
+def test_progress_reaches_the_end(root: Path) -> None:
+    recipe = recipe_for(root, data={"unlabeled": {"images": "train"}})
+    steps: list[tuple[int, int]] = []
+    sets = find_data(recipe.data, need_unlabeled=True, need_val=True)
+    check_data(recipe, sets, progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 6) for done in range(1, 7)]  # four labelled images, also the unlabelled ones, and two more
+
+
+def test_the_shipped_camvid_recipe_on_the_real_images() -> None:
+    if not (SHARED / "camvid").is_dir():
+        pytest.skip(f"CamVid is not at {SHARED / 'camvid'}")
+    recipe = load_recipe("camvid-mobilenetv2", [f"data.root={SHARED / 'camvid'}"])
+    report = check_data(recipe, find_data(recipe.data, need_unlabeled=True, need_val=True))
+    assert (report.labeled.images, report.labeled_pool, report.val.images) == (23, 367, 101)
+    assert report.labeled.size_text == "360×480"
+    assert report.warnings == ()

@@ -10,10 +10,10 @@
 
 Neither holds reading and decoding files, and neither holds a network.
 
-A call is timed by ``time.perf_counter_ns`` around it, with Python's garbage collector off. Several runtimes are
-measured in turns of a few calls, forwards and backwards (A B, B A, A B, …), so that a machine that gets slower or
-busier slows all of them alike: ratios from one such measurement hold where two separate ones would not. The first call
-of each turn is not counted; it pays for caches and threads the other runtime left behind.
+A call is timed by ``time.perf_counter_ns`` around it, with Python's garbage collector off. Both boundaries of all
+runtimes are measured in turns of a few calls, forwards and backwards (A B, B A, A B, …), so that a machine that gets
+slower or busier slows all of them alike: ratios from one such measurement hold where two separate ones would not. The
+first call of each turn is not counted; it pays for caches and threads the one before left behind.
 """
 
 import gc
@@ -229,8 +229,7 @@ def measure_interleaved(
         torch.cuda.reset_peak_memory_stats()
     machine = describe_machine()
     series = {boundary: [_Series(_call(runtime, images, boundary)) for runtime in runtimes] for boundary in BOUNDARIES}
-    for boundary in BOUNDARIES:
-        _measure(series[boundary], runs, seconds, warmup_seconds)
+    _measure([one for boundary in BOUNDARIES for one in series[boundary]], runs, seconds, warmup_seconds)
     return [
         LatencyReport(
             info=runtime.info,

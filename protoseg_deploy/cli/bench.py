@@ -16,7 +16,7 @@ from protoseg_deploy.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from protoseg_deploy.benchmarking.latency import LatencyReport, LatencyStats
+    from protoseg_deploy.benchmarking.latency import LatencyReport
 
 
 @click.command(name="bench")
@@ -120,9 +120,19 @@ def _comparison(reports: "list[LatencyReport]") -> dict[str, object]:
 
 def _print_card(report: "LatencyReport") -> None:
     info = report.info
-    columns = ["", "p50 ms", "p90 ms", "p99 ms", "mean ms", "min ms", "std ms", "images/s", "runs"]
-    rows = [_row("session: computation", report.session), _row("array: uint8 to uint8", report.array)]
-    print_table(columns, rows, title=f"{info.path} ({info.kind}, {info.precision}, {info.device})")
+    session, array = report.session, report.array
+    rows = [
+        ("latency p50 ms", f"{session.p50_ms:.2f}", f"{array.p50_ms:.2f}"),
+        ("latency p90 ms", f"{session.p90_ms:.2f}", f"{array.p90_ms:.2f}"),
+        ("latency p99 ms", f"{session.p99_ms:.2f}", f"{array.p99_ms:.2f}"),
+        ("latency mean ms", f"{session.mean_ms:.2f}", f"{array.mean_ms:.2f}"),
+        ("latency min ms", f"{session.min_ms:.2f}", f"{array.min_ms:.2f}"),
+        ("standard deviation ms", f"{session.std_ms:.2f}", f"{array.std_ms:.2f}"),
+        ("images per second", f"{session.images_per_second:.1f}", f"{array.images_per_second:.1f}"),
+        ("counted runs", session.runs, array.runs),
+        ("warm-up runs", session.warmup_runs, array.warmup_runs),
+    ]
+    print_table(["", "session", "array"], rows, title=f"{info.path} ({info.kind}, {info.precision}, {info.device})")
     source = "random noise" if report.input == "random" else "real images"
     gpu = f", GPU memory in use {report.gpu_memory_used_mib} MiB" if report.gpu_memory_used_mib is not None else ""
     click.echo(
@@ -130,8 +140,3 @@ def _print_card(report: "LatencyReport") -> None:
         f"{info.parameters / 1e6:.2f} M parameters, file {info.file_bytes / 1e6:.2f} MB, "
         f"process peak memory {report.process_peak_memory_mib} MiB{gpu}\n"
     )
-
-
-def _row(boundary: str, stats: "LatencyStats") -> list[str]:
-    times = (stats.p50_ms, stats.p90_ms, stats.p99_ms, stats.mean_ms, stats.min_ms, stats.std_ms)
-    return [boundary, *(f"{time:.2f}" for time in times), f"{stats.images_per_second:.1f}", str(stats.runs)]

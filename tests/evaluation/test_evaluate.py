@@ -14,6 +14,7 @@ from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.evaluation.evaluate import check_same_classes, evaluate
 from protoseg_deploy.evaluation.samples import folder_samples, recipe_samples
 from protoseg_deploy.recipe import ClassTable, Data, LabeledFolder
+from tests.fake_runtime import FakeRuntime
 
 
 def write(folder: Path, name: str, predicted: np.ndarray, truth: np.ndarray) -> Sample:
@@ -44,9 +45,9 @@ SIZES = [(8, 9), (8, 9), (8, 9), (12, 5), (8, 9), (8, 9)]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
-def test_agrees_with_scikit_learn_whatever_the_batch(tmp_path: Path, fake_runtime, batch: int) -> None:
+def test_agrees_with_scikit_learn_whatever_the_batch(tmp_path: Path, batch: int) -> None:
     samples, predicted, truth = random_samples(tmp_path, SIZES)
-    runtime = fake_runtime()
+    runtime = FakeRuntime()
     seen: list[tuple[int, int]] = []
     result = evaluate(runtime, samples, batch=batch, progress=lambda done, total: seen.append((done, total)))
     np.testing.assert_allclose(result.iou_percent, 100 * jaccard_score(truth, predicted, average=None))
@@ -59,32 +60,32 @@ def test_agrees_with_scikit_learn_whatever_the_batch(tmp_path: Path, fake_runtim
     assert max(shape[0] for shape in runtime.shapes) == min(batch, 3)  # only neighbours of equal size share a batch
 
 
-def test_a_fixed_size_is_evaluated_in_tiles_at_full_resolution(tmp_path: Path, fake_runtime) -> None:
+def test_a_fixed_size_is_evaluated_in_tiles_at_full_resolution(tmp_path: Path) -> None:
     samples, _, _ = random_samples(tmp_path, [(20, 30), (8, 8), (5, 11)])
-    fixed, free = fake_runtime(fixed_size=(8, 8)), fake_runtime()
+    fixed, free = FakeRuntime(fixed_size=(8, 8)), FakeRuntime()
     tiled, whole = evaluate(fixed, samples), evaluate(free, samples)
     assert tiled.iou_percent == whole.iou_percent
     assert (tiled.tiled_images, whole.tiled_images) == (2, 0)
 
 
-def test_the_value_map_applies_before_anything_else(tmp_path: Path, fake_runtime) -> None:
+def test_the_value_map_applies_before_anything_else(tmp_path: Path) -> None:
     predicted = np.array([[0, 1, 2, 2]], dtype=np.uint8)
     sample = write(tmp_path, "a", predicted, np.array([[0, 1, 9, 11]], dtype=np.uint8))
-    result = evaluate(fake_runtime(), [sample], value_map={9: 2, 11: 255})
+    result = evaluate(FakeRuntime(), [sample], value_map={9: 2, 11: 255})
     assert result.accuracy_percent == 100.0
     assert sum(result.truth_pixels) == 3
 
 
-def test_absent_classes_become_null_in_json(tmp_path: Path, fake_runtime) -> None:
+def test_absent_classes_become_null_in_json(tmp_path: Path) -> None:
     sample = write(tmp_path, "a", np.zeros((3, 3), np.uint8), np.zeros((3, 3), np.uint8))
-    result = evaluate(fake_runtime(), [sample])
+    result = evaluate(FakeRuntime(), [sample])
     assert math.isnan(result.iou_percent[3])
     document = result.to_dict()
     assert document["iou_percent"] == {"class0": 100.0, "class1": None, "class2": None, "class3": None}
     assert document["miou_percent"] == 100.0
 
 
-def test_every_fault_is_listed_with_its_file_before_any_result(tmp_path: Path, fake_runtime) -> None:
+def test_every_fault_is_listed_with_its_file_before_any_result(tmp_path: Path) -> None:
     fine = np.zeros((4, 6), np.uint8)
     samples = [
         write(tmp_path, "fine", fine, fine),
@@ -94,7 +95,7 @@ def test_every_fault_is_listed_with_its_file_before_any_result(tmp_path: Path, f
     ]
     samples[3].image.write_bytes(samples[3].image.read_bytes()[:40])
     with pytest.raises(DataError) as raised:
-        evaluate(fake_runtime(), samples)
+        evaluate(FakeRuntime(), samples)
     message = raised.value.message
     assert "3 faults in 4 images" in message
     assert f"{samples[1].mask}: holds 4, 7: no class (0..3) and not the ignore index 255" in message
@@ -102,13 +103,13 @@ def test_every_fault_is_listed_with_its_file_before_any_result(tmp_path: Path, f
     assert str(samples[3].image) in message
 
 
-def test_nothing_to_evaluate_is_an_error(fake_runtime) -> None:
+def test_nothing_to_evaluate_is_an_error() -> None:
     with pytest.raises(DataError, match="nothing to evaluate"):
-        evaluate(fake_runtime(), [])
+        evaluate(FakeRuntime(), [])
 
 
-def test_other_classes_are_refused_by_name(fake_runtime) -> None:
-    info = fake_runtime(classes=3).info
+def test_other_classes_are_refused_by_name() -> None:
+    info = FakeRuntime(classes=3).info
     color = ((0, 0, 0),) * 3
     check_same_classes(info, ClassTable(info.classes.names, color), "mine.yaml")  # colours do not matter
     with pytest.raises(UsageError, match=r"only in the runtime: 1 class1\n.*only in the recipe: 1 car"):

@@ -9,6 +9,7 @@ from PIL import Image
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.evaluation.colors import colorize
 from protoseg_deploy.evaluation.prediction import find_inputs, name_outputs, predict_files
+from tests.fake_runtime import FakeRuntime
 
 
 def write_image(path: Path, height: int = 6, width: int = 9) -> np.ndarray:
@@ -20,8 +21,8 @@ def write_image(path: Path, height: int = 6, width: int = 9) -> np.ndarray:
     return image[..., 0]
 
 
-def test_three_pngs_of_the_images_own_size_and_layout(tmp_path: Path, fake_runtime) -> None:
-    runtime, out = fake_runtime(), tmp_path / "out"
+def test_three_pngs_of_the_images_own_size_and_layout(tmp_path: Path) -> None:
+    runtime, out = FakeRuntime(), tmp_path / "out"
     expected = {
         "a.png": write_image(tmp_path / "in/a.png"),
         "deep/er/b.png": write_image(tmp_path / "in/deep/er/b.bmp", 11, 3),
@@ -44,13 +45,13 @@ def test_three_pngs_of_the_images_own_size_and_layout(tmp_path: Path, fake_runti
     assert done.class_pixels == tuple(np.bincount(expected["deep/er/b.png"].ravel(), minlength=4))
 
 
-def test_unreadable_images_do_not_keep_the_others_from_being_done(tmp_path: Path, fake_runtime) -> None:
+def test_unreadable_images_do_not_keep_the_others_from_being_done(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_image(tmp_path / f"in/{name}.png")
     (tmp_path / "in/b.png").write_bytes(b"no image at all")
     seen: list[tuple[int, int]] = []
     result = predict_files(
-        fake_runtime(), [tmp_path / "in"], tmp_path / "out", progress=lambda done, total: seen.append((done, total))
+        FakeRuntime(), [tmp_path / "in"], tmp_path / "out", progress=lambda done, total: seen.append((done, total))
     )
     assert [path.image.name for path in result.images] == ["a.png", "c.png"]
     assert [path.name for path, _ in result.failed] == ["b.png"]
@@ -58,21 +59,21 @@ def test_unreadable_images_do_not_keep_the_others_from_being_done(tmp_path: Path
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_second_run_into_a_folder_below_its_input_does_not_eat_its_own_results(tmp_path: Path, fake_runtime) -> None:
+def test_a_second_run_into_a_folder_below_its_input_does_not_eat_its_own_results(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     for out in (tmp_path / "results", tmp_path):
-        first = predict_files(fake_runtime(), [tmp_path / "a.png"], out)
+        first = predict_files(FakeRuntime(), [tmp_path / "a.png"], out)
         assert len(first.images) == 1
         found = find_inputs([tmp_path], out)
         assert [relative.as_posix() for _, relative in found if "results" not in relative.parts] == ["a.png"]
     assert len(find_inputs([tmp_path, tmp_path / "a.png"], tmp_path / "results")) == 1 + 3  # tmp_path/{index,…}/a.png
 
 
-def test_equal_names_never_overwrite_each_other(tmp_path: Path, fake_runtime) -> None:
+def test_equal_names_never_overwrite_each_other(tmp_path: Path) -> None:
     inputs = ["x/a.png", "x/a.bmp", "y/a.png", "y/A.tif", "z/a.png.png"]
     for name in inputs:
         write_image(tmp_path / name)
-    result = predict_files(fake_runtime(), [tmp_path / folder for folder in ("x", "y", "z")], tmp_path / "out")
+    result = predict_files(FakeRuntime(), [tmp_path / folder for folder in ("x", "y", "z")], tmp_path / "out")
     names = [image.index.relative_to(tmp_path / "out/index").as_posix() for image in result.images]
     assert len(names) == len({name.lower() for name in names}) == len(inputs)
     for image in result.images:
@@ -85,18 +86,18 @@ def test_names_stay_plain_where_nothing_collides() -> None:
     assert [name.as_posix() for _, name in name_outputs(found)] == ["a.v2.png", "b/a.png"]
 
 
-def test_tiles_of_a_fixed_size_come_by_themselves(tmp_path: Path, fake_runtime) -> None:
+def test_tiles_of_a_fixed_size_come_by_themselves(tmp_path: Path) -> None:
     expected = write_image(tmp_path / "big.png", 40, 33)
-    runtime = fake_runtime(fixed_size=(16, 8))
+    runtime = FakeRuntime(fixed_size=(16, 8))
     result = predict_files(runtime, [tmp_path / "big.png"], tmp_path / "out", batch=3)
     assert (result.tile, result.overlap) == ((16, 8), 2)
     assert {shape[1:3] for shape in runtime.shapes} == {(16, 8)}
     np.testing.assert_array_equal(np.asarray(Image.open(result.images[0].index)), expected)
 
 
-def test_more_than_256_classes_are_written_as_16_bit(tmp_path: Path, fake_runtime) -> None:
+def test_more_than_256_classes_are_written_as_16_bit(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
-    runtime = fake_runtime(lambda images: images[..., 0].astype(np.int32) + 500, classes=600)
+    runtime = FakeRuntime(lambda images: images[..., 0].astype(np.int32) + 500, classes=600)
     result = predict_files(runtime, [tmp_path / "a.png"], tmp_path / "out")
     index = Image.open(result.images[0].index)
     assert index.mode == "I;16"
@@ -104,39 +105,39 @@ def test_more_than_256_classes_are_written_as_16_bit(tmp_path: Path, fake_runtim
 
 
 @pytest.mark.parametrize(("inputs", "message"), [(["nothing.png"], "no such file"), (["empty"], "no images in")])
-def test_inputs_that_are_not_there_are_named(tmp_path: Path, fake_runtime, inputs: list[str], message: str) -> None:
+def test_inputs_that_are_not_there_are_named(tmp_path: Path, inputs: list[str], message: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=message):
-        predict_files(fake_runtime(), [tmp_path / name for name in inputs], tmp_path / "out")
+        predict_files(FakeRuntime(), [tmp_path / name for name in inputs], tmp_path / "out")
 
 
-def test_an_overlap_without_a_tile_is_refused(tmp_path: Path, fake_runtime) -> None:
+def test_an_overlap_without_a_tile_is_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     with pytest.raises(UsageError, match="needs a tile size"):
-        predict_files(fake_runtime(), [tmp_path / "a.png"], tmp_path / "out", overlap=4)
+        predict_files(FakeRuntime(), [tmp_path / "a.png"], tmp_path / "out", overlap=4)
 
 
-def test_too_little_memory_is_told_with_the_way_out(tmp_path: Path, fake_runtime) -> None:
+def test_too_little_memory_is_told_with_the_way_out(tmp_path: Path) -> None:
     def exhausted(images: np.ndarray) -> np.ndarray:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes")
 
     write_image(tmp_path / "a.png")
     with pytest.raises(ProtosegError, match=r"a\.png: 9x6 pixels") as raised:
-        predict_files(fake_runtime(exhausted), [tmp_path / "a.png"], tmp_path / "out")
+        predict_files(FakeRuntime(exhausted), [tmp_path / "a.png"], tmp_path / "out")
     assert "--tile" in raised.value.hint
 
 
-def test_other_errors_of_a_runtime_are_not_hidden(tmp_path: Path, fake_runtime) -> None:
+def test_other_errors_of_a_runtime_are_not_hidden(tmp_path: Path) -> None:
     def broken(images: np.ndarray) -> np.ndarray:
         raise RuntimeError("shapes differ")
 
     write_image(tmp_path / "a.png")
     with pytest.raises(RuntimeError, match="shapes differ"):
-        predict_files(fake_runtime(broken), [tmp_path / "a.png"], tmp_path / "out")
+        predict_files(FakeRuntime(broken), [tmp_path / "a.png"], tmp_path / "out")
 
 
-def test_an_output_that_cannot_be_written_is_one_clear_error(tmp_path: Path, fake_runtime) -> None:
+def test_an_output_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     (tmp_path / "out").write_text("a file where a folder should be")
     with pytest.raises(ProtosegError, match="cannot write"):
-        predict_files(fake_runtime(), [tmp_path / "a.png"], tmp_path / "out")
+        predict_files(FakeRuntime(), [tmp_path / "a.png"], tmp_path / "out")

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.tiling import default_overlap, predict_tiled
+from tests.fake_runtime import FakeRuntime
 
 
 def random_image(height: int, width: int) -> np.ndarray:
@@ -44,10 +45,10 @@ CASES = [
 @pytest.mark.parametrize(("height", "width", "tile", "overlap", "batch"), CASES)
 @pytest.mark.parametrize("is_fixed", [False, True])
 def test_a_pixelwise_network_gives_the_same_in_tiles(
-    fake_runtime, height: int, width: int, tile, overlap: int, batch: int, is_fixed: bool
+    height: int, width: int, tile, overlap: int, batch: int, is_fixed: bool
 ) -> None:
     size = (tile, tile) if isinstance(tile, int) else tile
-    runtime = fake_runtime(per_pixel, fixed_size=size if is_fixed else None)
+    runtime = FakeRuntime(per_pixel, fixed_size=size if is_fixed else None)
     image = random_image(height, width)
     np.testing.assert_array_equal(predict_tiled(runtime, image, tile, overlap, batch), per_pixel(image[None])[0])
     assert max(shape[0] for shape in runtime.shapes) <= batch
@@ -56,32 +57,32 @@ def test_a_pixelwise_network_gives_the_same_in_tiles(
 @pytest.mark.parametrize(
     ("height", "width", "tile", "overlap"), [(61, 83, 20, 8), (40, 40, (18, 25), 9), (90, 31, 16, 12)]
 )
-def test_a_network_of_limited_reach_gives_the_same_in_tiles(fake_runtime, height, width, tile, overlap) -> None:
+def test_a_network_of_limited_reach_gives_the_same_in_tiles(height, width, tile, overlap) -> None:
     function = looks_around(overlap // 2)
     image = random_image(height, width)
     np.testing.assert_array_equal(
-        predict_tiled(fake_runtime(function), image, tile, overlap, batch=4), function(image[None])[0]
+        predict_tiled(FakeRuntime(function), image, tile, overlap, batch=4), function(image[None])[0]
     )
-    without_overlap = predict_tiled(fake_runtime(function), image, tile, 0, batch=4)
+    without_overlap = predict_tiled(FakeRuntime(function), image, tile, 0, batch=4)
     assert (without_overlap != function(image[None])[0]).any(), "the function does not look around at all"
 
 
 @pytest.mark.parametrize(
     ("length", "tile", "overlap"), [(100, 16, 4), (100, 16, 7), (33, 32, 8), (250, 31, 30), (64, 16, 0)]
 )
-def test_no_output_comes_from_near_an_inner_border(fake_runtime, length: int, tile: int, overlap: int) -> None:
+def test_no_output_comes_from_near_an_inner_border(length: int, tile: int, overlap: int) -> None:
     """The fake says how far each of its pixels is from the left or right border of its tile."""
 
     def distance(images: np.ndarray) -> np.ndarray:
         columns = np.arange(images.shape[2])
         return np.broadcast_to(np.minimum(columns, columns[::-1]), images.shape[:3]).astype(np.int32)
 
-    found = predict_tiled(fake_runtime(distance), random_image(tile, length), tile, overlap)
+    found = predict_tiled(FakeRuntime(distance), random_image(tile, length), tile, overlap)
     to_edge = np.minimum(np.arange(length), np.arange(length)[::-1])
     assert (found >= np.minimum(overlap // 2, to_edge)).all()
 
 
-def test_padding_of_a_fixed_size_repeats_the_image_and_is_cut_again(fake_runtime) -> None:
+def test_padding_of_a_fixed_size_repeats_the_image_and_is_cut_again() -> None:
     seen: list[np.ndarray] = []
 
     def remember(images: np.ndarray) -> np.ndarray:
@@ -89,15 +90,15 @@ def test_padding_of_a_fixed_size_repeats_the_image_and_is_cut_again(fake_runtime
         return images[..., 0]
 
     image = random_image(3, 5)
-    class_map = predict_tiled(fake_runtime(remember, fixed_size=(8, 16)), image, (8, 16), 2)
+    class_map = predict_tiled(FakeRuntime(remember, fixed_size=(8, 16)), image, (8, 16), 2)
     np.testing.assert_array_equal(class_map, image[..., 0])
     padded = seen[0][0]
     assert padded.shape == (8, 16, 3)
     np.testing.assert_array_equal(padded[3:6, :5], image[::-1])
 
 
-def test_dtype_of_many_classes_survives(fake_runtime) -> None:
-    runtime = fake_runtime(lambda images: images[..., 0].astype(np.int32) + 300, classes=600)
+def test_dtype_of_many_classes_survives() -> None:
+    runtime = FakeRuntime(lambda images: images[..., 0].astype(np.int32) + 300, classes=600)
     assert predict_tiled(runtime, random_image(20, 20), 8, 2).dtype == np.int32
 
 
@@ -110,9 +111,9 @@ def test_dtype_of_many_classes_survives(fake_runtime) -> None:
         (16, 4, (32, 32), "32x32 only"),
     ],
 )
-def test_what_does_not_fit_is_said(fake_runtime, tile: int, overlap: int, fixed, message: str) -> None:
+def test_what_does_not_fit_is_said(tile: int, overlap: int, fixed, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        predict_tiled(fake_runtime(fixed_size=fixed), random_image(8, 8), tile, overlap)
+        predict_tiled(FakeRuntime(fixed_size=fixed), random_image(8, 8), tile, overlap)
 
 
 def test_default_overlap_fits_any_tile() -> None:

@@ -1,0 +1,185 @@
+"""Latency measured by a clock that the fake runtimes themselves move."""
+
+import gc
+import json
+from collections.abc import Iterator
+from itertools import chain, repeat
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from protoseg_deploy.benchmarking import latency
+from protoseg_deploy.benchmarking.inputs import read_batch
+from protoseg_deploy.benchmarking.latency import measure_interleaved, measure_latency
+from protoseg_deploy.benchmarking.machine import describe_machine, process_peak_memory_mib
+from protoseg_deploy.errors import DataError, UsageError
+from tests.fake_runtime import FakeRuntime
+
+
+class Clock:
+    """Stands in for the module `time`; only calls of runtimes make it go on."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.calls: list[str] = []
+
+    def module(self) -> SimpleNamespace:
+        return SimpleNamespace(perf_counter_ns=lambda: self.now_ns, perf_counter=lambda: self.now_ns / 1e9)
+
+    def timed(self, runtime, name: str, session_ms: Iterator[float], array_ms: Iterator[float]):
+        """Make a fake runtime take the given times, call by call."""
+
+        def call(boundary: str, times: Iterator[float]) -> None:
+            self.calls.append(f"{name} {boundary}")
+            self.now_ns += round(next(times) * 1e6)
+
+        runtime.bind = lambda images: lambda: call("session", session_ms)
+        runtime.predict = lambda images: call("array", array_ms)
+        return runtime
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    stopped = Clock()
+    monkeypatch.setattr(latency, "time", stopped.module())
+    return stopped
+
+
+def test_figures_are_those_of_the_counted_calls(clock: Clock) -> None:
+    """15 warm-up calls; then the first call of every turn of six is not counted."""
+    numbers = np.random.default_rng(0).uniform(5, 9, 1000)
+    runtime = clock.timed(FakeRuntime(), "a", repeat(3.0), chain(repeat(7.0, 15), numbers))
+    report = measure_latency(runtime, batch=4, size=(10, 12), runs=23)
+    counted = np.array([time for place, time in enumerate(numbers[:60]) if place % 6])[:23].round(6)
+    stats = report.array
+    assert (stats.runs, stats.warmup_runs, stats.settled) == (23, 15, True)
+    assert (stats.p50_ms, stats.p90_ms) == pytest.approx(tuple(np.percentile(counted, [50, 90])), rel=1e-5)
+    assert (stats.mean_ms, stats.std_ms) == pytest.approx((counted.mean(), counted.std()), rel=1e-5)
+    assert (stats.min_ms, stats.max_ms) == pytest.approx((counted.min(), counted.max()), rel=1e-5)
+    assert stats.images_per_second == pytest.approx(4 / counted.mean() * 1000, rel=1e-5)
+    assert stats.variation_percent == pytest.approx(100 * counted.std() / counted.mean(), rel=1e-4)
+    assert stats.unstable
+    assert report.session.p50_ms == pytest.approx(3.0)
+    assert not report.session.unstable
+    assert (report.batch, report.height, report.width, report.input) == (4, 10, 12, "random")
+
+
+def test_runtimes_take_turns_forwards_and_backwards(clock: Clock) -> None:
+    pair = [clock.timed(FakeRuntime(), name, repeat(1.0), repeat(2.0)) for name in "ab"]
+    measure_interleaved(pair, runs=10)
+    turns = [clock.calls[start] for start in range(60, len(clock.calls), 6)]
+    there = ["a session", "b session", "a array", "b array"]
+    assert turns == [*there, *reversed(there)]
+    assert all(len(set(clock.calls[start : start + 6])) == 1 for start in range(60, len(clock.calls), 6))
+
+
+def test_a_machine_that_slows_down_leaves_the_ratio_alone(clock: Clock) -> None:
+    """Both take longer and longer; measured one after the other, the second would look far worse than it is."""
+
+    def slowing(base_ms: float) -> Iterator[float]:
+        while True:
+            yield base_ms * (1 + clock.now_ns / 1e9)
+
+    pair = [clock.timed(FakeRuntime(), name, slowing(ms), slowing(ms)) for name, ms in (("a", 2.0), ("b", 4.0))]
+    first, second = measure_interleaved(pair, runs=100, warmup_seconds=0.1)
+    assert first.array.p90_ms > 3 * first.array.min_ms
+    assert second.array.p50_ms / first.array.p50_ms == pytest.approx(2.0, rel=0.05)
+
+
+def test_warm_up_lasts_until_the_latency_stands_still(clock: Clock) -> None:
+    falling = chain((100.0 / (1 + call) for call in range(30)), repeat(2.0))
+    report = measure_latency(clock.timed(FakeRuntime(), "a", repeat(1.0), falling), runs=5)
+    assert report.array.warmup_runs == 30 + 3 * 5
+    assert report.array.max_ms == pytest.approx(2.0)
+
+
+def test_warm_up_that_never_settles_ends_and_is_flagged(clock: Clock) -> None:
+    restless = (float(call % 50 + 1) for call in range(100_000))
+    report = measure_latency(clock.timed(FakeRuntime(), "a", repeat(1.0), restless), runs=5, warmup_seconds=3.0)
+    assert not report.array.settled
+    assert report.array.unstable
+
+
+def test_without_a_number_of_runs_the_time_decides(clock: Clock) -> None:
+    slow = measure_latency(clock.timed(FakeRuntime(), "a", repeat(1e3), repeat(1e3)), seconds=2.0, warmup_seconds=1.0)
+    assert slow.array.runs == 20
+    fast = measure_latency(clock.timed(FakeRuntime(), "a", repeat(1.0), repeat(1.0)), seconds=2.0)
+    assert 1600 < fast.array.runs <= 2000
+
+
+def test_the_garbage_collector_is_off_only_meanwhile() -> None:
+    seen: list[bool] = []
+    runtime = FakeRuntime(lambda images: seen.append(gc.isenabled()))
+    measure_latency(runtime, size=(4, 4), runs=5)
+    assert gc.isenabled()
+    assert not any(seen[-12:])
+
+
+def test_real_time_is_measured_in_milliseconds() -> None:
+    import time
+
+    report = measure_latency(FakeRuntime(lambda images: time.sleep(0.004)), size=(4, 4), runs=10, warmup_seconds=0.1)
+    assert 4.0 <= report.session.min_ms < 40.0
+    assert report.session.images_per_second <= 250.0
+
+
+def test_the_document_is_plain_json_with_units(clock: Clock) -> None:
+    report = measure_latency(clock.timed(FakeRuntime(), "a", repeat(1.0), repeat(2.0)), runs=10, size=(6, 8))
+    document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert document["boundary"] == "array"
+    assert document["latency_p50_ms"] == document["boundaries"]["array"]["latency_p50_ms"] == pytest.approx(2.0)
+    assert document["boundaries"]["session"]["latency_p50_ms"] == pytest.approx(1.0)
+    assert document["images_per_second"] == pytest.approx(500.0)
+    assert (document["height"], document["width"], document["threads"]) == (6, 8, 1)
+    assert document["process_peak_memory_mib"] > 10
+
+
+def test_a_fixed_size_is_the_default_and_the_only_one(clock: Clock) -> None:
+    runtime = clock.timed(FakeRuntime(fixed_size=(32, 48)), "a", repeat(1.0), repeat(1.0))
+    report = measure_latency(runtime, runs=5)
+    assert (report.height, report.width) == (32, 48)
+    with pytest.raises(UsageError, match="takes images of 32x48 only, not 64x64"):
+        measure_latency(runtime, size=(64, 64))
+
+
+def test_given_images_are_the_ones_measured_with() -> None:
+    runtime = FakeRuntime()
+    images = np.random.default_rng(0).integers(0, 4, (2, 5, 7, 3), dtype=np.uint8)
+    report = measure_latency(runtime, images=images, batch=9, size=(1, 1), runs=5, warmup_seconds=0.1)
+    assert set(runtime.shapes) == {(2, 5, 7, 3)}
+    assert (report.batch, report.height, report.width, report.input) == (2, 5, 7, "images")
+
+
+def test_a_batch_is_read_resized_and_repeated(tmp_path: Path) -> None:
+    colors = [(10, 20, 30), (200, 100, 0)]
+    for name, size, color in zip("ab", [(9, 6), (20, 30)], colors, strict=True):
+        Image.new("RGB", size, color).save(tmp_path / f"{name}.png")
+    batch = read_batch(tmp_path, 3)
+    assert batch.shape == (3, 6, 9, 3)
+    assert [tuple(image[2, 2]) for image in batch] == [colors[0], colors[1], colors[0]]
+    assert read_batch(tmp_path, 1, (4, 5)).shape == (1, 4, 5, 3)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images"):
+        read_batch(tmp_path / "empty", 1)
+    with pytest.raises(UsageError, match="no such folder"):
+        read_batch(tmp_path / "nowhere", 1)
+
+
+def test_the_machine_is_described() -> None:
+    machine = describe_machine()
+    assert machine.cpu
+    assert machine.logical_cores == psutil.cpu_count()
+    assert 1 <= machine.usable_cores <= machine.logical_cores
+    assert {"torch", "numpy"} <= set(machine.libraries)
+    json.dumps(machine.to_dict())
+
+
+def test_peak_memory_is_at_least_what_is_resident_now() -> None:
+    resident = psutil.Process().memory_info().rss / 2**20
+    block = np.ones(2**26, dtype=np.uint8)  # 64 MiB, touched
+    assert process_peak_memory_mib() >= resident + 60 or process_peak_memory_mib() > 4 * resident
+    assert block[-1] == 1

@@ -1,0 +1,196 @@
+"""``evaluate``, ``predict`` and ``bench`` from the outside: documents, tables, exit codes, no tracebacks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+from PIL import Image
+from sklearn.metrics import jaccard_score
+
+from protoseg_deploy.cli import cli
+from protoseg_deploy.models.saved import NetworkSpec, build_segmenter, save_network
+from protoseg_deploy.recipe import ClassTable, Model
+from protoseg_deploy.runtimes import opening
+from protoseg_deploy.runtimes.opening import open_runtime
+from tests.conftest import recipe_tree
+from tests.fake_runtime import FakeRuntime
+
+COLORS = ((90, 90, 90), (220, 40, 30), (30, 60, 220))
+
+
+def run(*arguments: object, exit_code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, [*map(str, arguments)])
+    assert result.exit_code == exit_code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two different untrained networks as its best and its last."""
+    folder = tmp_path_factory.mktemp("run")
+    spec = NetworkSpec(
+        Model(backbone="resnet10t", weights="none", decoder="lraspp", decoder_channels=16),
+        ClassTable(("ground", "red", "blue"), COLORS),
+    )
+    for seed, name in enumerate(("best", "last")):
+        torch.manual_seed(seed)
+        network = build_segmenter(spec)
+        torch.nn.init.normal_(network.head.weight, std=3.0)  # so that more than one class is predicted
+        save_network(folder / f"{name}.safetensors", network.state_dict(), spec)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "mine.yaml"
+    path.write_text(yaml.safe_dump(recipe_tree(scenes)), encoding="utf-8")
+    return path
+
+
+def val_pixels(runtime_path: Path, scenes: Path, which: str = "best") -> tuple[np.ndarray, np.ndarray]:
+    """Counted pixels of all validation images: true and predicted class."""
+    runtime = open_runtime(runtime_path, which=which)
+    truths, predictions = [], []
+    for path in sorted((scenes / "val/images").glob("*.png")):
+        truth = np.asarray(Image.open(scenes / "val/masks" / path.name))
+        predicted = runtime.predict(np.asarray(Image.open(path))[None])[0]
+        truths.append(truth[truth != 255])
+        predictions.append(predicted[truth != 255])
+    return np.concatenate(truths), np.concatenate(predictions)
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_evaluate_by_a_recipe(run_folder: Path, recipe: Path, scenes: Path, which: str) -> None:
+    last = ["--last"] if which == "last" else []
+    document = json.loads(run("evaluate", run_folder, "--recipe", recipe, "--json", *last).stdout)
+    truth, predicted = val_pixels(run_folder, scenes, which)
+    iou = 100 * jaccard_score(truth, predicted, average=None, labels=[0, 1, 2])
+    assert list(document["iou_percent"]) == ["ground", "red", "blue"]
+    np.testing.assert_allclose(list(document["iou_percent"].values()), iou)
+    assert document["miou_percent"] == pytest.approx(iou.mean())
+    assert document["images"] == 4
+    assert document["images_per_second"] > 0
+
+
+def test_evaluate_by_folders_gives_the_same_and_shows_a_table(run_folder: Path, recipe: Path, scenes: Path) -> None:
+    by_recipe = json.loads(run("evaluate", run_folder, "--recipe", recipe, "--json").stdout)
+    folders = ["--images", scenes / "val/images", "--masks", scenes / "val/masks"]
+    by_folders = json.loads(run("evaluate", run_folder, *folders, "--batch", 3, "--json").stdout)
+    assert by_folders["iou_percent"] == pytest.approx(by_recipe["iou_percent"])
+    table = run("evaluate", run_folder, *folders).stdout
+    for text in ("0 ground", "1 red", "2 blue", f"{by_recipe['miou_percent']:.2f}"):
+        assert text in table
+
+
+def test_evaluate_only_needs_the_validation_images(run_folder: Path, recipe: Path) -> None:
+    run("evaluate", run_folder, "--recipe", recipe, "data.labeled.images=gone", "data.unlabeled.images=gone", "--json")
+
+
+def test_evaluate_refuses_what_does_not_fit(run_folder: Path, recipe: Path, scenes: Path, tmp_path: Path) -> None:
+    other = run("evaluate", run_folder, "--recipe", recipe, "data.classes=[ground,red,car]", exit_code=2)
+    assert "only in the runtime: 2 blue" in other.stderr
+    assert "only in the recipe: 2 car" in other.stderr
+    for arguments in (
+        [],
+        ["--recipe", recipe, "--images", scenes, "--masks", scenes],
+        ["--images", scenes],
+        ["train.steps=3", "--images", scenes, "--masks", scenes],
+    ):
+        run("evaluate", run_folder, *arguments, exit_code=2)
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.full((8, 8), 77, np.uint8)).save(tmp_path / kind / "odd.png")
+    odd = run("evaluate", run_folder, "--images", tmp_path / "images", "--masks", tmp_path / "masks", exit_code=1)
+    assert "odd.png: holds 77: no class (0..2)" in odd.stderr
+    assert odd.stdout == ""
+
+
+def test_predict_writes_what_the_runtime_says(run_folder: Path, scenes: Path, tmp_path: Path) -> None:
+    images = scenes / "val/images"
+    document = json.loads(run("predict", run_folder, images, "--out", tmp_path / "out", "--json").stdout)
+    assert [Path(one["image"]).name for one in document["images"]] == [f"00{number}.png" for number in range(4)]
+    runtime = open_runtime(run_folder)
+    for one in document["images"]:
+        expected = runtime.predict(np.asarray(Image.open(one["image"]))[None])[0]
+        np.testing.assert_array_equal(np.asarray(Image.open(one["index"])), expected)
+        assert sum(one["class_pixels"].values()) == expected.size
+        assert Path(one["color"]).is_file()
+        assert Path(one["overlay"]).is_file()
+
+
+def test_predict_in_tiles_keeps_the_size(run_folder: Path, scenes: Path, tmp_path: Path) -> None:
+    arguments = ["--out", tmp_path, "--tile", "32x24", "--overlap", 8, "--batch", 2, "--json"]
+    document = json.loads(run("predict", run_folder, scenes / "val/images/000.png", *arguments).stdout)
+    assert (document["tile_px"], document["overlap_px"]) == ([32, 24], 8)
+    assert Image.open(document["images"][0]["index"]).size == (48, 40)
+
+
+def test_predict_names_unreadable_images_and_does_the_others(run_folder: Path, scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff no more")
+    inputs = [tmp_path / "torn.jpg", scenes / "val/images/000.png"]
+    result = run("predict", run_folder, *inputs, "--out", tmp_path / "out", "--json", exit_code=1)
+    document = json.loads(result.stdout)
+    assert [Path(one["image"]).name for one in document["failed"]] == ["torn.jpg"]
+    assert len(document["images"]) == 1
+    assert "1 of 2 images could not be read" in result.stderr
+    assert "torn.jpg" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "verified", "said"),
+    [
+        ("onnx", None, "unverified"),
+        ("onnx", False, "failed its verification"),
+        ("onnx", True, ""),
+        ("pytorch", None, ""),
+    ],
+)
+def test_predict_says_when_nobody_has_verified_the_runtime(
+    monkeypatch: pytest.MonkeyPatch, scenes: Path, tmp_path: Path, kind: str, verified: bool | None, said: str
+) -> None:
+    fake = FakeRuntime(lambda images: images[..., 0] // 100, kind=kind, verified=verified)
+    monkeypatch.setattr(opening, "open_runtime", lambda *_, **__: fake)
+    result = run("predict", "fake", scenes / "val/images/000.png", "--out", tmp_path)
+    assert said in result.stderr if said else result.stderr == ""
+
+
+def test_predict_tiles_a_fixed_size_and_says_so(monkeypatch: pytest.MonkeyPatch, scenes: Path, tmp_path: Path) -> None:
+    fake = FakeRuntime(lambda images: images[..., 0] // 100, fixed_size=(16, 32))
+    monkeypatch.setattr(opening, "open_runtime", lambda *_, **__: fake)
+    result = run("predict", "fake", scenes / "val/images/000.png", "--out", tmp_path)
+    assert "16x32 only" in result.stderr
+    assert Image.open(tmp_path / "index/000.png").size == (48, 40)
+    assert "32x32 asked for" in run("predict", "fake", scenes, "--out", tmp_path, "--tile", 32, exit_code=2).stderr
+
+
+def test_bench_one_runtime(run_folder: Path, scenes: Path) -> None:
+    arguments = ["bench", run_folder, "--size", "32x48", "--batch", 2, "--runs", 5]
+    document = json.loads(run(*arguments, "--json").stdout)
+    assert document["latency_p50_ms"] <= document["latency_p90_ms"] <= document["latency_p99_ms"]
+    assert document["images_per_second"] == pytest.approx(2000 / document["latency_mean_ms"])
+    assert set(document["boundaries"]) == {"session", "array"}
+    assert (document["batch"], document["height"], document["width"], document["input"]) == (2, 32, 48, "random")
+    assert torch.__version__.startswith(document["machine"]["libraries"]["torch"])
+    card = run(*arguments, "--images", scenes / "val/images").stdout
+    for text in ("session", "array", "images per second", "2 x 32x48 px of real images"):
+        assert text in card
+
+
+def test_bench_several_gives_ratios_of_medians(run_folder: Path) -> None:
+    best, last = run_folder / "best.safetensors", run_folder / "last.safetensors"
+    document = json.loads(run("bench", best, last, "--size", 32, "--runs", 5, "--json").stdout)
+    first, second = document["runtimes"]
+    (ratio,) = document["ratios"]
+    assert (ratio["runtime"], ratio["against"]) == (str(last), str(best))
+    assert ratio["array_p50_ratio"] == pytest.approx(second["latency_p50_ms"] / first["latency_p50_ms"])
+    assert "against the first" in run("bench", best, last, "--size", 32, "--runs", 5).stdout
+
+
+@pytest.mark.parametrize("size", ["0x4", "4x", "axb", "1x2x3", "-3"])
+def test_bench_refuses_sizes_that_are_none(run_folder: Path, size: str) -> None:
+    assert "is no size" in run("bench", run_folder, f"--size={size}", exit_code=2).stderr

@@ -179,7 +179,7 @@ def measure_latency(
     size: tuple[int, int] | None = None,
     runs: int | None = None,
     seconds: float = 5.0,
-    warmup_seconds: float = 10.0,
+    warmup_seconds: float = 5.0,
     images: UInt8Array | None = None,
 ) -> LatencyReport:
     """Latency of one runtime; see `measure_interleaved`."""
@@ -195,7 +195,7 @@ def measure_interleaved(
     size: tuple[int, int] | None = None,
     runs: int | None = None,
     seconds: float = 5.0,
-    warmup_seconds: float = 10.0,
+    warmup_seconds: float = 5.0,
     images: UInt8Array | None = None,
 ) -> list[LatencyReport]:
     """Latency of one or more runtimes on the same images, measured in turns.

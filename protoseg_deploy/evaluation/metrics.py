@@ -59,8 +59,9 @@ class ConfusionMatrix:
         classes, ignored, invalid = self.num_classes, self.num_classes**2, self.num_classes**2 + 1
         # min and max over both maps tell with two comparisons whether either is out of range
         out_of_range = (torch.minimum(predicted, true) < 0) | (torch.maximum(predicted, true) >= classes)
-        index = torch.where(out_of_range, invalid, true * classes + predicted)
-        self.bins += _count(torch.where(true == self.ignore_index, ignored, index).flatten(), len(self.bins))
+        index = (true * classes + predicted).masked_fill_(out_of_range, invalid)
+        index.masked_fill_(true == self.ignore_index, ignored)  # last: an ignored pixel may hold anything
+        self.bins += _count(index.flatten(), len(self.bins))
 
     def merge(self, other: "ConfusionMatrix") -> None:
         """Add the counts of another matrix of the same classes."""

@@ -109,14 +109,14 @@ def find_inputs(inputs: Iterable[Path], out: Path) -> list[tuple[Path, Path]]:
         UsageError: an input does not exist, or a folder holds no images.
     """
     written = [out / kind for kind in KINDS]
-    found: dict[Path, tuple[Path, Path]] = {}
+    found: dict[Path, tuple[Path, Path]] = {}  # by absolute path, links not followed: two links are two names
     faults: list[str] = []
     for given in inputs:
         if given.is_dir():
             for path in find_images(given, leave_out=written, key="IMAGES", faults=faults):
-                found.setdefault(path.resolve(), (path, path.relative_to(given)))
+                found.setdefault(path.absolute(), (path, path.relative_to(given)))
         elif given.exists():
-            found.setdefault(given.resolve(), (given, Path(given.name)))
+            found.setdefault(given.absolute(), (given, Path(given.name)))
         else:
             faults.append(f"{given}: no such file or folder")
     if faults:

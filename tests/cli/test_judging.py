@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from protoseg_deploy.cli import cli
+from protoseg_deploy.exporting.bundle import export_bundle
 from protoseg_deploy.models.saved import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model
 from protoseg_deploy.runtimes import opening
@@ -85,6 +86,25 @@ def test_evaluate_by_folders_gives_the_same_and_shows_a_table(run_folder: Path, 
     table = run("evaluate", run_folder, *folders).stdout
     for text in ("0 ground", "1 red", "2 blue", f"{by_recipe['miou_percent']:.2f}"):
         assert text in table
+
+
+def test_a_run_and_its_bundle_are_judged_alike(run_folder: Path, recipe: Path, tmp_path: Path) -> None:
+    """The same verbs on a real graph of fixed size, which has to work in tiles, and on one of any size."""
+    for name, size in (("any", None), ("fixed", (32, 32))):
+        export_bundle(run_folder, tmp_path / name, size=size)
+    results = {
+        name: json.loads(run("evaluate", path, "--recipe", recipe, "--json").stdout)
+        for name, path in (("run", run_folder), ("any", tmp_path / "any"), ("fixed", tmp_path / "fixed"))
+    }
+    assert results["any"]["kind"] == "onnx"
+    assert results["any"]["miou_percent"] == pytest.approx(results["run"]["miou_percent"], abs=0.1)
+    assert (results["any"]["tiled_images"], results["fixed"]["tiled_images"]) == (0, 4)
+    assert sum(results["fixed"]["truth_pixels"].values()) == sum(results["run"]["truth_pixels"].values())
+    document = json.loads(run("bench", run_folder, tmp_path / "fixed", "--runs", 3, "--json").stdout)
+    assert [(one["height"], one["width"], one["kind"]) for one in document["runtimes"]] == [
+        (32, 32, "pytorch"),
+        (32, 32, "onnx"),
+    ]
 
 
 def test_evaluate_only_needs_the_validation_images(run_folder: Path, recipe: Path) -> None:

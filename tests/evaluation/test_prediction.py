@@ -81,6 +81,13 @@ def test_equal_names_never_overwrite_each_other(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(Image.open(image.index)), red)
 
 
+def test_links_are_images_of_their_own_and_repeated_inputs_are_not(tmp_path: Path) -> None:
+    write_image(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").symlink_to("a.png")
+    found = find_inputs([tmp_path / "in", tmp_path / "in/a.png"], tmp_path / "out")
+    assert [relative.name for _, relative in found] == ["a.png", "b.png"]
+
+
 def test_names_stay_plain_where_nothing_collides() -> None:
     found = [(Path("in/a.v2.jpg"), Path("a.v2.jpg")), (Path("in/b/a.jpg"), Path("b/a.jpg"))]
     assert [name.as_posix() for _, name in name_outputs(found)] == ["a.v2.png", "b/a.png"]

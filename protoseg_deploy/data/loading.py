@@ -115,7 +115,7 @@ def training_loader(batches: TrainingBatches, first_step: int, workers: int, *, 
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        persistent_workers=False,
+        generator=torch.Generator(),  # by default iterating would draw from the global one, which a resumed run restores
     )
 
 

@@ -36,6 +36,8 @@ class Method(nn.Module, ABC):
     reaches an export.
     """
 
+    name: str
+    """As it is written into network files and summaries."""
     uses_unlabeled: bool
 
     def __init__(self, recipe: Recipe, student: Segmenter) -> None:
@@ -62,6 +64,10 @@ class Method(nn.Module, ABC):
         """Figures per class, read at each evaluation."""
         return {}
 
+    def prototypes(self) -> Tensor | None:
+        """``[C,K,D]`` prototypes, where the method has them by now."""
+        return None
+
     def labeled_losses(self, output: SegmenterOutput, labels: Tensor) -> dict[str, Tensor]:
         """Supervised cross-entropy of the linear head, and of the auxiliary head where there is one."""
         spec, ignore_index = self.recipe.train, self.recipe.data.ignore_index
@@ -76,6 +82,7 @@ class Method(nn.Module, ABC):
 class Supervised(Method):
     """Labelled images only: the floor every comparison stands on."""
 
+    name = "supervised"
     uses_unlabeled = False
 
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:

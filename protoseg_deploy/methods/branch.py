@@ -73,13 +73,6 @@ class PrototypeBranch(nn.Module):
         self.bank.update(features, similarities.detach(), targets, counted)
         return losses
 
-    def probabilities(self, output: SegmenterOutput) -> Tensor:
-        """Dense class probabilities of the prototype head, ``[B,C,h,w]`` at the stride of the embedding."""
-        batch, channels, height, width = output.embedding.shape
-        pixels = output.embedding.permute(0, 2, 3, 1).reshape(-1, channels)
-        logits = self.bank.logits(self.bank.similarities(pixels))
-        return logits.softmax(dim=-1).view(batch, height, width, -1).permute(0, 3, 1, 2)
-
     def _sample(self, output: SegmenterOutput, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         positions = self._positions(output, generator)
         features = gather_features(output.embedding, positions, output.padded_size)

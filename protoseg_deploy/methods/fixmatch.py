@@ -26,6 +26,7 @@ class FixMatch(Method):
 
     def __init__(self, recipe: Recipe, student: Segmenter, classes: ClassTable, *, prototypes: bool) -> None:
         super().__init__(recipe, student)
+        self.name = recipe.method.name
         self.classes = classes
         self.branch: PrototypeBranch | None = None
         if prototypes and recipe.method.prototype_weight > 0:
@@ -74,8 +75,13 @@ class FixMatch(Method):
                 result.losses[name] = branch.weight * (ramp if name == "prototype_unlabeled" else 1.0) * loss
         return result
 
-    def diagnostics(self) -> dict[str, list[float]]:
+    def prototypes(self) -> Tensor | None:
         if self.branch is None or not self.branch.bank.initialised:
+            return None
+        return self.branch.bank.prototypes
+
+    def diagnostics(self) -> dict[str, list[float]]:
+        if self.branch is None or self.prototypes() is None:
             return {}
         return self.branch.bank.diagnostics()
 

@@ -55,6 +55,12 @@ class PrototypeBank(nn.Module):
         """``[N,C,K]`` cosines to ``[N,C]`` logits: the nearest prototype of each class speaks for it."""
         return similarities.amax(dim=-1) / self.temperature
 
+    def dense_logits(self, embedding: Tensor) -> Tensor:
+        """``[B,D,h,w]`` embedding to ``[B,C,h,w]`` logits of the prototype head."""
+        batch, channels, height, width = embedding.shape
+        logits = self.logits(self.similarities(embedding.permute(0, 2, 3, 1).reshape(-1, channels)))
+        return logits.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
     @torch.no_grad()
     def update(self, features: Tensor, similarities: Tensor, labels: Tensor, counted: Tensor) -> None:
         """Move each prototype towards the mean of the pixels that are nearest to it among those of their class.

@@ -6,8 +6,10 @@ from protoseg_deploy.models.saved import (
     build_segmenter,
     count_parameters,
     load_network,
+    load_prototypes,
     read_network_spec,
     save_network,
+    save_prototypes,
     write_atomically,
 )
 from protoseg_deploy.models.segmenter import Segmenter, SegmenterOutput, resize_logits
@@ -24,9 +26,11 @@ __all__ = [
     "count_parameters",
     "load_backbone_weights",
     "load_network",
+    "load_prototypes",
     "read_network_spec",
     "resize_logits",
     "save_network",
+    "save_prototypes",
     "scale_images",
     "write_atomically",
 ]

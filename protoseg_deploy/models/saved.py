@@ -83,6 +83,26 @@ def read_network_spec(path: Path) -> NetworkSpec:
         ) from None
 
 
+def save_prototypes(path: Path, prototypes: Tensor) -> None:
+    """Write a bank ``[C,K,D]`` beside a network; it never becomes part of one."""
+    write_atomically(path, save({"prototypes": prototypes.detach().cpu().contiguous()}))
+
+
+def load_prototypes(path: Path) -> Tensor:
+    """Read what `save_prototypes` wrote.
+
+    Raises:
+        ProtosegError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor("prototypes")  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        raise ProtosegError(f"no prototypes at {path}", "The run was not trained with the prototype branch.") from None
+    except SafetensorError as error:
+        raise ProtosegError(f"{path} is not a prototype file, or is damaged: {error}") from None
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary file, flush it to the disk, rename it into place.
 

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from protoseg_deploy.data import Batch, DataSets, TrainingBatches, find_data, training_loader
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method, StepResult
-from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights, save_network
+from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights, save_network, save_prototypes
 from protoseg_deploy.models import build_segmenter as build_network
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table
 from protoseg_deploy.training.devices import Compute
@@ -194,12 +194,15 @@ class Trainer:
         if miou[deployed] > self.best.miou_percent:
             self.best = _Best(miou[deployed], self.step)
             self._save_network(self.run.best)
+            prototypes = self.method.prototypes()
+            if prototypes is not None:
+                save_prototypes(self.run.prototypes, prototypes)
         progress.evaluated(self.step, miou, self.best.miou_percent)
 
     def _save_network(self, path: Path) -> None:
         provenance = {
             "run": self.run.folder.name,
-            "method": self.recipe.method.name,
+            "method": self.method.name,
             "step": self.step,
             "steps": self.recipe.train.steps,
             "miou_percent": self.latest["miou_percent"],
@@ -251,7 +254,7 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         summary = {
-            "method": self.recipe.method.name,
+            "method": self.method.name,
             "steps": self.step,
             "best_miou_percent": self.best.miou_percent,
             "best_step": self.best.step,
@@ -287,7 +290,7 @@ def train(
         check: looks at recipe and data before anything is written, and raises where they cannot be used.
     """
     recipe = resolved_recipe(recipe, class_table(recipe.data))
-    sets = find_data(recipe.data, need_unlabeled=recipe.method.name != "supervised", need_val=True)
+    sets = find_data(recipe.data, need_unlabeled=recipe.data.unlabeled.is_set, need_val=True)
     _check_batch(recipe)
     if check is not None and not resume:
         check(recipe, sets)

@@ -30,11 +30,15 @@ class Run:
         self.labeled_list = folder / "labeled.txt"
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
+    def exists(self) -> bool:
+        """Whether a run was ever started here."""
+        return self.recipe_path.is_file()
+
     def refuse_to_overwrite(self) -> None:
         """Raises UsageError where the folder already holds something."""
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             hint = "Choose another --run folder."
-            if self.recipe_path.exists():
+            if self.exists():
                 hint = "Continue it with --resume, or choose another --run folder."
             raise UsageError(f"{self.folder} already exists and is not empty", hint)
 
@@ -52,7 +56,7 @@ class Run:
             UsageError: there is no run there, or the recipe decides something else now.
         """
         run = cls(folder)
-        if not run.recipe_path.is_file():
+        if not run.exists():
             raise UsageError(f"{folder} holds no run to resume", "Leave out --resume to start one.")
         changed = [key for key in differing_keys(run.recipe(), recipe) if key not in MAY_CHANGE]
         if changed:

@@ -1,0 +1,144 @@
+"""From a finished teacher run to a student run whose network has a linear head only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from protoseg_deploy.data import Sample, find_data, read_image
+from protoseg_deploy.distillation.method import Distillation, FrozenTeacher
+from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.methods import Method, PrototypeBank
+from protoseg_deploy.models import (
+    NetworkSpec,
+    Segmenter,
+    count_parameters,
+    load_network,
+    load_prototypes,
+    save_network,
+)
+from protoseg_deploy.recipe import ClassTable, Recipe, load_recipe
+from protoseg_deploy.training import Run, train
+
+_COMPARED_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class DistillReport:
+    """What came of a distillation."""
+
+    stripped: bool
+    """The student is the teacher without its training-only branch; nothing was trained."""
+    teacher_miou_percent: float
+    student_miou_percent: float
+    """Best of the student's run, on the recipe's validation images."""
+    teacher_parameters: int
+    student_parameters: int
+    compared_images: int
+    """Strip only: validation images on which the logits were found to be bit-equal."""
+
+
+def distill(
+    teacher_folder: Path,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    train_anyway: bool = False,
+    quiet: bool = False,
+) -> DistillReport:
+    """Strip the teacher, or train a smaller student from it.
+
+    The student's recipe is the teacher's with `overrides`. As long as they leave the ``model`` section alone there is
+    nothing to learn, and the student is the teacher's network without the prototype branch.
+
+    Args:
+        teacher_folder: a finished run.
+        folder: of the student's run; new or empty unless `resume`.
+        overrides: ``KEY=VALUE``, typically ``model.backbone=…``.
+        resume: continue an interrupted training.
+        train_anyway: train a student of the same architecture from its initial weights.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: no teacher there, or overrides that do not fit.
+    """
+    teacher_run = Run(teacher_folder)
+    if not teacher_run.recipe_path.is_file() or not teacher_run.best.is_file():
+        raise UsageError(f"{teacher_folder} holds no trained run", "Train one with `protoseg train`.")
+    teacher_recipe = teacher_run.recipe()
+    recipe = load_recipe(teacher_run.recipe_path, overrides)
+    network, spec = load_network(teacher_run.best)
+    student_run = Run(folder)
+    if recipe.model == teacher_recipe.model and not train_anyway:
+        if overrides:
+            raise UsageError(
+                f"{', '.join(overrides)}: nothing is trained as long as the model is the teacher's",
+                "Change model.backbone or model.decoder, or add --train to train a student of the same architecture.",
+            )
+        return _strip(network, spec, teacher_recipe, student_run)
+    _check_weights(recipe, teacher_recipe)
+    bank = _bank(teacher_run) if recipe.distill.target != "linear" else None
+
+    def build(resolved: Recipe, student: Segmenter, classes: ClassTable) -> Method:
+        if classes.names != spec.classes.names:
+            raise UsageError("data.classes differ from those of the teacher", "A student learns the teacher's classes.")
+        device = student.head.weight.device
+        teacher = FrozenTeacher(network.to(device), resolved.distill.target, bank.to(device) if bank else None)
+        return Distillation(resolved, student, teacher).to(device)
+
+    summary = train(recipe, folder, build, resume=resume, quiet=quiet)
+    student, _ = load_network(student_run.best)
+    return DistillReport(
+        stripped=False,
+        teacher_miou_percent=spec.provenance["miou_percent"],
+        student_miou_percent=summary["best_miou_percent"],
+        teacher_parameters=count_parameters(network),
+        student_parameters=count_parameters(student),
+        compared_images=0,
+    )
+
+
+def _strip(network: Segmenter, spec: NetworkSpec, recipe: Recipe, run: Run) -> DistillReport:
+    """Write the linear-head network as a run of its own and prove that it computes the same."""
+    sets = find_data(recipe.data, need_unlabeled=False, need_val=True)
+    provenance = {**spec.provenance, "distilled": "stripped"}
+    run.start(recipe, sets)
+    for path in (run.best, run.last):
+        save_network(path, network.state_dict(), NetworkSpec(**{**spec.__dict__, "provenance": provenance}))
+    student, _ = load_network(run.best)
+    compared = sets.val[:: max(1, len(sets.val) // _COMPARED_IMAGES)][:_COMPARED_IMAGES]
+    _require_equal_logits(network, student, compared)
+    miou = spec.provenance["miou_percent"]
+    run.write_summary({"method": "strip", "best_miou_percent": miou, "last_miou_percent": miou, **provenance})
+    parameters = count_parameters(student)
+    return DistillReport(True, miou, miou, parameters, parameters, len(compared))
+
+
+@torch.inference_mode()
+def _require_equal_logits(teacher: Segmenter, student: Segmenter, samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        image = torch.from_numpy(read_image(sample.image)).permute(2, 0, 1)[None]
+        if not torch.equal(teacher(image), student(image)):
+            raise ProtosegError(
+                f"{sample.image}: the stripped network's logits differ from those of the teacher's linear head",
+                "The teacher's file and the program do not fit together; train with this version.",
+            )
+
+
+def _check_weights(recipe: Recipe, teacher: Recipe) -> None:
+    weights = recipe.model.weights
+    if recipe.model.backbone != teacher.model.backbone and weights == teacher.model.weights and Path(weights).is_file():
+        raise UsageError(
+            f"model.weights: {weights} are those of the teacher's backbone {teacher.model.backbone}",
+            f"Give model.weights=FILE for {recipe.model.backbone}, or model.weights=none or pretrained.",
+        )
+
+
+def _bank(run: Run) -> PrototypeBank:
+    prototypes = load_prototypes(run.prototypes)
+    classes, per_class, channels = prototypes.shape
+    bank = PrototypeBank(classes, per_class, channels, run.recipe().method.prototype_temperature)
+    bank.place(prototypes)
+    return bank

@@ -1,0 +1,110 @@
+"""Distillation as a method: a finished teacher supervises a student on labelled and unlabelled images."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from protoseg_deploy.data import Batch
+from protoseg_deploy.methods import Method, PrototypeBank, StepResult
+from protoseg_deploy.methods.base import split_output
+from protoseg_deploy.models import Segmenter
+from protoseg_deploy.recipe import Distill, Recipe
+
+
+class FrozenTeacher:
+    """A finished network and, where the target wants them, its prototypes. Not a part of the student's checkpoint.
+
+    Args:
+        network: in eval mode, without gradients.
+        target: ``linear``, ``prototype`` or ``mean``.
+        bank: the teacher's prototypes; needed unless the target is ``linear``.
+    """
+
+    def __init__(self, network: Segmenter, target: str, bank: PrototypeBank | None) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.target = target
+        self.bank = bank
+
+    @torch.no_grad()
+    def logits(self, images: Tensor, temperature: float) -> Tensor:
+        """``[B,C,h,w]`` float32, whose softmax at `temperature` is the target."""
+        output = self.network.forward_features(images)
+        linear = output.logits.float()
+        if self.bank is None or self.target == "linear":
+            return linear
+        prototype = self.bank.dense_logits(output.embedding)
+        if self.target == "prototype":
+            return prototype
+        mean = 0.5 * ((linear / temperature).softmax(dim=1) + (prototype / temperature).softmax(dim=1))
+        return mean.clamp(min=1e-12).log() * temperature
+
+
+class Distillation(Method):
+    """``L = w_y · CE + w_kl · KL + w_cwd · CWD``; teacher and student see the very same pixels.
+
+    Cross-entropy on labelled images; Kullback-Leibler divergence at a temperature (Hinton et al., 2015) and
+    channel-wise distillation (Shu et al., ICCV 2021) on labelled weak views and unlabelled strong views, at the
+    student's stride.
+    """
+
+    name = "distillation"
+
+    def __init__(self, recipe: Recipe, student: Segmenter, teacher: FrozenTeacher) -> None:
+        super().__init__(recipe, student)
+        self.frozen_teacher = teacher
+        self.uses_unlabeled = recipe.data.unlabeled.is_set
+
+    def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
+        spec = self.recipe.distill
+        images = torch.cat([batch.images, batch.strong])
+        seen = torch.cat([torch.ones_like(batch.labels, dtype=torch.bool), batch.valid])
+        output = student.forward_features(images)
+        target = self.frozen_teacher.logits(images, spec.temperature)
+        labeled, _ = split_output(output, len(batch.images))
+        losses = {name: spec.label_weight * loss for name, loss in self.labeled_losses(labeled, batch.labels).items()}
+        return StepResult({**losses, **_imitation(output.logits.float(), target, seen, spec)})
+
+
+def _imitation(logits: Tensor, target: Tensor, seen: Tensor, spec: Distill) -> dict[str, Tensor]:
+    size = logits.shape[-2:]
+    if target.shape[-2:] != size:
+        target = F.interpolate(target, size=size, mode="bilinear", align_corners=False)
+    mask = F.interpolate(seen[:, None].float(), size=size)
+    return {
+        "kl": spec.kl_weight * pixel_divergence(logits, target, mask[:, 0], spec.temperature),
+        "channel": spec.channel_weight * channel_divergence(logits, target, mask, spec.channel_temperature),
+    }
+
+
+def pixel_divergence(logits: Tensor, target: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """``T² · KL(softmax(target/T) ‖ softmax(logits/T))``, averaged over the pixels of the mask.
+
+    Args:
+        logits: ``[B,C,h,w]`` of the student.
+        target: ``[B,C,h,w]`` logits of the teacher.
+        mask: ``[B,h,w]`` float, 1 where a pixel counts.
+        temperature: T.
+    """
+    divergence = F.kl_div(
+        (logits / temperature).log_softmax(dim=1),
+        (target / temperature).log_softmax(dim=1),
+        reduction="none",
+        log_target=True,
+    ).sum(dim=1)
+    return temperature**2 * (divergence * mask).sum() / mask.sum().clamp(min=1)
+
+
+def channel_divergence(logits: Tensor, target: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """``T² · KL`` between softmaxes over the positions of each class channel, averaged over classes and images.
+
+    Args:
+        logits: ``[B,C,h,w]`` of the student.
+        target: ``[B,C,h,w]`` logits of the teacher.
+        mask: ``[B,1,h,w]`` float, 1 where a position counts.
+        temperature: T.
+    """
+    outside = (1.0 - mask) * -1e4
+    student = (logits / temperature + outside).flatten(2).log_softmax(dim=-1)
+    teacher = (target / temperature + outside).flatten(2).log_softmax(dim=-1)
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
+    return temperature**2 * divergence.mean()

@@ -1,0 +1,124 @@
+"""Weak and strong views, CutMix, and the order of batches."""
+
+import numpy as np
+import torch
+
+from protoseg_deploy.data import CutMix, TrainingBatches, find_data, strong_view, weak_view
+from protoseg_deploy.data.loading import epoch_order
+from protoseg_deploy.recipe import Train
+from tests.conftest import with_values
+
+
+def coded_image(height, width):
+    """An image whose red channel equals the mask, so that geometry can be compared."""
+    mask = (torch.arange(height)[:, None] // 8 * 3 + torch.arange(width)[None] // 8).to(torch.uint8)
+    return torch.stack([mask * 4, mask * 0, mask * 0]), mask
+
+
+def test_weak_view_moves_image_and_mask_alike():
+    image, mask = coded_image(60, 80)
+    for seed in range(30):
+        torch.manual_seed(seed)
+        view = weak_view(image, mask, Train(crop=48, scale=(0.5, 2.0)), 1.0, 255)
+        assert view.image.shape == (3, 48, 48)
+        inside = view.mask != 255
+        difference = (view.image[0].float() / 4 - view.mask.float()).abs()[inside]
+        # interpolation blurs the edges of the 8-pixel cells; the bulk must agree
+        assert (difference < 0.6).float().mean() > 0.65, seed
+
+
+def test_padding_is_ignored_never_a_class():
+    image, mask = coded_image(20, 30)
+    view = weak_view(image, mask, Train(crop=64, scale=(1.0, 1.0)), 1.0, 255)
+    assert (view.mask == 255).sum() == 64 * 64 - 20 * 30
+    assert torch.equal(view.mask[:20, :30], mask) or torch.equal(view.mask[:20, :30], mask.flip(-1))
+
+
+def test_unlabeled_view_marks_the_outside():
+    image, _ = coded_image(20, 30)
+    view = weak_view(image, None, Train(crop=64, scale=(1.0, 1.0)), 1.0, 255)
+    assert (view.mask == 0).sum() == 20 * 30
+    assert (view.mask == 255).sum() == 64 * 64 - 20 * 30
+
+
+def test_input_scale_shrinks_what_a_crop_sees():
+    image, mask = coded_image(64, 64)
+    view = weak_view(image, mask, Train(crop=64, scale=(1.0, 1.0)), 0.5, 255)
+    assert (view.mask != 255).sum() == 32 * 32
+
+
+def test_every_part_of_an_image_can_be_in_the_crop():
+    image, mask = coded_image(64, 96)
+    seen = set()
+    for seed in range(300):
+        torch.manual_seed(seed)
+        seen |= set(weak_view(image, mask, Train(crop=16, scale=(1.0, 1.0)), 1.0, 255).mask.unique().tolist())
+    assert seen == set(mask.unique().tolist())
+
+
+def test_strong_view_changes_colours_not_places():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.zeros(3, 40, 40, dtype=torch.uint8)
+    image[:, 10:30, 10:30] = torch.randint(100, 255, (3, 1, 1), generator=generator).byte()
+    changed = 0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        strong = strong_view(image)
+        assert strong.dtype == torch.uint8
+        assert strong.shape == image.shape
+        changed += not torch.equal(strong, image)
+        inner, outer = strong[:, 18:22, 18:22].float().mean(), strong[:, :3, :3].float().mean()
+        assert inner > outer, "the bright square stays where it is"
+    assert changed >= 15
+
+
+def test_cutmix_boxes_have_the_promised_size_and_paste_the_neighbour():
+    generator = torch.Generator().manual_seed(0)
+    shares, mixed_images = [], 0
+    for _ in range(100):
+        cutmix = CutMix.draw(torch.Size([4, 50, 70]), 0.5, generator)
+        for box in cutmix.boxes:
+            if box.any():
+                mixed_images += 1
+                rows, columns = box.any(1).sum().item(), box.any(0).sum().item()
+                assert rows * columns == box.sum().item(), "one rectangle"
+                shares.append(rows * columns / (50 * 70))
+    assert 150 < mixed_images < 250
+    assert 0.01 < min(shares)
+    assert 0.3 < max(shares) < 0.44
+    values = torch.arange(4).view(4, 1, 1).expand(4, 50, 70)
+    mixed = cutmix(values)
+    assert torch.equal(mixed, torch.where(cutmix.boxes, (values - 1) % 4, values))
+    images = values[:, None].expand(4, 3, 50, 70)
+    assert torch.equal(cutmix(images)[:, 0], mixed), "images and labels are cut by the same box"
+
+
+def test_an_epoch_shows_every_image_once_whatever_the_batch_size():
+    for batch in (1, 3, 4):
+        order = [index for step in range(30) for index in epoch_order(7, batch, step, seed=5, role=1)]
+        for epoch in range(len(order) // 7):
+            assert sorted(order[epoch * 7 : epoch * 7 + 7]) == list(range(7))
+    assert epoch_order(7, 7, 0, 5, 1) != epoch_order(7, 7, 1, 5, 1)
+    assert epoch_order(7, 7, 0, 5, 1) != epoch_order(7, 7, 0, 6, 1)
+
+
+def test_a_batch_depends_on_seed_and_step_only(tiny_recipe):
+    sets = find_data(tiny_recipe.data, need_unlabeled=True, need_val=True)
+    torch.manual_seed(1)
+    first = TrainingBatches(tiny_recipe, sets.labeled, sets.unlabeled)[3]
+    state = torch.manual_seed(2).get_state()
+    batches = TrainingBatches(tiny_recipe, sets.labeled, sets.unlabeled)
+    batches[0]
+    assert torch.equal(torch.get_rng_state(), state), "drawing a batch leaves the global generator alone"
+    again = batches[3]
+    for name in first.__dataclass_fields__:
+        assert torch.equal(getattr(first, name), getattr(again, name)), name
+    reseeded = TrainingBatches(with_values(tiny_recipe, train={"seed": 1}), sets.labeled, sets.unlabeled)[3]
+    assert not torch.equal(first.strong, reseeded.strong)
+
+
+def test_masks_in_batches_hold_classes_and_ignore_only(tiny_recipe):
+    sets = find_data(tiny_recipe.data, need_unlabeled=True, need_val=True)
+    batches = TrainingBatches(tiny_recipe, sets.labeled, sets.unlabeled)
+    values = np.unique(np.concatenate([batches[step].labels.numpy().ravel() for step in range(8)]))
+    assert set(values.tolist()) <= {0, 1, 2, 255}

@@ -1,0 +1,111 @@
+"""The prototype bank and its sampling against slow loops in NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from protoseg_deploy.methods.prototypes import PrototypeBank, gather_features, gather_values, sample_positions
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@pytest.fixture()
+def bank():
+    torch.manual_seed(0)
+    bank = PrototypeBank(3, 2, 5, temperature=0.1, momentum=0.9)
+    bank.place(torch.randn(3, 2, 5))
+    return bank
+
+
+def test_logits_are_the_nearest_prototypes_cosine_over_temperature(bank):
+    features = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
+    logits = bank.logits(bank.similarities(features)).numpy()
+    prototypes = bank.prototypes.numpy()
+    for n, feature in enumerate(unit(features.numpy())):
+        for c in range(3):
+            assert logits[n, c] == pytest.approx(max(feature @ p for p in prototypes[c]) / 0.1, abs=1e-4)
+
+
+def test_dense_logits_are_the_logits_of_each_pixel(bank):
+    embedding = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(2))
+    dense = bank.dense_logits(embedding)
+    one = bank.logits(bank.similarities(embedding[1, :, 2, 3][None]))
+    assert torch.allclose(dense[1, :, 2, 3], one[0], atol=1e-5)
+
+
+def test_update_matches_a_loop_over_pixels_and_prototypes(bank):
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(40, 5, generator=generator) * 3
+    labels = torch.randint(0, 2, (40,), generator=generator)  # class 2 gets nothing
+    labels[5] = 255
+    counted = torch.rand(40, generator=generator) < 0.7
+    counted[5] = False
+    expected, members = bank.prototypes.numpy().copy(), {}
+    for feature, label, counts in zip(unit(features.numpy()), labels.tolist(), counted.tolist(), strict=True):
+        if counts:
+            nearest = int(np.argmax([feature @ p for p in bank.prototypes[label].numpy()]))
+            members.setdefault((label, nearest), []).append(feature)
+    for (label, nearest), group in members.items():
+        expected[label, nearest] = unit(0.9 * expected[label, nearest] + 0.1 * np.mean(group, axis=0))
+    before = bank.prototypes.clone()
+    bank.update(features, bank.similarities(features), labels, counted)
+    assert np.allclose(bank.prototypes.numpy(), expected, atol=1e-6)
+    assert torch.equal(bank.prototypes[2], before[2]), "a class without a pixel must not move"
+    assert bank.pixels.sum().item() == counted.sum().item()
+    assert bank.idle_steps[2].tolist() == [1, 1]
+
+
+def test_update_needs_no_gradient_and_leaves_the_graph_alone(bank):
+    features = torch.randn(6, 5, requires_grad=True)
+    similarities = bank.similarities(features)
+    loss = F.cross_entropy(bank.logits(similarities), torch.tensor([0, 1, 2, 0, 1, 2]))
+    bank.update(features, similarities, torch.tensor([0, 1, 2, 0, 1, 2]), torch.ones(6, dtype=torch.bool))
+    loss.backward()  # would fail if the update had changed a tensor the graph needs
+    assert features.grad is not None
+    assert features.grad.abs().sum() > 0
+
+
+def test_diagnostics_see_collapse_and_death():
+    bank = PrototypeBank(2, 3, 4)
+    same, apart = torch.ones(3, 4), torch.eye(4)[:3]
+    bank.place(torch.stack([same, apart]))
+    for _ in range(5):
+        bank.update(torch.eye(4)[:1], bank.similarities(torch.eye(4)[:1]), torch.tensor([1]), torch.tensor([True]))
+    report = bank.diagnostics(dead_after=5)
+    assert report["within_class_cosine"][0] == pytest.approx(1.0, abs=1e-6)
+    assert report["within_class_cosine"][1] == pytest.approx(0.0, abs=1e-6)
+    assert report["dead"] == [3, 2]
+    assert report["pixels"] == [[0, 0, 0], [5, 0, 0]]
+    assert bank.diagnostics()["pixels"] == [[0, 0, 0], [0, 0, 0]], "counts start again after a report"
+
+
+def test_gathering_equals_upsampling_then_indexing():
+    generator = torch.Generator().manual_seed(4)
+    features = torch.randn(2, 6, 9, 7, generator=generator)
+    size = (35, 27)
+    positions = sample_positions(2, *size, grid=35, generator=generator)
+    dense = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+    gathered = gather_features(features, positions, size)
+    for image in range(2):
+        rows, columns = positions[image].unbind(-1)
+        assert torch.allclose(gathered[image], dense[image, :, rows, columns].T, atol=1e-5)
+
+
+def test_gathered_values_lie_at_their_positions():
+    values = torch.arange(2 * 5 * 4).view(2, 5, 4)
+    positions = torch.tensor([[[0, 0], [4, 3]], [[2, 1], [3, 0]]])
+    assert gather_values(values, positions).tolist() == [[0, 19], [29, 32]]
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(13, 7, 4), (8, 8, 8), (5, 40, 32)])
+def test_every_pixel_can_be_drawn_and_each_cell_gives_one(height, width, grid):
+    generator = torch.Generator().manual_seed(5)
+    seen = torch.zeros(height, width, dtype=torch.bool)
+    for _ in range(400):
+        positions = sample_positions(3, height, width, grid, generator)
+        assert positions.shape == (3, min(grid, height) * min(grid, width), 2)
+        seen[positions[..., 0], positions[..., 1]] = True
+    assert seen.all(), "borders included"

@@ -1,5 +1,7 @@
 """An exported graph under ONNX Runtime."""
 
+import contextlib
+import io
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -141,8 +143,9 @@ def _session(graph: Path, device: str, threads: int) -> Any:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers = [_PROVIDERS[device]]
     if device == "cuda":
-        # Finds CUDA and cuDNN where PyTorch brought them along.
-        ort.preload_dlls()
+        # Finds CUDA and cuDNN where PyTorch brought them along. It prints what it misses; standard output is for results.
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
     # What goes wrong with a provider becomes our own error; the native log would only repeat it.
     ort.set_default_logger_severity(_FATAL_ONLY)
     try:

@@ -143,7 +143,7 @@ def _session(graph: Path, device: str, threads: int) -> Any:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers = [_PROVIDERS[device]]
     if device == "cuda":
-        # Finds CUDA and cuDNN where PyTorch brought them along. It prints what it misses; standard output is for results.
+        # Finds CUDA and cuDNN where PyTorch brought them along. It prints what it misses, but not here.
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()
     # What goes wrong with a provider becomes our own error; the native log would only repeat it.

@@ -144,7 +144,7 @@ def read_manifest(bundle: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise ProtosegError(
             f"{bundle} is not a bundle: it has no {MANIFEST_FILE}",
-            f"Bundles are written by `protoseg export`; a single graph also runs as {bundle / GRAPH_FILE}.",
+            "Bundles are folders written by `protoseg export RUN --bundle DIR`.",
         ) from None
     except OSError as error:
         raise ProtosegError(f"cannot read {path}: {error.strerror}") from None

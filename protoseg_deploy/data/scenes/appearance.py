@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 GROUND, ROAD, BUILDING, TREE, WATER, VEHICLE, CROP = range(7)
-SEEN = 1.3
+SEEN = 1.5
 """Labelled scenes draw appearances from 0 to here: modes 0 and 1, never 2 and 3."""
 
 
@@ -59,8 +59,8 @@ KINDS: tuple[Kind, ...] = (
         (
             Mode("lawn", (98, 138, 72), (122, 162, 88)),
             Mode("dry meadow", (164, 156, 92), (188, 178, 112)),
-            Mode("bare soil", (158, 124, 92), (176, 146, 112)),
-            Mode("snow", (216, 220, 226), (234, 238, 244)),
+            Mode("bare soil", (168, 142, 108), (186, 162, 128)),
+            Mode("frost", (198, 200, 192), (216, 220, 214)),
         ),
     ),
     Kind(
@@ -69,8 +69,8 @@ KINDS: tuple[Kind, ...] = (
         (
             Mode("asphalt", (80, 82, 88), (216, 214, 204)),
             Mode("concrete", (154, 152, 148), (206, 204, 200)),
-            Mode("brick paving", (160, 104, 88), (190, 138, 120)),
-            Mode("dirt track", (190, 164, 122), (150, 124, 90)),
+            Mode("brick paving", (152, 116, 106), (196, 160, 146)),
+            Mode("dirt track", (184, 166, 140), (146, 126, 100)),
         ),
     ),
     Kind(
@@ -80,7 +80,7 @@ KINDS: tuple[Kind, ...] = (
             Mode("red tiles", (178, 78, 60), (214, 122, 98)),
             Mode("brown shingles", (128, 96, 76), (166, 132, 106)),
             Mode("slate", (84, 94, 112), (132, 142, 158)),
-            Mode("copper green", (96, 152, 140), (146, 192, 180)),
+            Mode("copper green", (104, 142, 136), (152, 184, 176)),
         ),
     ),
     Kind(
@@ -89,7 +89,7 @@ KINDS: tuple[Kind, ...] = (
         (
             Mode("green crown", (50, 92, 46), (104, 146, 74)),
             Mode("autumn", (172, 106, 40), (220, 164, 70)),
-            Mode("blossom", (198, 132, 154), (238, 194, 206)),
+            Mode("blossom", (190, 134, 140), (232, 192, 192)),
             Mode("blue spruce", (62, 100, 112), (140, 176, 182)),
         ),
     ),
@@ -100,7 +100,7 @@ KINDS: tuple[Kind, ...] = (
             Mode("blue lake", (56, 108, 158), (104, 156, 194)),
             Mode("algae green", (68, 124, 104), (118, 166, 142)),
             Mode("muddy", (128, 108, 80), (164, 146, 116)),
-            Mode("ice", (178, 194, 206), (214, 226, 234)),
+            Mode("ice", (152, 176, 192), (200, 216, 226)),
         ),
     ),
     Kind(

@@ -105,7 +105,7 @@ def draw_road(canvas: Canvas, road: Road, appearance: float) -> None:
     surface = main + (canvas.grain()[..., None] - np.float32(0.5)) * 26
     patch.paint(off < half, surface, ROAD)
     edge = (off < half - 0.8) & (off > half - 1.9)
-    patch.paint(edge, _mix(main, detail, 0.75))
+    patch.paint(edge, _mix(main, np.asarray((222, 220, 212), np.float32), 0.6))
     if appearance < 2:
         patch.paint((off < 0.7) & (_wave(along, 9) > 0.45), _mix(main, detail, 0.9))
     else:
@@ -142,8 +142,8 @@ def draw_building(
     patch.shade(shadow, SHADOW)
     across = patch.along(ridge.left, x, y)
     lit = np.where(across * np.float32(ridge.left.x + ridge.left.y) < 0, np.float32(1.12), np.float32(0.74))
-    courses = np.clip(_wave(across, 3.4) * 2 - 1, 0, 1) * np.float32(0.4)
-    roof = _mix(main, detail, courses) * lit[..., None]
+    courses = np.clip(_wave(across, 3.2) * 2 - np.float32(0.9), 0, 1)
+    roof = _mix(main * np.float32(0.85), detail, courses * np.float32(0.8)) * lit[..., None]
     cover = _in_box(patch, x, y, ridge, length, breadth)
     patch.paint(cover, roof, BUILDING)
     patch.paint(cover & (np.abs(across) < 0.7), detail)
@@ -174,5 +174,5 @@ def draw_tree(canvas: Canvas, x: float, y: float, radius: float, appearance: flo
         sx, sy = dx - np.float32(radius * 0.45), dy - np.float32(radius * 0.45)
         shadow |= sx * sx + sy * sy < lump * lump
     patch.shade(shadow, SHADOW)
-    speckle = rng.random(patch.ids.shape, np.float32) * np.float32(0.5) - np.float32(0.25)
-    patch.paint(crown, _mix(main, detail, np.clip(light + speckle, 0, 1)), TREE)
+    speckle = rng.random(patch.ids.shape, np.float32) - np.float32(0.5)
+    patch.paint(crown, _mix(main * np.float32(0.85), detail, np.clip(light + speckle, 0, 1)), TREE)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from protoseg_deploy.data.scenes.appearance import KINDS
 from protoseg_deploy.data.scenes.composing import Scene, draw_scene
+from protoseg_deploy.errors import UsageError
 
 _SPLITS = {"labeled": 0, "unlabeled": 1, "val": 2}
 _SHOWN_SHARE = 0.01
@@ -35,6 +36,9 @@ def write_scenes(
         labeled: labelled images; they show modes 0 and 1 of each class only, and every class occurs in at least half.
         unlabeled: images without masks, over all modes.
         val: labelled images over all modes.
+
+    Raises:
+        UsageError: `size` is too small for scenes that show every class.
     """
     for split, count in {"labeled": labeled, "unlabeled": unlabeled, "val": val}.items():
         images, masks = folder / split / "images", folder / split / "masks"
@@ -42,7 +46,7 @@ def write_scenes(
         if split != "unlabeled":
             masks.mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            scene = _scene(seed, split, number, size)
+            scene = scene_of_split(split, number, seed=seed, size=size)
             Image.fromarray(scene.image).save(images / f"{number:04}.png")
             if split != "unlabeled":
                 Image.fromarray(scene.mask).save(masks / f"{number:04}.png")
@@ -50,15 +54,24 @@ def write_scenes(
     (folder / "classes.json").write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
 
 
-def _scene(seed: int, split: str, number: int, size: tuple[int, int]) -> Scene:
-    """Scene `number` of a split; every other labelled scene is drawn until it shows each class."""
+def scene_of_split(split: str, number: int, *, seed: int = 0, size: tuple[int, int] = (96, 128)) -> Scene:
+    """The scene behind file `number` of ``labeled``, ``unlabeled`` or ``val``, with its mask and appearances.
+
+    Every other labelled scene is drawn anew until each class covers at least 1 % of it.
+
+    Raises:
+        UsageError: the picture is so small that no attempt shows every class.
+    """
     complete = split == "labeled" and number % 2 == 0
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, _SPLITS[split], number, attempt])
         scene = draw_scene(rng, size, seen_only=split == "labeled", complete=complete)
         if not complete or _shows_every_class(scene):
-            break
-    return scene
+            return scene
+    raise UsageError(
+        f"no scene of {size[0]}x{size[1]} pixels shows every class",
+        "Draw larger ones, 96x128 pixels and more.",
+    )
 
 
 def _shows_every_class(scene: Scene) -> bool:

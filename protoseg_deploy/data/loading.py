@@ -94,14 +94,14 @@ class TrainingBatches(Dataset[Batch]):
         data = self.recipe.data
         image = _to_tensor(read_image(sample.image))
         mask = torch.from_numpy(read_mask(sample.mask, data.value_map))
-        with _seeded(self.recipe.train.seed, *key):
+        with _Seeded(self.recipe.train.seed, *key):
             view = weak_view(image, mask, self.recipe.train, data.input_scale, data.ignore_index)
         return view.image, view.mask
 
     def _unlabeled(self, path: Path, key: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         data = self.recipe.data
         image = _to_tensor(read_image(path))
-        with _seeded(self.recipe.train.seed, *key):
+        with _Seeded(self.recipe.train.seed, *key):
             view = weak_view(image, None, self.recipe.train, data.input_scale, data.ignore_index)
             return view.image, strong_view(view.image), view.mask == 0
 
@@ -115,7 +115,7 @@ def training_loader(batches: TrainingBatches, first_step: int, workers: int, *, 
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # by default iterating would draw from the global one, which a resumed run restores
+        generator=torch.Generator(),  # iterating would draw from the global one, which a resumed run has restored
     )
 
 
@@ -138,7 +138,7 @@ def derived_seed(seed: int, *key: int) -> int:
     return int(state[0] >> 1)
 
 
-class _seeded:  # noqa: N801 (reads as a statement)
+class _Seeded:
     """Seeds torch's CPU generator for a block and puts it back afterwards."""
 
     def __init__(self, seed: int, *key: int) -> None:

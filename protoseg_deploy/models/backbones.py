@@ -38,7 +38,11 @@ class Backbone(nn.Module):
         self.std: tuple[float, float, float] = tuple(config.std)
         self.is_plain_vit = len(set(self.strides)) == 1
         self._channels_last_output = _gives_nhwc(name)
-        self.size_multiple = 1 if self._covers_odd_sizes(options) else max(self.strides)
+        self.size_multiple = 1 if self._map_sizes(97, 131, options) == self._full_cover(97, 131) else max(self.strides)
+        if self.size_multiple > 1 and not self._map_sizes(3 * self.size_multiple, 4 * self.size_multiple, options):
+            raise UsageError(
+                f"model.backbone: {name} takes images of one size only", "Choose a backbone that takes any size."
+            )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Feature maps of a normalised image ``[B,3,H,W]``, sides multiples of `size_multiple`."""
@@ -47,18 +51,20 @@ class Backbone(nn.Module):
             features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
         return features
 
-    def _covers_odd_sizes(self, options: dict[str, Any]) -> bool:
-        """Whether every map of an odd-sized image has ceil(side / stride) cells, so that no border pixel is lost."""
-        height, width = 97, 131
+    def _map_sizes(self, height: int, width: int, options: dict[str, Any]) -> list[tuple[int, int]]:
+        """Sizes of the maps of an image, found without computing them; empty if the network refuses such an image."""
         try:
             with torch.device("meta"), torch.no_grad():
                 net: Any = timm.create_model(self.name, pretrained=False, features_only=True, **options).eval()
                 maps: list[Tensor] = net(torch.empty(1, 3, height, width))
         except (AssertionError, RuntimeError, ValueError, NotImplementedError):
-            return False
-        sizes = [feature.shape[1:3] if self._channels_last_output else feature.shape[2:] for feature in maps]
-        expected = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
-        return [tuple(size) for size in sizes] == expected
+            return []
+        first = 1 if self._channels_last_output else 2
+        return [(feature.shape[first], feature.shape[first + 1]) for feature in maps]
+
+    def _full_cover(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Sizes of maps that lose no border pixel."""
+        return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
 
 
 def _create(name: str, output_stride: int, pretrained: bool) -> tuple[Any, dict[str, Any]]:

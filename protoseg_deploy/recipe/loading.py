@@ -88,6 +88,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int], list[str]]:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise RecipeError(str(path), [f"{where}not valid YAML: {error.problem}"]) from None
+    except yaml.YAMLError as error:
+        first_line = str(error).splitlines()[0]
+        raise RecipeError(str(path), [f"not a text file: {first_line}"]) from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     if not isinstance(tree, dict):

@@ -86,7 +86,7 @@ def recipe_tree(root: Path) -> dict[str, dict]:
     }
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_recipe(scenes: Path) -> Recipe:
     return recipe_from_dict(recipe_tree(scenes), "test recipe")
 

@@ -7,7 +7,13 @@ from protoseg_deploy.cli.arguments import recipe_arguments
 
 @click.group(name="recipe")
 def command() -> None:
-    """List shipped recipes; print a recipe with everything it resolves to."""
+    """List shipped recipes; print a recipe with everything it resolves to.
+
+    \b
+    protoseg recipe list
+    protoseg recipe show demo train.steps=2000
+    protoseg recipe show inhouse-template --source > mine.yaml
+    """
 
 
 @command.command(name="list")

@@ -12,7 +12,7 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-@pytest.fixture()
+@pytest.fixture
 def bank():
     torch.manual_seed(0)
     bank = PrototypeBank(3, 2, 5, temperature=0.1, momentum=0.9)

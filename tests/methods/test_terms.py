@@ -8,12 +8,12 @@ from protoseg_deploy.methods.terms import confident_labels, consistency, labeled
 from protoseg_deploy.recipe import Ohem
 
 
-@pytest.fixture()
+@pytest.fixture
 def logits():
     return torch.randn(2, 4, 6, 5, generator=torch.Generator().manual_seed(0)) * 2
 
 
-@pytest.fixture()
+@pytest.fixture
 def labels():
     labels = torch.randint(0, 4, (2, 6, 5), generator=torch.Generator().manual_seed(1))
     labels[0, 0] = 255

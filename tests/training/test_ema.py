@@ -11,7 +11,7 @@ from protoseg_deploy.training.ema import EmaTeacher
 from protoseg_deploy.training.optimization import build_optimizer, build_schedule
 
 
-@pytest.fixture()
+@pytest.fixture
 def student():
     torch.manual_seed(0)
     return Segmenter(Model(backbone="resnet10t", decoder="lraspp", decoder_channels=8), 3)

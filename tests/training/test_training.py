@@ -39,7 +39,7 @@ def finished_once(scenes, tmp_path_factory):
     return folder, train(recipe, folder, build_method, quiet=True)
 
 
-@pytest.fixture()
+@pytest.fixture
 def finished(finished_once, tmp_path):
     """A finished run that a test may spoil, and its summary."""
     shutil.copytree(finished_once[0], tmp_path / "run")

@@ -85,7 +85,12 @@ def distill(
         if classes.names != spec.classes.names:
             raise UsageError("data.classes differ from those of the teacher", "A student learns the teacher's classes.")
         device = student.head.weight.device
-        teacher = FrozenTeacher(network.to(device), resolved.distill.target, bank.to(device) if bank else None)
+        teacher = FrozenTeacher(
+            network.to(device),
+            resolved.distill.target,
+            bank.to(device) if bank else None,
+            teacher_recipe.method.prototype_features,
+        )
         return Distillation(resolved, student, teacher).to(device)
 
     summary = train(recipe, folder, build, resume=resume, quiet=quiet)

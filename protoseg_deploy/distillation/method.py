@@ -8,7 +8,7 @@ from protoseg_deploy.data import Batch
 from protoseg_deploy.methods import Method, PrototypeBank, StepResult
 from protoseg_deploy.methods.base import split_output
 from protoseg_deploy.models import Segmenter
-from protoseg_deploy.recipe import Distill, Recipe
+from protoseg_deploy.recipe import Distill, Features, Recipe
 
 
 class FrozenTeacher:
@@ -18,12 +18,16 @@ class FrozenTeacher:
         network: in eval mode, without gradients.
         target: ``linear``, ``prototype`` or ``mean``.
         bank: the teacher's prototypes; needed unless the target is ``linear``.
+        features: where they live.
     """
 
-    def __init__(self, network: Segmenter, target: str, bank: PrototypeBank | None) -> None:
+    def __init__(
+        self, network: Segmenter, target: str, bank: PrototypeBank | None, features: Features = "head_input"
+    ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.target = target
         self.bank = bank
+        self.features = features
 
     @torch.no_grad()
     def logits(self, images: Tensor, temperature: float) -> Tensor:
@@ -32,7 +36,7 @@ class FrozenTeacher:
         linear = output.logits.float()
         if self.bank is None or self.target == "linear":
             return linear
-        prototype = self.bank.dense_logits(output.embedding)
+        prototype = self.bank.dense_logits(output.features(self.features))
         if self.target == "prototype":
             return prototype
         mean = 0.5 * ((linear / temperature).softmax(dim=1) + (prototype / temperature).softmax(dim=1))

@@ -93,7 +93,13 @@ def split_output(output: SegmenterOutput, labeled: int) -> tuple[SegmenterOutput
     """The output of one forward pass over labelled and unlabelled images, apart again."""
     sizes = {"image_size": output.image_size, "padded_size": output.padded_size}
     first, second = (
-        SegmenterOutput(output.logits[part], output.embedding[part], [level[part] for level in output.pyramid], **sizes)
+        SegmenterOutput(
+            output.logits[part],
+            output.embedding[part],
+            output.head_input[part],
+            [level[part] for level in output.pyramid],
+            **sizes,
+        )
         for part in (slice(None, labeled), slice(labeled, None))
     )
     return first, second

@@ -23,13 +23,14 @@ class PrototypeBranch(nn.Module):
     Args:
         spec: the ``method`` section of a recipe.
         num_classes: C.
-        channels: D of the embedding.
+        channels: D of the features.
         ignore_index: label that does not count.
     """
 
     def __init__(self, spec: Method, num_classes: int, channels: int, ignore_index: int) -> None:
         super().__init__()
         self.weight = spec.prototype_weight
+        self.features = spec.prototype_features
         self.threshold = spec.prototype_confidence_threshold
         self.grid = spec.prototype_grid
         self.ignore_index = ignore_index
@@ -61,7 +62,7 @@ class PrototypeBranch(nn.Module):
         counted = known
         if strong is not None and pseudo is not None:
             positions = self._positions(strong, generator)
-            more = gather_features(strong.embedding, positions, strong.padded_size).flatten(0, 1)
+            more = gather_features(strong.features(self.features), positions, strong.padded_size).flatten(0, 1)
             pseudo_targets = gather_values(pseudo.labels, positions).flatten()
             valid = gather_values(pseudo.valid, positions).flatten()
             trusted = valid & (gather_values(pseudo.confidence, positions).flatten() >= self.threshold)
@@ -75,11 +76,11 @@ class PrototypeBranch(nn.Module):
 
     def _sample(self, output: SegmenterOutput, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         positions = self._positions(output, generator)
-        features = gather_features(output.embedding, positions, output.padded_size)
+        features = gather_features(output.features(self.features), positions, output.padded_size)
         return features.flatten(0, 1), gather_values(labels, positions).flatten()
 
     def _positions(self, output: SegmenterOutput, generator: torch.Generator) -> Tensor:
-        return sample_positions(len(output.embedding), *output.image_size, self.grid, generator)
+        return sample_positions(len(output.logits), *output.image_size, self.grid, generator)
 
     def _loss(self, similarities: Tensor, targets: Tensor, counted: Tensor, averaged_over: Tensor) -> Tensor:
         safe = torch.where(counted, targets, 0)

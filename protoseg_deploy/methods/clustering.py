@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.methods.prototypes import gather_features
 from protoseg_deploy.models import Segmenter
+from protoseg_deploy.recipe import Features
 
 _PIXELS_PER_CLASS = 20_000
 _PIXELS_PER_CLASS_AND_VIEW = 256
@@ -21,6 +22,7 @@ def cluster_prototypes(
     segmenter: Segmenter,
     views: Iterable[tuple[Tensor, Tensor]],
     class_names: Sequence[str],
+    which: Features,
     per_class: int,
     ignore_index: int,
     seed: int,
@@ -28,9 +30,10 @@ def cluster_prototypes(
     """Cluster the directions of labelled pixels' features, each class by itself.
 
     Args:
-        segmenter: gives the embedding; put into eval mode for the time, its statistics stay as they are.
+        segmenter: gives the features; put into eval mode for the time, its statistics stay as they are.
         views: labelled views, ``[1,3,S,S]`` uint8 and ``[1,S,S]`` int64.
         class_names: in index order.
+        which: the features prototypes live in.
         per_class: clusters per class. A class with fewer pixels repeats its own.
         ignore_index: label that is no class.
         seed: of the pixel draw and of k-means.
@@ -54,7 +57,7 @@ def cluster_prototypes(
             positions = (label[0] == number).nonzero()
             drawn = torch.randperm(len(positions), generator=generator)[:_PIXELS_PER_CLASS_AND_VIEW]
             chosen = positions[drawn][None].to(device)
-            features = gather_features(output.embedding, chosen, output.padded_size)[0]
+            features = gather_features(output.features(which), chosen, output.padded_size)[0]
             collected[number].append(F.normalize(features, dim=-1).cpu())
     segmenter.train(was_training)
     missing = [name for name, parts in zip(class_names, collected, strict=True) if not parts]

@@ -31,7 +31,10 @@ class FixMatch(Method):
         self.branch: PrototypeBranch | None = None
         if prototypes and recipe.method.prototype_weight > 0:
             self.branch = PrototypeBranch(
-                recipe.method, len(classes), student.embedding_channels, recipe.data.ignore_index
+                recipe.method,
+                len(classes),
+                student.feature_channels(recipe.method.prototype_features),
+                recipe.data.ignore_index,
             )
 
     def prepare(self, student: Segmenter, step: int, labeled_views: LabeledViews) -> None:
@@ -43,6 +46,7 @@ class FixMatch(Method):
                 student,
                 labeled_views(),
                 self.classes.names,
+                self.recipe.method.prototype_features,
                 self.recipe.method.prototypes_per_class,
                 self.recipe.data.ignore_index,
                 derived_seed(self.recipe.train.seed, _CLUSTERS),

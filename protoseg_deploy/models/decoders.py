@@ -1,8 +1,8 @@
 """Decoders: a feature pyramid in, an embedding and the features of the linear head out, both at the finest stride.
 
-The *embedding* is what prototypes live in; the *features* are what the 1x1 linear head classifies. In ``deeplabv3plus``
-the embedding is the concatenation of context and low-level features, as in the prototype paper, and two convolutions
-lie between it and the head; in the others the two are the same tensor.
+The *features* are what the 1x1 linear head classifies. In ``deeplabv3plus`` the *embedding* is the concatenation of
+context and low-level features, in which the prototype paper keeps its prototypes, and two convolutions lie between it
+and the features; in the other decoders the two are the same tensor.
 """
 
 from abc import ABC, abstractmethod

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from protoseg_deploy.models.backbones import Backbone
 from protoseg_deploy.models.decoders import DECODERS
-from protoseg_deploy.recipe import Model
+from protoseg_deploy.recipe import Features, Model
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,17 @@ class SegmenterOutput:
     logits: Tensor
     """``[B,C,h,w]``, at the decoder's stride."""
     embedding: Tensor
-    """``[B,D,h,w]``, the features prototypes live in."""
+    """``[B,E,h,w]``, the decoder's last concatenation."""
+    head_input: Tensor
+    """``[B,F,h,w]``, what the linear head classifies; the same as `embedding` in decoders without a fusion."""
     pyramid: list[Tensor]
     """``[B,C_i,h_i,w_i]``, the backbone's maps, shallow to deep."""
     image_size: tuple[int, int]
     padded_size: tuple[int, int]
+
+    def features(self, which: Features) -> Tensor:
+        """``[B,D,h,w]`` per-pixel features for prototypes."""
+        return self.embedding if which == "decoder_concat" else self.head_input
 
     def full_size_logits(self) -> Tensor:
         """``[B,C,H,W]`` float32 logits at the size of the image."""
@@ -56,9 +62,10 @@ class Segmenter(nn.Module):
         self.register_buffer("mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(self.backbone.std).view(1, 3, 1, 1) * 255, persistent=False)
 
-    @property
-    def embedding_channels(self) -> int:
-        return self.decoder.embedding_channels
+    def feature_channels(self, features: Features) -> int:
+        """Channels of `SegmenterOutput.features`."""
+        decoder = self.decoder
+        return decoder.embedding_channels if features == "decoder_concat" else decoder.feature_channels
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B,3,H,W]`` RGB in 0..255, uint8 or float, to ``[B,C,H,W]`` float32 logits."""
@@ -74,7 +81,7 @@ class Segmenter(nn.Module):
         if self.binary:
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         padded = (normalised.shape[-2], normalised.shape[-1])
-        return SegmenterOutput(logits, embedding, pyramid, (height, width), padded)
+        return SegmenterOutput(logits, embedding, features, pyramid, (height, width), padded)
 
     def _pad(self, images: Tensor) -> Tensor:
         multiple = self.backbone.size_multiple

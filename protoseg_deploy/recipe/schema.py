@@ -15,6 +15,9 @@ ColorValue = Annotated[int, Field(ge=0, le=255)]
 Color = tuple[ColorValue, ColorValue, ColorValue]
 
 
+Features = Literal["head_input", "decoder_concat"]
+
+
 class Section(BaseModel):
     """Base of every part of a recipe: unknown keys are errors, values never change after loading."""
 
@@ -131,6 +134,9 @@ class Method(Section):
     cutmix_probability: Share = 0.5
     """Chance that a strong view gets a box pasted in from another image of the batch."""
     prototypes_per_class: Count = 4
+    prototype_features: Features = "head_input"
+    """Where prototypes live: the features that the linear head classifies, or, as published, the last concatenation of
+    ``deeplabv3plus``, two convolutions before. In the other decoders the two are the same."""
     prototype_weight: NonNegative = 1.0
     """Weight of the prototype losses; 0 switches the branch off and leaves ``fixmatch``."""
     prototype_confidence_threshold: Share = 0.8

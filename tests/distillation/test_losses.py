@@ -52,13 +52,13 @@ def test_both_are_zero_for_a_perfect_student_and_blind_outside_the_mask(pair):
 def test_the_target_is_the_named_head_or_their_mean(target):
     torch.manual_seed(0)
     network = Segmenter(Model(backbone="resnet10t", decoder="lraspp", decoder_channels=8), 3).eval()
-    bank = PrototypeBank(3, 2, network.embedding_channels, temperature=0.1)
-    bank.place(torch.randn(3, 2, network.embedding_channels))
+    bank = PrototypeBank(3, 2, network.feature_channels("head_input"), temperature=0.1)
+    bank.place(torch.randn(3, 2, network.feature_channels("head_input")))
     images = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
     with torch.no_grad():
         output = network.forward_features(images)
     linear = (output.logits / 2).softmax(1)
-    prototype = (bank.dense_logits(output.embedding) / 2).softmax(1)
+    prototype = (bank.dense_logits(output.head_input) / 2).softmax(1)
     expected = {"linear": linear, "prototype": prototype, "mean": (linear + prototype) / 2}[target]
     given = (FrozenTeacher(network, target, bank).logits(images, temperature=2.0) / 2).softmax(1)
     assert torch.allclose(given, expected, atol=1e-5)

@@ -129,7 +129,7 @@ def test_only_the_network_is_in_the_graph(tmp_path: Path, capfd: pytest.CaptureF
     assert [value.name for value in model.graph.output] == ["class_map"]
     names = [entry.name for entry in (*model.graph.node, *model.graph.initializer)]
     assert not [name for name in names if "proto" in name.lower() or "bank" in name.lower()]
-    classes, dims = len(spec.classes), segmenter.embedding_channels
+    classes, dims = len(spec.classes), segmenter.feature_channels("head_input")
     for initializer in model.graph.initializer:
         shape = list(initializer.dims)
         assert not (len(shape) == 3 and shape[0] == classes and shape[-1] == dims), initializer.name

@@ -35,8 +35,9 @@ def test_every_family_takes_odd_sizes_and_trains(backbone, decoder):
     for height, width in ((90, 117), (64, 64)):
         output = network.forward_features(torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8))
         assert output.full_size_logits().shape == (2, 5, height, width)
-        assert output.embedding.shape[1] == network.embedding_channels
-        assert output.embedding.shape[-2:] == output.logits.shape[-2:]
+        for features in ("head_input", "decoder_concat"):
+            assert output.features(features).shape[1] == network.feature_channels(features)
+            assert output.features(features).shape[-2:] == output.logits.shape[-2:]
     output.full_size_logits().mean().backward()
     assert all(parameter.grad is not None for parameter in network.head.parameters())
     reached = [parameter.grad is not None for parameter in network.backbone.parameters()]
@@ -61,7 +62,7 @@ def test_decoder_width_is_settable():
     def wide(width):
         return Segmenter(spec_of("resnet10t", "deeplabv3plus").model_copy(update={"decoder_channels": width}), 3)
 
-    assert wide(32).embedding_channels - wide(16).embedding_channels == 16
+    assert wide(32).head.in_channels - wide(16).head.in_channels == 16
 
 
 def test_images_are_normalised_by_the_backbones_statistics():
@@ -153,8 +154,9 @@ def test_every_shipped_recipe_builds_its_network(name):
 
 def test_published_networks_have_512_prototype_channels():
     for name in ("voc-resnet101-pcr", "cityscapes-resnet101-pcr"):
-        network = Segmenter(load_recipe(name).model, 21)
-        assert network.embedding_channels == 512
+        recipe = load_recipe(name)
+        network = Segmenter(recipe.model, 21)
+        assert network.feature_channels(recipe.method.prototype_features) == 512
         assert network.backbone.strides[-1] == 8
 
 

@@ -62,7 +62,7 @@ def test_a_run_leaves_everything_behind(finished, tiny_recipe):
     assert spec.classes.names == ("ground", "red", "blue")
     assert spec.provenance["miou_percent"] == pytest.approx(summary["best_miou_percent"])
     assert network(torch.zeros(1, 3, 37, 51)).shape == (1, 3, 37, 51)
-    assert load_prototypes(run.prototypes).shape == (3, 2, network.embedding_channels)
+    assert load_prototypes(run.prototypes).shape == (3, 2, network.feature_channels("head_input"))
     assert any(run.folder.glob("tensorboard/*"))
 
 

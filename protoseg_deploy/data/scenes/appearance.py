@@ -1,9 +1,9 @@
 """What the demo's classes look like: each has four modes on a line, and labelled scenes stay at one end of it.
 
 An appearance is a number from 0 to 3; whole numbers are modes, everything between is a blend of two neighbours. The
-unlabelled pool covers the line evenly, so that a network can carry a class from the modes it was shown to those it was
-not. Colours of the unseen modes are deliberately those of *other* classes' seen modes: colour alone misleads, shape,
-texture and neighbourhood do not.
+unlabelled pool covers the line without gaps, familiar looks more often than others, so that a network can carry a class
+from the modes it was shown to those it was not. Colours of the unseen modes lean towards those of *other* classes'
+seen modes: colour alone misleads, shape, texture and neighbourhood do not.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Array = NDArray[np.float32]
 
 GROUND, ROAD, BUILDING, TREE, WATER, VEHICLE, CROP = range(7)
 SEEN = 1.5
-"""Labelled scenes draw appearances from 0 to here: modes 0 and 1, never 2 and 3."""
+"""Labelled scenes draw appearances from 0 to here: modes 0 and 1 and half of the way to 2."""
 
 
 class Mode(NamedTuple):

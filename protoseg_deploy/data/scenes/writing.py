@@ -33,7 +33,7 @@ def write_scenes(
         folder: created if missing; files of the same name are overwritten.
         seed: another seed is another data set.
         size: height and width in pixels.
-        labeled: labelled images; they show modes 0 and 1 of each class only, and every class occurs in at least half.
+        labeled: labelled images; no class appears in them beyond `SEEN`, and every class occurs in at least half.
         unlabeled: images without masks, over all modes.
         val: labelled images over all modes.
 

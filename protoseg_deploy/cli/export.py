@@ -49,19 +49,22 @@ def command(
     protoseg export runs/mine --bundle bundles/mine --images photos --verify-images 10
     protoseg export student.safetensors --bundle bundles/student --no-verify
     """
+    from protoseg_deploy.data import Sample
     from protoseg_deploy.errors import ProtosegError, UsageError
-    from protoseg_deploy.exporting import export_bundle, folder_samples, recipe_samples
+    from protoseg_deploy.evaluation.samples import folder_samples, run_samples
+    from protoseg_deploy.exporting import export_bundle
 
     if masks is not None and images is None:
         raise UsageError("--masks without --images", "Give the folder of the images too.")
     if no_verify and images is not None:
         raise UsageError("--no-verify and --images contradict each other")
-    samples, unverified = [], ""
+    samples: tuple[Sample, ...] = ()
+    unverified = ""
     if images is not None:
-        samples = folder_samples(images, masks, verify_images)
+        samples = folder_samples(images, masks, count=verify_images)
     elif not no_verify:
         try:
-            samples = recipe_samples(run, verify_images)
+            samples = run_samples(run, verify_images)
         except ProtosegError as error:
             unverified = error.message
     with progress_bar("verifying", hidden=as_json or not samples) as show:

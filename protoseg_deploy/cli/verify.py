@@ -42,9 +42,10 @@ def command(
     protoseg verify bundles/mine --images val/images --masks val/masks --json
     """
     from protoseg_deploy.errors import ProtosegError
-    from protoseg_deploy.exporting import folder_samples, verify_bundle, worst_picture
+    from protoseg_deploy.evaluation.samples import folder_samples
+    from protoseg_deploy.exporting import verify_bundle, worst_picture
 
-    samples = folder_samples(images, masks, count, mask_template)
+    samples = folder_samples(images, masks, mask_template, count)
     with progress_bar("verifying", hidden=as_json) as show:
         verdict = verify_bundle(bundle, samples, device=device, progress=show)
     if as_json:

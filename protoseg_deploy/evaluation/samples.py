@@ -1,10 +1,15 @@
-"""What to judge a runtime by: the validation images of a recipe, or two folders."""
+"""What to judge by: the validation images of a recipe or of a run, or folders."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from protoseg_deploy.data.folders import Sample, find_samples
-from protoseg_deploy.errors import DataError
-from protoseg_deploy.recipe import Data, LabeledFolder
+from protoseg_deploy.data import IMAGE_SUFFIXES, Sample
+from protoseg_deploy.data.folders import find_samples
+from protoseg_deploy.errors import DataError, UsageError
+from protoseg_deploy.recipe import Data, LabeledFolder, load_recipe
+
+VERIFICATION_IMAGES = 50
+"""How many images of a run an export is verified on."""
 
 
 def recipe_samples(data: Data) -> tuple[Sample, ...]:
@@ -16,12 +21,57 @@ def recipe_samples(data: Data) -> tuple[Sample, ...]:
     return find_samples(Path(data.root), data.val, "data.val")
 
 
-def folder_samples(images: Path, masks: Path, mask_template: str = "{stem}.png") -> tuple[Sample, ...]:
-    """Images below one folder and masks below another, paired as in a recipe.
+def run_samples(run: Path, count: int = VERIFICATION_IMAGES) -> tuple[Sample, ...]:
+    """Validation images of the recipe of a run, at most `count` of them, evenly spaced.
+
+    Args:
+        run: a run folder, or a network file inside one.
+        count: at most so many.
 
     Raises:
-        DataError: as `recipe_samples`, in the words of the command line.
+        DataError: the run holds no recipe, or the recipe's validation images are not where it says.
+        UsageError: the recipe in the run cannot be read.
     """
+    recipe = (run if run.is_dir() else run.parent) / "recipe.yaml"
+    if not recipe.is_file():
+        raise DataError(f"{recipe} is not there, so nothing says which the validation images are")
+    data = load_recipe(recipe).data
+    if not data.val.is_set:
+        raise DataError(f"{recipe} names no validation images (data.val)")
+    return evenly_spaced(recipe_samples(data), count)
+
+
+def folder_samples(
+    images: Path, masks: Path | None = None, mask_template: str = "{stem}.png", count: int | None = None
+) -> tuple[Sample, ...]:
+    """Images below one folder, paired with the masks below another as in a recipe, or without masks.
+
+    Raises:
+        UsageError: there is no such folder, or no image in it.
+        DataError: images without masks, in the words of the command line.
+    """
+    if masks is not None:
+        samples = _paired(images, masks, mask_template)
+    else:
+        if not images.is_dir():
+            raise UsageError(f"no such folder: {images}")
+        files = (path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+        samples = tuple(Sample(path, None) for path in sorted(files))
+        if not samples:
+            raise UsageError(f"{images}: a folder without images (looked for {', '.join(IMAGE_SUFFIXES)})")
+    return samples if count is None else evenly_spaced(samples, count)
+
+
+def evenly_spaced(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
+    """At most `count` of them, in order, the first and the last included where there is room for two."""
+    if count >= len(samples):
+        return tuple(samples)
+    if count == 1:
+        return (samples[len(samples) // 2],)
+    return tuple(samples[round(number * (len(samples) - 1) / (count - 1))] for number in range(count))
+
+
+def _paired(images: Path, masks: Path, mask_template: str) -> tuple[Sample, ...]:
     part = LabeledFolder.model_construct(
         images=str(images.absolute()), masks=str(masks.absolute()), mask_template=mask_template, list=None
     )

@@ -1,6 +1,7 @@
 """Training runs."""
 
-from protoseg_deploy.training.loop import Interrupted, Trainer, train
+from protoseg_deploy.training.loop import Trainer, train
 from protoseg_deploy.training.run import Run, resolved_recipe
+from protoseg_deploy.training.stopping import Interrupted
 
 __all__ = ["Interrupted", "Run", "Trainer", "resolved_recipe", "train"]

@@ -1,6 +1,5 @@
 """The training loop: student, moving-average teacher, method; evaluation, checkpoints, exact resumption."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,25 +16,16 @@ from protoseg_deploy.methods import Method, StepResult
 from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights, save_network, save_prototypes
 from protoseg_deploy.models import build_segmenter as build_network
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table
+from protoseg_deploy.training.averages import StepAverages
 from protoseg_deploy.training.devices import Compute
 from protoseg_deploy.training.ema import EmaTeacher
 from protoseg_deploy.training.optimization import build_optimizer, build_schedule
 from protoseg_deploy.training.progress import TrainingProgress
 from protoseg_deploy.training.run import Run, resolved_recipe
+from protoseg_deploy.training.stopping import Interrupted, StopSignals
 from protoseg_deploy.training.validation import validate
 
 MethodBuilder = Callable[[Recipe, Segmenter, ClassTable], Method]
-
-
-class Interrupted(ProtosegError):
-    """The run was asked to stop and has saved itself."""
-
-    def __init__(self, run: Path, step: int, signal_number: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(signal_number).name} after step {step}; everything is saved",
-            f"Continue with the same command and --resume (run folder {run}).",
-        )
-        self.exit_code = 128 + signal_number
 
 
 @dataclass
@@ -90,27 +80,31 @@ class Trainer:
         """
         spec = self.recipe.train
         images_per_step = spec.batch_labeled + (spec.batch_unlabeled if self.method.uses_unlabeled else 0)
-        progress = TrainingProgress(spec.steps, self.step, images_per_step, quiet=self.quiet)
+        progress = TrainingProgress(spec.steps, self.step, quiet=self.quiet)
         for note in self.notes:
             progress.say(note)
         writer = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=self.step)
         loader = training_loader(
             self.batches, self.step, self.compute.workers, pin_memory=self.compute.device.type == "cuda"
         )
-        log = _Log(images_per_step)
+        averages = StepAverages(images_per_step)
         self.student.train()
         start = time.perf_counter() - self.seconds
-        with _StopSignals() as stop, progress, writer:
+        with StopSignals() as stop, progress, writer:
             for batch in loader:
-                log.add(self._train_step(batch.to(self.compute.device)))
+                averages.add(self._train_step(batch.to(self.compute.device)))
                 self.step += 1
                 progress.advance()
-                if self.step % spec.log_every == 0 or self.step == spec.steps:
-                    self._log(log, progress, writer)
-                if self.step % spec.eval_every == 0 or self.step == spec.steps:
+                done = self.step == spec.steps
+                evaluation_due = done or self.step % spec.eval_every == 0
+                checkpoint_due = done or self.step % spec.checkpoint_every == 0 or stop.received
+                # Logging looks at the losses: nothing is kept of a network whose loss is not a number any more.
+                if evaluation_due or checkpoint_due or self.step % spec.log_every == 0:
+                    self._log(averages, progress, writer)
+                if evaluation_due:
                     self._evaluate(progress, writer)
                 self.seconds = time.perf_counter() - start
-                if stop.received or self.step % spec.checkpoint_every == 0 or self.step == spec.steps:
+                if checkpoint_due:
                     self.run.checkpoints.save(self.step, self._state())
                 if stop.received and self.step < spec.steps:
                     raise Interrupted(self.run.folder, self.step, stop.received)
@@ -152,21 +146,21 @@ class Trainer:
         """A few hundred labelled views; for prototypes."""
         return self.batches.labeled_views(rounds=max(1, 64 // len(self.sets.labeled)))
 
-    def _log(self, log: "_Log", progress: TrainingProgress, writer: SummaryWriter) -> None:
-        averages, images_per_second = log.read()
-        if not all(torch.isfinite(torch.tensor(value)) for value in averages.values()):
+    def _log(self, averages: StepAverages, progress: TrainingProgress, writer: SummaryWriter) -> None:
+        values, images_per_second = averages.read()
+        if not all(torch.isfinite(torch.tensor(value)) for value in values.values()):
             raise ProtosegError(
-                f"the loss stopped being a number before step {self.step}: {averages}",
+                f"the loss stopped being a number before step {self.step}: {values}",
                 "Lower train.lr, set train.clip_grad_norm=1, or train in another precision. Checkpoints made before "
                 f"are in {self.run.checkpoints.folder}.",
             )
         lr = self.schedule.get_last_lr()[0]
-        record = {"kind": "train", "step": self.step, **averages, "lr": lr, "images_per_second": images_per_second}
+        record = {"kind": "train", "step": self.step, **values, "lr": lr, "images_per_second": images_per_second}
         self.run.append_metrics(record)
         for name, value in record.items():
             if isinstance(value, float):
                 writer.add_scalar(f"train/{name}", value, self.step)
-        progress.show(self.step, averages, images_per_second)
+        progress.show(values, images_per_second)
 
     def _evaluate(self, progress: TrainingProgress, writer: SummaryWriter) -> None:
         networks = {"student": self.student}
@@ -313,60 +307,6 @@ def _check_batch(recipe: Recipe) -> None:
             "train.batch_labeled: deeplabv3plus normalises over the batch and needs at least 2 images",
             "Set train.batch_labeled=2 or more, or another decoder.",
         )
-
-
-class _Log:
-    """Sums of losses and monitors on the device; read by the host only when asked."""
-
-    def __init__(self, images_per_step: int) -> None:
-        self.images_per_step = images_per_step
-        self.clear()
-
-    def clear(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.steps = 0
-        self.since = time.perf_counter()
-
-    def add(self, result: StepResult) -> None:
-        values = {**result.losses, **result.monitors}
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach()
-            self.counts[name] = self.counts.get(name, 0) + 1
-        self.steps += 1
-
-    def read(self) -> tuple[dict[str, float], float]:
-        names = list(self.sums)
-        totals = torch.stack([self.sums[name].float() for name in names]).tolist()
-        averages = {name: total / self.counts[name] for name, total in zip(names, totals, strict=True)}
-        speed = self.steps * self.images_per_step / max(1e-9, time.perf_counter() - self.since)
-        self.clear()
-        return averages, speed
-
-
-class _StopSignals:
-    """Remembers SIGINT and SIGTERM until the step is over; a second SIGINT interrupts at once."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopSignals":
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._remember)
-        except ValueError:  # not in the main thread: nothing to handle there
-            self._before.clear()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, frame: object) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
 
 
 def _finite(values: list[float]) -> list[float | None]:

@@ -14,15 +14,13 @@ class TrainingProgress:
     Args:
         steps: of the whole run.
         first_step: where this process starts.
-        images_per_step: labelled and unlabelled.
         quiet: show nothing but warnings.
     """
 
-    def __init__(self, steps: int, first_step: int, images_per_step: int, *, quiet: bool = False) -> None:
+    def __init__(self, steps: int, first_step: int, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet)
         self.steps = steps
         self.first_step = first_step
-        self.images_per_step = images_per_step
         self.started = time.perf_counter()
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -50,7 +48,7 @@ class TrainingProgress:
     def advance(self) -> None:
         self.bar.advance(self.task)
 
-    def show(self, step: int, averages: dict[str, float], images_per_second: float) -> None:
+    def show(self, averages: dict[str, float], images_per_second: float) -> None:
         """Loss terms and speed, averaged since the last call."""
         parts = [f"{images_per_second:.1f} images/s"]
         parts += [f"{name} {value:.3f}" for name, value in averages.items() if name != "confident_share"]

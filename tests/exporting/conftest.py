@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from protoseg_deploy.exporting import export_bundle, recipe_samples
+from protoseg_deploy.evaluation.samples import run_samples
+from protoseg_deploy.exporting import export_bundle
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model, dump_recipe, recipe_from_dict
 
@@ -77,5 +78,5 @@ def colour_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def good_bundle(colour_run: Path) -> Path:
     """An unspoilt bundle of any size with all outputs; tests that change it work on a copy."""
     folder = colour_run.parent / "bundles" / "good"
-    export_bundle(colour_run, folder, confidence=True, logits=True, samples=recipe_samples(colour_run))
+    export_bundle(colour_run, folder, confidence=True, logits=True, samples=run_samples(colour_run))
     return folder

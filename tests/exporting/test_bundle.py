@@ -14,12 +14,8 @@ from click.testing import CliRunner
 from protoseg_deploy.cli import cli
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import DataError, ProtosegError, UsageError
-from protoseg_deploy.exporting import (
-    evenly_spaced,
-    export_bundle,
-    folder_samples,
-    recipe_samples,
-)
+from protoseg_deploy.evaluation.samples import evenly_spaced, folder_samples, run_samples
+from protoseg_deploy.exporting import export_bundle
 from protoseg_deploy.models import DeployedSegmenter, load_network
 from protoseg_deploy.runtimes import GraphMetadata, read_manifest
 
@@ -154,11 +150,11 @@ def test_command_line_verifies_or_says_that_it_did_not(colour_run: Path, tmp_pat
 
 
 def test_samples(colour_run: Path, tmp_path: Path) -> None:
-    samples = recipe_samples(colour_run, 2)
+    samples = run_samples(colour_run, 2)
     assert [(s.image.name, s.mask.name) for s in samples] == [("0.png", "0.png"), ("2.png", "2.png")]
     data = colour_run.parent / "data"
     assert [s.mask for s in folder_samples(data / "images", None)] == [None] * 3
-    assert folder_samples(data / "images", data / "masks") == recipe_samples(colour_run)
+    assert folder_samples(data / "images", data / "masks") == run_samples(colour_run)
     with pytest.raises(UsageError, match="no such folder"):
         folder_samples(tmp_path / "none", None)
     with pytest.raises(UsageError, match="without images"):

@@ -14,7 +14,8 @@ from PIL import Image
 from protoseg_deploy.cli import cli
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import DataError, ProtosegError
-from protoseg_deploy.exporting import export_bundle, recipe_samples, verify_bundle, worst_picture
+from protoseg_deploy.evaluation.samples import run_samples
+from protoseg_deploy.exporting import export_bundle, verify_bundle, worst_picture
 from protoseg_deploy.runtimes import read_manifest
 from protoseg_deploy.runtimes.manifest import GRAPH_FILE, MANIFEST_FILE, Limits, file_entry
 
@@ -60,7 +61,7 @@ def nudge_the_head(model: onnx.ModelProto) -> None:
 
 
 def test_a_correct_bundle_passes(bundle: Path, colour_run: Path) -> None:
-    samples = recipe_samples(colour_run)
+    samples = run_samples(colour_run)
     verdict = verify_bundle(bundle, samples)
     assert verdict.passed
     assert (verdict.images, verdict.masks, verdict.fitted_images) == (3, 3, 0)
@@ -94,7 +95,7 @@ def test_planted_faults_fail(bundle: Path, colour_run: Path, fault: Callable[[on
 
 
 def test_a_repaired_bundle_loses_its_picture(bundle: Path, good_bundle: Path, colour_run: Path) -> None:
-    samples = recipe_samples(colour_run)
+    samples = run_samples(colour_run)
     edit_graph(bundle, swap_red_and_blue)
     assert not verify_bundle(bundle, samples).passed
     for name in (GRAPH_FILE, MANIFEST_FILE):
@@ -105,7 +106,7 @@ def test_a_repaired_bundle_loses_its_picture(bundle: Path, good_bundle: Path, co
 
 def test_rounding_passes_unless_limits_are_tighter(bundle: Path, colour_run: Path) -> None:
     edit_graph(bundle, nudge_the_head)
-    samples = recipe_samples(colour_run)
+    samples = run_samples(colour_run)
     assert verify_bundle(bundle, samples).passed
     # not even bit-equal maps agree to more than 100 %
     verdict = verify_bundle(bundle, samples, limits=Limits(min_agreement_percent=100.5))
@@ -114,14 +115,14 @@ def test_rounding_passes_unless_limits_are_tighter(bundle: Path, colour_run: Pat
 
 
 def test_digest_tells_images_apart(bundle: Path, colour_run: Path) -> None:
-    samples = recipe_samples(colour_run)
+    samples = run_samples(colour_run)
     digests = {verify_bundle(bundle, chosen).images_sha256 for chosen in (samples, samples[:2], samples[::-1])}
     assert len(digests) == 3
     assert verify_bundle(bundle, samples).images_sha256 in digests
 
 
 def test_tampered_files_are_refused_by_name(bundle: Path, colour_run: Path) -> None:
-    samples = recipe_samples(colour_run)
+    samples = run_samples(colour_run)
     for name in (GRAPH_FILE, "reference.safetensors"):
         original = (bundle / name).read_bytes()
         (bundle / name).write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
@@ -132,7 +133,7 @@ def test_tampered_files_are_refused_by_name(bundle: Path, colour_run: Path) -> N
 
 
 def test_images_that_cannot_be_used(bundle: Path, colour_run: Path, tmp_path: Path) -> None:
-    image = recipe_samples(colour_run)[0].image
+    image = run_samples(colour_run)[0].image
     with pytest.raises(DataError, match="at least one image"):
         verify_bundle(bundle, [])
     for values, size, message in [(7, (131, 97), "holds 7"), (0, (10, 10), "mask is 10x10 pixels, its image 131x97")]:
@@ -143,7 +144,7 @@ def test_images_that_cannot_be_used(bundle: Path, colour_run: Path, tmp_path: Pa
 
 
 def test_fixed_size_sees_cropped_and_padded_images(colour_run: Path, tmp_path: Path) -> None:
-    samples = recipe_samples(colour_run)
+    samples = run_samples(colour_run)
     made = export_bundle(colour_run, tmp_path / "fixed", size=(97, 100), samples=samples)
     assert made.manifest.verification.passed
     assert made.manifest.verification.fitted_images == 3

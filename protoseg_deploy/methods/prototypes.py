@@ -137,8 +137,8 @@ def gather_features(features: Tensor, positions: Tensor, size: tuple[int, int]) 
     Returns:
         ``[B,N,D]`` float32.
     """
-    scale = torch.tensor([size[1], size[0]], dtype=torch.float32, device=features.device)
-    centres = (positions.flip(-1).float() + 0.5) / scale * 2 - 1
+    rows, columns = positions.unbind(-1)
+    centres = torch.stack([(2 * columns + 1) / size[1] - 1, (2 * rows + 1) / size[0] - 1], dim=-1)
     sampled = F.grid_sample(
         features.float(), centres.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False
     )

@@ -1,5 +1,6 @@
 """The terms methods are composed of: tensors in, tensors out, no host sync."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -67,10 +68,10 @@ def labeled_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, ohe
     if ohem is None:
         return losses.sum() / known.sum().clamp(min=1)
     # A pixel is hard when its loss is above -log(threshold); the bound is lowered until min_kept pixels pass.
-    bound = -torch.log(torch.tensor(ohem.threshold, device=losses.device).clamp(min=1e-12))
+    bound = -math.log(max(ohem.threshold, 1e-12))
     kept = min(ohem.min_kept, losses.numel())
     kth_largest = torch.where(known, losses, -1.0).flatten().detach().topk(kept).values[-1]
-    hard = known & (losses.detach() >= torch.minimum(bound, kth_largest))
+    hard = known & (losses.detach() >= kth_largest.clamp(max=bound))
     return (losses * hard).sum() / hard.sum().clamp(min=1)
 
 

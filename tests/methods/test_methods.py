@@ -1,0 +1,117 @@
+"""Methods as a whole: which terms they give, when, and what reaches the student."""
+
+import pytest
+import torch
+
+from protoseg_deploy.data import TrainingBatches, find_data
+from protoseg_deploy.errors import DataError
+from protoseg_deploy.methods import build_method
+from protoseg_deploy.methods.clustering import cluster_prototypes
+from protoseg_deploy.models import Segmenter
+from protoseg_deploy.recipe import class_table
+from tests.conftest import with_values
+
+
+def setup(recipe):
+    torch.manual_seed(0)
+    sets = find_data(recipe.data, need_unlabeled=True, need_val=True)
+    batches = TrainingBatches(recipe, sets.labeled, sets.unlabeled)
+    student = Segmenter(recipe.model, 3).train()
+    return student, build_method(recipe, student, class_table(recipe.data)), batches
+
+
+def one_step(recipe, step):
+    student, method, batches = setup(recipe)
+    start = round(recipe.method.prototype_start * recipe.train.steps)
+    if step >= start:
+        method.prepare(student, start, lambda: batches.labeled_views(1))
+    batch = batches[step].to(torch.device("cpu"))
+    return method.step(student, student, batch, step), student, method
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("supervised", {"labeled"}),
+        ("fixmatch", {"labeled", "unlabeled"}),
+        ("prototype", {"labeled", "unlabeled", "prototype_labeled", "prototype_unlabeled"}),
+    ],
+)
+def test_terms_of_each_method(tiny_recipe, name, expected):
+    result, student, _ = one_step(with_values(tiny_recipe, method={"name": name}), step=4)
+    assert result.losses.keys() == expected
+    assert result.total().item() == pytest.approx(sum(loss.item() for loss in result.losses.values()), rel=1e-5)
+    result.total().backward()
+    assert student.head.weight.grad.abs().sum() > 0
+
+
+def test_phases_follow_their_shares(tiny_recipe):
+    recipe = with_values(
+        tiny_recipe,
+        method={"unlabeled_start": 0.25, "unlabeled_ramp": 0.5, "prototype_start": 0.5, "confidence_threshold": 0.0},
+    )  # of 8 steps: unlabelled images join at step 2 and have their full weight at step 5, prototypes at 4
+    assert one_step(recipe, 1)[0].losses.keys() == {"labeled"}
+    assert one_step(recipe, 3)[0].losses.keys() == {"labeled", "unlabeled"}
+    assert "prototype_labeled" in one_step(recipe, 4)[0].losses
+    full = with_values(recipe, method={"unlabeled_start": 0.0, "unlabeled_ramp": 0.0})
+    ratio = one_step(recipe, 3)[0].losses["unlabeled"] / one_step(full, 3)[0].losses["unlabeled"]
+    assert ratio.item() == pytest.approx(0.5, rel=1e-4), "half way up the ramp"
+
+
+def test_weights_scale_their_terms(tiny_recipe):
+    base = one_step(tiny_recipe, 4)[0].losses
+    heavy = one_step(with_values(tiny_recipe, method={"unlabeled_weight": 3.0, "prototype_weight": 0.5}), 4)[0].losses
+    assert heavy["unlabeled"].item() == pytest.approx(3 * base["unlabeled"].item(), rel=1e-4)
+    assert heavy["prototype_labeled"].item() == pytest.approx(0.5 * base["prototype_labeled"].item(), rel=1e-4)
+    assert heavy["labeled"].item() == pytest.approx(base["labeled"].item())
+
+
+def test_the_teacher_labels_in_evaluation_mode_and_gets_no_gradient(tiny_recipe):
+    student, method, batches = setup(with_values(tiny_recipe, method={"name": "fixmatch"}))
+    teacher = Segmenter(tiny_recipe.model, 3).train()
+    before = teacher.state_dict()["backbone.net.bn1.running_mean"].clone()
+    method.step(student, teacher, batches[0].to(torch.device("cpu")), 0).total().backward()
+    assert torch.equal(teacher.state_dict()["backbone.net.bn1.running_mean"], before)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert teacher.training, "it comes back in the mode it was in"
+
+
+def test_an_auxiliary_head_is_trained_and_stays_outside_the_network(tiny_recipe):
+    recipe = with_values(tiny_recipe, train={"auxiliary_weight": 0.4})
+    result, student, method = one_step(recipe, 4)
+    assert "auxiliary" in result.losses
+    result.total().backward()
+    assert all(parameter.grad is not None for parameter in method.auxiliary_head.parameters())
+    assert not any("auxiliary" in name for name in student.state_dict())
+
+
+def test_prototypes_start_where_labelled_features_cluster(tiny_recipe):
+    student, _, batches = setup(tiny_recipe)
+    mode = student.training
+    statistics = student.state_dict()["backbone.net.bn1.running_mean"].clone()
+    prototypes = cluster_prototypes(
+        student, batches.labeled_views(2), ("ground", "red", "blue"), "head_input", 2, 255, seed=0
+    )
+    assert prototypes.shape == (3, 2, student.feature_channels("head_input"))
+    assert student.training == mode
+    assert torch.equal(student.state_dict()["backbone.net.bn1.running_mean"], statistics)
+    again = cluster_prototypes(
+        student, batches.labeled_views(2), ("ground", "red", "blue"), "head_input", 2, 255, seed=0
+    )
+    assert torch.equal(prototypes, again)
+
+
+def test_a_class_without_a_labelled_pixel_stops_and_is_named(tiny_recipe):
+    student, _, batches = setup(tiny_recipe)
+    names = ("ground", "red", "blue", "yellow", "green")
+    with pytest.raises(DataError, match="yellow, green"):
+        cluster_prototypes(student, batches.labeled_views(1), names, "head_input", 2, 255, seed=0)
+
+
+def test_a_class_with_fewer_pixels_than_prototypes_repeats_them(tiny_recipe):
+    student, _, _ = setup(tiny_recipe)
+    label = torch.zeros(1, 32, 32, dtype=torch.int64)
+    label[0, 0, 0] = 1
+    views = [(torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8), label)]
+    prototypes = cluster_prototypes(student, views, ("a", "b"), "head_input", 3, 255, seed=0)
+    assert torch.equal(prototypes[1, 0], prototypes[1, 2])

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.data import Batch, CutMix, derived_seed
+from protoseg_deploy.methods.alignment import DistributionAlignment
 from protoseg_deploy.methods.base import LabeledViews, Method, StepResult, split_output, step_generator
 from protoseg_deploy.methods.branch import PrototypeBranch
 from protoseg_deploy.methods.clustering import cluster_prototypes
@@ -28,6 +29,8 @@ class FixMatch(Method):
         super().__init__(recipe, student)
         self.name = recipe.method.name
         self.classes = classes
+        aligned = recipe.method.distribution_alignment
+        self.alignment = DistributionAlignment(len(classes)) if aligned else None
         self.branch: PrototypeBranch | None = None
         if prototypes and recipe.method.prototype_weight > 0:
             self.branch = PrototypeBranch(
@@ -96,6 +99,8 @@ class FixMatch(Method):
         teacher.eval()
         logits: Tensor = teacher(batch.weak)
         teacher.train(was_training)
+        if self.alignment is not None:
+            logits = self.alignment(logits, batch.valid, batch.labels, self.recipe.data.ignore_index)
         if spec.pseudo_label_filter == "entropy":
             return low_entropy_labels(
                 logits, batch.valid, spec.entropy_drop_share * (1.0 - step / self.recipe.train.steps)

@@ -121,6 +121,8 @@ class Method(Section):
     """``entropy`` drops the most uncertain pixels instead: a share that falls linearly over training."""
     entropy_drop_share: Share = 0.2
     """Share dropped at the start of training by the ``entropy`` filter."""
+    distribution_alignment: bool = False
+    """Weigh the teacher's probabilities so that classes become as frequent as in the labelled images."""
     unlabeled_weight: NonNegative = 1.0
     """Weight of the loss of the linear head on strong views of unlabelled images."""
     unlabeled_start: Share = 0.0

@@ -22,7 +22,7 @@ def test_one_step_is_the_formula():
 
 
 def test_a_class_that_is_predicted_too_rarely_is_raised_to_its_share():
-    """A teacher with a bias against class 1 gives it more of its probability, about what the labels have."""
+    """A teacher with a bias against class 1 gives it clearly more, but not more than the labels have."""
     generator = torch.Generator().manual_seed(1)
     alignment = DistributionAlignment(2)
     labels = (torch.rand(2, 32, 32, generator=generator) < 0.3).long()
@@ -32,7 +32,7 @@ def test_a_class_that_is_predicted_too_rarely_is_raised_to_its_share():
         aligned = alignment(logits, torch.ones(2, 32, 32, dtype=torch.bool), labels, 255)
     before, after = (maps.softmax(1)[:, 1].mean().item() for maps in (logits, aligned))
     assert before < 0.12
-    assert abs(after - 0.3) < abs(before - 0.3) / 2
+    assert 1.4 * before < after < 0.32
 
 
 def test_a_class_that_was_never_labelled_is_bounded():

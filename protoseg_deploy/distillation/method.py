@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from protoseg_deploy.data import Batch
+from protoseg_deploy.data.loading import Batch
 from protoseg_deploy.methods import Method, PrototypeBank, StepResult
 from protoseg_deploy.methods.base import split_output
 from protoseg_deploy.models import Segmenter

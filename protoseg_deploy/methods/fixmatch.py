@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from protoseg_deploy.data import Batch, CutMix, derived_seed
+from protoseg_deploy.data.loading import Batch, derived_seed
+from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.methods.alignment import DistributionAlignment
 from protoseg_deploy.methods.base import LabeledViews, Method, StepResult, split_output, step_generator
 from protoseg_deploy.methods.branch import PrototypeBranch

@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
-from protoseg_deploy.data import CutMix, TrainingBatches, find_data, strong_view, weak_view
-from protoseg_deploy.data.loading import epoch_order
+from protoseg_deploy.data import find_data
+from protoseg_deploy.data.loading import TrainingBatches, epoch_order
+from protoseg_deploy.data.views import CutMix, strong_view, weak_view
 from protoseg_deploy.recipe import Train
 from tests.conftest import with_values
 

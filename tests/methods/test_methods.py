@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from protoseg_deploy.data import TrainingBatches, find_data
+from protoseg_deploy.data import find_data
+from protoseg_deploy.data.loading import TrainingBatches
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.methods.clustering import cluster_prototypes

@@ -139,8 +139,8 @@ class Method(Section):
     prototype_features: Features = "head_input"
     """Where prototypes live: the features that the linear head classifies, or, as published, the last concatenation of
     ``deeplabv3plus``, two convolutions before. In the other decoders the two are the same."""
-    prototype_weight: NonNegative = 1.0
-    """Weight of the prototype losses; 0 switches the branch off and leaves ``fixmatch``."""
+    prototype_weight: NonNegative = 0.1
+    """Weight of the prototype losses (published: 1); 0 switches the branch off and leaves ``fixmatch``."""
     prototype_confidence_threshold: Share = 0.8
     """Unlabelled pixels below this confidence neither train the prototype head nor move prototypes."""
     prototype_temperature: Positive = 0.1

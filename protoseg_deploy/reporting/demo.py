@@ -30,7 +30,7 @@ from protoseg_deploy.runtimes import Runtime, open_runtime
 from protoseg_deploy.training import Run, train
 
 METHODS = ("supervised", "fixmatch", "prototype")
-STUDENT = ("model.backbone=mobilenetv3_small_050", "model.decoder=lraspp", "model.decoder_channels=64")
+STUDENT = ("model.backbone=test_efficientnet", "model.decoder=lraspp")
 """What the distilled student changes of the teacher's recipe."""
 
 _PANEL_ROWS = 4
@@ -118,7 +118,7 @@ def _measure(
     runtimes: dict[str, Runtime], runs: Path, recipe: Recipe, samples: tuple[Sample, ...]
 ) -> tuple[DemoRow, ...]:
     images = read_image(samples[0].image)[None]
-    reports = measure_interleaved(list(runtimes.values()), images=images, seconds=2.0, warmup_seconds=2.0)
+    reports = measure_interleaved(list(runtimes.values()), images=images, seconds=1.0, warmup_seconds=1.0)
     rows = []
     for (name, runtime), report in zip(runtimes.items(), reports, strict=True):
         scores = evaluate(

@@ -63,8 +63,9 @@ def recipe_tree(root: Path) -> dict[str, dict]:
         "model": {"backbone": "resnet10t", "weights": "none", "decoder": "lraspp", "decoder_channels": 16},
         "method": {
             "name": "prototype",
-            "confidence_threshold": 0.5,
-            "prototype_confidence_threshold": 0.5,
+            "confidence_threshold": 0.0,  # networks this fresh are never sure: without it nothing would be learned from
+            "prototype_confidence_threshold": 0.0,
+            "prototype_weight": 1.0,
             "prototype_start": 0.25,
             "prototype_grid": 8,
             "prototypes_per_class": 2,

@@ -1,10 +1,8 @@
 """``protoseg check``: look into the data of a recipe before anything is trained on them."""
 
-import sys
-
 import click
 
-from protoseg_deploy.cli.arguments import json_option, print_json, print_table, recipe_arguments
+from protoseg_deploy.cli.arguments import json_option, print_json, print_table, progress_bar, recipe_arguments
 
 
 @click.command(name="check")
@@ -29,14 +27,8 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     loaded = load_recipe(recipe, overrides)
     try:
         sets = find_data(loaded.data, need_unlabeled=loaded.data.unlabeled.is_set, need_val=loaded.data.val.is_set)
-        hidden = as_json or not sys.stderr.isatty()
-        with click.progressbar(length=1, label="checking", file=sys.stderr, hidden=hidden) as bar:
-
-            def advance(done: int, total: int) -> None:
-                bar.length = total
-                bar.update(done - bar.pos)
-
-            report = check_data(loaded, sets, progress=advance)
+        with progress_bar("checking", hidden=as_json) as show:
+            report = check_data(loaded, sets, progress=show)
     except DataError as error:
         if as_json:
             print_json({"faults": list(error.faults) or [error.message]})

@@ -29,7 +29,10 @@ def command(recipe: str, overrides: tuple[str, ...], folder: Path, resume: bool,
     from protoseg_deploy.recipe import load_recipe
     from protoseg_deploy.training import train
 
-    summary = train(load_recipe(recipe, overrides), folder, build_method, resume=resume, check=check_data)
+    loaded = load_recipe(recipe, overrides)
+    summary = train(
+        loaded, folder, build_method, resume=resume, check=lambda resolved, sets: check_data(resolved, sets).warnings
+    )
     if as_json:
         print_json(summary)
         return

@@ -196,16 +196,16 @@ def _check_classes(
 ) -> None:
     absent = [name for name, pixels in zip(classes.names, labeled.class_pixels, strict=True) if pixels == 0]
     if absent:
-        message = f"no labelled pixel of {', '.join(absent)} in {labeled.images} labelled images"
-        method = recipe.method
-        if method.name == "prototype" and method.prototype_weight > 0:
-            faults.append(f"{message}: a class without pixels has no prototypes")
-            hints.append("Label more images, try another data.labeled_seed, or set method.prototype_weight=0.")
-        else:
-            warnings.append(f"{message}: nothing teaches the network what they look like")
+        faults.append(
+            f"no labelled pixel of {', '.join(absent)} in {labeled.images} labelled images: nothing teaches the "
+            "network what they look like"
+        )
+        hints.append("Label images that show them, try another data.labeled_seed, or leave them out of data.classes.")
         if len(classes) == 2 and labeled.ignored_pixels and 255 not in recipe.data.value_map:
             hints.append("Masks of 0 and 255 mean two classes to some tools: data.value_map='{255: 1}' reads them so.")
-    if val.images:
+    if val.images and not any(val.class_pixels) and not faults:
+        faults.append("the validation masks hold nothing but ignored pixels: there is nothing to score a network on")
+    elif val.images:
         unseen = [name for name, pixels in zip(classes.names, val.class_pixels, strict=True) if pixels == 0]
         if unseen:
             warnings.append(f"no validation pixel of {', '.join(unseen)}: there is nothing to score them on")

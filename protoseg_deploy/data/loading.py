@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from protoseg_deploy.data.folders import Sample
 from protoseg_deploy.data.images import read_image, read_mask
-from protoseg_deploy.data.views import strong_view, weak_view
+from protoseg_deploy.data.views import strong_view, view_around_class, weak_view
+from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.recipe import Recipe
 
 _LABELED, _UNLABELED, _ORDER = 1, 2, 3
@@ -46,8 +47,10 @@ class Batch:
         return Batch(*(getattr(self, name).pin_memory() for name in self.__dataclass_fields__))
 
 
-class TrainingBatches(Dataset[Batch]):
-    """Item `step` is the batch of that step.
+class TrainingBatches(Dataset[Batch | ProtosegError]):
+    """Item `step` is the batch of that step, or the error that kept it from being made.
+
+    A loader would wrap an error that is raised in one of its workers into that worker's traceback.
 
     Args:
         recipe: crops, batch sizes, seed.
@@ -63,7 +66,18 @@ class TrainingBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return self.recipe.train.steps
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | ProtosegError:
+        try:
+            return self.batch(step)
+        except ProtosegError as error:
+            return error
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step.
+
+        Raises:
+            DataError: an image or a mask cannot be read.
+        """
         spec = self.recipe.train
         labeled = [
             self._labeled(self.labeled[index], (_LABELED, step, slot))
@@ -89,6 +103,19 @@ class TrainingBatches(Dataset[Batch]):
                 image, mask = self._labeled(sample, (_ORDER, number, index))
                 yield image[None], mask[None].long()
 
+    def views_of_class(self, class_index: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One unresized crop around a pixel of a class, of every labelled image that shows it; as `labeled_views`."""
+        data, train = self.recipe.data, self.recipe.train
+        for index, sample in enumerate(self.labeled):
+            assert sample.mask is not None
+            mask = torch.from_numpy(read_mask(sample.mask, data.value_map))
+            if not (mask == class_index).any():
+                continue
+            image = _to_tensor(read_image(sample.image))
+            with _Seeded(train.seed, _ORDER, class_index, index):
+                view = view_around_class(image, mask, class_index, train.crop, data.input_scale, data.ignore_index)
+            yield view.image[None], view.mask[None].long()
+
     def _labeled(self, sample: Sample, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         assert sample.mask is not None
         data = self.recipe.data
@@ -106,7 +133,9 @@ class TrainingBatches(Dataset[Batch]):
             return view.image, strong_view(view.image), view.mask == 0
 
 
-def training_loader(batches: TrainingBatches, first_step: int, workers: int, *, pin_memory: bool) -> DataLoader[Batch]:
+def training_loader(
+    batches: TrainingBatches, first_step: int, workers: int, *, pin_memory: bool
+) -> DataLoader[Batch | ProtosegError]:
     """The batches from `first_step` on, in order."""
     return DataLoader(
         batches,
@@ -125,7 +154,7 @@ def epoch_order(pool: int, batch: int, step: int, seed: int, role: int) -> list[
     position, end = step * batch, (step + 1) * batch
     while position < end:
         epoch, offset = divmod(position, pool)
-        order = np.random.default_rng((seed & 0xFFFFFFFF, _ORDER, role, epoch)).permutation(pool)
+        order = np.random.default_rng((seed, _ORDER, role, epoch)).permutation(pool)
         taken = order[offset : offset + end - position]
         indices.extend(taken.tolist())
         position += len(taken)
@@ -134,7 +163,7 @@ def epoch_order(pool: int, batch: int, step: int, seed: int, role: int) -> list[
 
 def derived_seed(seed: int, *key: int) -> int:
     """A 63-bit seed for one purpose, independent of those of other keys."""
-    state = np.random.SeedSequence((seed & 0xFFFFFFFF, *key)).generate_state(1, np.uint64)
+    state = np.random.SeedSequence((seed, *key)).generate_state(1, np.uint64)
     return int(state[0] >> 1)
 
 

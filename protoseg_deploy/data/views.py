@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from protoseg_deploy.recipe import Train
+from protoseg_deploy.recipe import Train, scale_ratio
 
 _PADDING_RGB = (124, 116, 104)
 """About the mean of ImageNet: padding is close to zero after normalisation."""
@@ -46,10 +46,7 @@ def weak_view(image: Tensor, mask: Tensor | None, spec: Train, input_scale: floa
     """
     if mask is None:
         mask = image.new_zeros(image.shape[-2:])
-    if input_scale != 1.0:
-        size = [int(image.shape[-2] * input_scale), int(image.shape[-1] * input_scale)]
-        image = TF.resize_image(image, size, TF.InterpolationMode.BILINEAR, antialias=False)
-        mask = TF.resize_mask(mask[None], size)[0]
+    image, mask = _at_input_scale(image, mask, input_scale)
     scale, where_y, where_x, coin = torch.rand(4).tolist()
     scale = spec.scale[0] + scale * (spec.scale[1] - spec.scale[0])
     top, height, out_height = _window(image.shape[-2], spec.crop, scale, where_y)
@@ -60,6 +57,25 @@ def weak_view(image: Tensor, mask: Tensor | None, spec: Train, input_scale: floa
     if spec.flip and coin < 0.5:
         image, mask = image.flip(-1), mask.flip(-1)
     return View(_pad_image(image, spec.crop), _pad_mask(mask, spec.crop, ignore_index))
+
+
+def view_around_class(
+    image: Tensor, mask: Tensor, class_index: int, crop: int, input_scale: float, ignore_index: int
+) -> View:
+    """An unresized crop that holds a random pixel of a class, drawn from torch's global generator.
+
+    At an input scale below 1 a class of a few pixels may be lost all the same.
+    """
+    image, mask = _at_input_scale(image, mask, input_scale)
+    places = (mask == class_index).nonzero()
+    if len(places):
+        row, column = places[torch.randint(len(places), ())].tolist()
+    else:
+        row, column = mask.shape[0] // 2, mask.shape[1] // 2
+    top = max(0, min(row - crop // 2, mask.shape[0] - crop))
+    left = max(0, min(column - crop // 2, mask.shape[1] - crop))
+    image, mask = image[:, top : top + crop, left : left + crop], mask[top : top + crop, left : left + crop]
+    return View(_pad_image(image, crop), _pad_mask(mask, crop, ignore_index))
 
 
 def strong_view(image: Tensor) -> Tensor:
@@ -76,6 +92,16 @@ def _disturbance() -> v2.Transform:
             v2.RandomApply([v2.GaussianBlur(kernel_size=13, sigma=(0.1, 2.0))], p=0.5),
         ]
     )
+
+
+def _at_input_scale(image: Tensor, mask: Tensor, input_scale: float) -> tuple[Tensor, Tensor]:
+    """Image and mask as the network sees images: resized without antialiasing, as inside an exported graph."""
+    if input_scale == 1.0:
+        return image, mask
+    ratio = scale_ratio(input_scale)
+    size = [max(1, side * ratio.numerator // ratio.denominator) for side in image.shape[-2:]]
+    image = TF.resize_image(image, size, TF.InterpolationMode.BILINEAR, antialias=False)
+    return image, TF.resize_mask(mask[None], size)[0]
 
 
 def _window(side: int, crop: int, scale: float, where: float) -> tuple[int, int, int]:

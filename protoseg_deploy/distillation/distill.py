@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from protoseg_deploy.data import Sample, find_data, read_image
+from protoseg_deploy.data import Sample, check_data, find_data, read_image
 from protoseg_deploy.distillation.method import Distillation, FrozenTeacher
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method, PrototypeBank
@@ -93,7 +93,14 @@ def distill(
         )
         return Distillation(resolved, student, teacher).to(device)
 
-    summary = train(recipe, folder, build, resume=resume, quiet=quiet)
+    summary = train(
+        recipe,
+        folder,
+        build,
+        resume=resume,
+        quiet=quiet,
+        check=lambda resolved, sets: check_data(resolved, sets).warnings,
+    )
     student, _ = load_network(student_run.best)
     return DistillReport(
         stripped=False,

@@ -1,7 +1,8 @@
 """Semi-supervised methods, composed of shared terms."""
 
-from protoseg_deploy.methods.base import LabeledViews, Method, StepResult, Supervised
+from protoseg_deploy.methods.base import Method, StepResult, Supervised
 from protoseg_deploy.methods.branch import PrototypeBranch
+from protoseg_deploy.methods.clustering import LabeledViews
 from protoseg_deploy.methods.fixmatch import FixMatch
 from protoseg_deploy.methods.prototypes import PrototypeBank
 from protoseg_deploy.models import Segmenter

@@ -1,7 +1,6 @@
 """What a method is: given student, teacher and a batch, the losses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -9,11 +8,10 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
 from protoseg_deploy.data.loading import Batch
+from protoseg_deploy.methods.clustering import LabeledViews
 from protoseg_deploy.methods.terms import labeled_cross_entropy
 from protoseg_deploy.models import Segmenter, SegmenterOutput, resize_logits
 from protoseg_deploy.recipe import Recipe
-
-LabeledViews = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 @dataclass

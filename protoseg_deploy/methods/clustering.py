@@ -1,6 +1,6 @@
 """Where prototypes start: k-means per class over labelled pixels (run once, outside the training step)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from protoseg_deploy.methods.prototypes import gather_features
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Features
 
+LabeledViews = Callable[[int | None], Iterable[tuple[Tensor, Tensor]]]
+
 _PIXELS_PER_CLASS = 20_000
 _PIXELS_PER_CLASS_AND_VIEW = 256
 
@@ -20,7 +22,7 @@ _PIXELS_PER_CLASS_AND_VIEW = 256
 @torch.no_grad()
 def cluster_prototypes(
     segmenter: Segmenter,
-    views: Iterable[tuple[Tensor, Tensor]],
+    views: LabeledViews,
     class_names: Sequence[str],
     which: Features,
     per_class: int,
@@ -31,7 +33,8 @@ def cluster_prototypes(
 
     Args:
         segmenter: gives the features; put into eval mode for the time, its statistics stay as they are.
-        views: labelled views, ``[1,3,S,S]`` uint8 and ``[1,S,S]`` int64.
+        views: called with None for labelled views, ``[1,3,S,S]`` uint8 and ``[1,S,S]`` int64, and with the index of a
+            class that they did not show for views around its pixels.
         class_names: in index order.
         which: the features prototypes live in.
         per_class: clusters per class. A class with fewer pixels repeats its own.
@@ -49,16 +52,23 @@ def cluster_prototypes(
     collected: list[list[Tensor]] = [[] for _ in class_names]
     was_training = segmenter.training
     segmenter.eval()
-    for image, label in views:
-        output = segmenter.forward_features(image.to(device))
-        for number in torch.unique(label).tolist():
-            if number == ignore_index:
-                continue
-            positions = (label[0] == number).nonzero()
-            drawn = torch.randperm(len(positions), generator=generator)[:_PIXELS_PER_CLASS_AND_VIEW]
-            chosen = positions[drawn][None].to(device)
-            features = gather_features(output.features(which), chosen, output.padded_size)[0]
-            collected[number].append(F.normalize(features, dim=-1).cpu())
+
+    def collect(shown: Iterable[tuple[Tensor, Tensor]]) -> None:
+        for image, label in shown:
+            output = segmenter.forward_features(image.to(device))
+            for number in torch.unique(label).tolist():
+                if number == ignore_index:
+                    continue
+                positions = (label[0] == number).nonzero()
+                drawn = torch.randperm(len(positions), generator=generator)[:_PIXELS_PER_CLASS_AND_VIEW]
+                chosen = positions[drawn][None].to(device)
+                features = gather_features(output.features(which), chosen, output.padded_size)[0]
+                collected[number].append(F.normalize(features, dim=-1).cpu())
+
+    collect(views(None))
+    for number, parts in enumerate(collected):
+        if not parts:
+            collect(views(number))
     segmenter.train(was_training)
     missing = [name for name, parts in zip(class_names, collected, strict=True) if not parts]
     if missing:

@@ -6,9 +6,9 @@ from torch import Tensor
 from protoseg_deploy.data.loading import Batch, derived_seed
 from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.methods.alignment import DistributionAlignment
-from protoseg_deploy.methods.base import LabeledViews, Method, StepResult, split_output, step_generator
+from protoseg_deploy.methods.base import Method, StepResult, split_output, step_generator
 from protoseg_deploy.methods.branch import PrototypeBranch
-from protoseg_deploy.methods.clustering import cluster_prototypes
+from protoseg_deploy.methods.clustering import LabeledViews, cluster_prototypes
 from protoseg_deploy.methods.terms import PseudoLabels, confident_labels, consistency, low_entropy_labels, share
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import ClassTable, Recipe
@@ -48,7 +48,7 @@ class FixMatch(Method):
         self.branch.bank.place(
             cluster_prototypes(
                 student,
-                labeled_views(),
+                labeled_views,
                 self.classes.names,
                 self.recipe.method.prototype_features,
                 self.recipe.method.prototypes_per_class,

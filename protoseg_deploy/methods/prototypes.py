@@ -48,7 +48,9 @@ class PrototypeBank(nn.Module):
         """``[N,D]`` features to ``[N,C,K]`` cosines."""
         classes, per_class, channels = self.prototypes.shape
         flat = self.prototypes.view(classes * per_class, channels)
-        cosines = F.normalize(features.float(), dim=-1) @ flat.detach().clone().t()
+        # In bf16 prototypes that are close to each other could not be told apart.
+        with torch.autocast(features.device.type, enabled=False):
+            cosines = F.normalize(features.float(), dim=-1) @ flat.detach().clone().t()
         return cosines.view(-1, classes, per_class)
 
     def logits(self, similarities: Tensor) -> Tensor:

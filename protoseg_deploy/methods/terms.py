@@ -49,7 +49,7 @@ def low_entropy_labels(logits: Tensor, valid: Tensor, drop_share: float) -> Pseu
     confidence, labels = probabilities.max(dim=1)
     entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(dim=1)
     known = torch.where(valid, entropy, torch.nan).flatten()
-    cut = torch.nanquantile(known[:: max(1, known.numel() // 65_536)], 1.0 - drop_share)
+    cut = torch.nanquantile(known[:: -(-known.numel() // 65_536)], 1.0 - drop_share)
     return PseudoLabels(labels, confidence, valid & (entropy <= cut), valid)
 
 

@@ -1,6 +1,5 @@
 """What leaves the building: uint8 images in, uint8 class maps out, everything between inside one module."""
 
-from fractions import Fraction
 from typing import cast
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from protoseg_deploy.models.segmenter import Segmenter, resize_logits
+from protoseg_deploy.recipe import scale_ratio
 
 
 class DeployedSegmenter(nn.Module):
@@ -59,7 +59,7 @@ def scale_images(images: Tensor, scale: float) -> Tensor:
     if scale == 1.0:
         return images
     # Integer arithmetic: a product with a float would freeze the exported graph to the size it was traced at.
-    ratio = Fraction(scale).limit_denominator(10_000)
+    ratio = scale_ratio(scale)
     sides = [torch.sym_max(side * ratio.numerator // ratio.denominator, 1) for side in images.shape[-2:]]
     size = cast(list[int], sides)
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)

@@ -14,6 +14,7 @@ from protoseg_deploy.recipe.schema import (
     Ohem,
     Recipe,
     Train,
+    scale_ratio,
 )
 from protoseg_deploy.recipe.shipped import shipped_folder, shipped_recipe_names, shipped_recipe_path
 
@@ -36,6 +37,7 @@ __all__ = [
     "find_recipe",
     "load_recipe",
     "recipe_from_dict",
+    "scale_ratio",
     "shipped_folder",
     "shipped_recipe_names",
     "shipped_recipe_path",

@@ -40,7 +40,7 @@ def class_table(data: Data) -> ClassTable:
     """
     names, colors = data.classes, data.colors
     if isinstance(names, str):
-        path = Path(data.root) / names
+        path = Path(data.root).expanduser() / names
         names, file_colors = _read_classes(path)
         colors = colors or file_colors
         if colors is not None and len(colors) != len(names):
@@ -49,7 +49,7 @@ def class_table(data: Data) -> ClassTable:
     if binary:
         names = ["background", *names]
         colors = [(0, 0, 0), *colors] if colors else None
-    if len(names) > data.ignore_index and data.ignore_index >= 0:
+    if len(names) > data.ignore_index:
         raise UsageError(
             f"data.classes: {len(names)} classes leave no room for data.ignore_index {data.ignore_index}",
             "Masks are 8-bit: at most 255 classes and an ignore index above them.",

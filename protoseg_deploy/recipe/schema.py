@@ -3,25 +3,37 @@
 Every field is followed by its own docstring; ``protoseg recipe show`` prints a complete, resolved recipe.
 """
 
+from fractions import Fraction
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
-ColorValue = Annotated[int, Field(ge=0, le=255)]
-Color = tuple[ColorValue, ColorValue, ColorValue]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Color = Annotated[tuple[Byte, Byte, Byte], Strict(False)]  # YAML has lists only
+
+
+def scale_ratio(input_scale: float) -> Fraction:
+    """``data.input_scale`` as a ratio: a side becomes ``side * numerator // denominator``, at least 1.
+
+    Training and the exported graph both compute sides this way, with integers alone.
+    """
+    return Fraction(input_scale).limit_denominator(10_000)
 
 
 Features = Literal["head_input", "decoder_concat"]
 
 
 class Section(BaseModel):
-    """Base of every part of a recipe: unknown keys are errors, values never change after loading."""
+    """Base of every part of a recipe: unknown keys are errors, values are of their type and never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class ImageFolder(Section):
@@ -68,13 +80,13 @@ class Data(Section):
     """One RGB colour per class; a distinct palette is generated when absent."""
     ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
     """Mask value that is neither trained nor evaluated."""
-    value_map: dict[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]] = {}
+    value_map: dict[Annotated[Byte, Strict(False)], Byte] = {}  # keys are strings in JSON
     """Mask values to replace before anything else sees them, e.g. ``{11: 255}`` or ``{2: 1}``."""
     labeled_count: Count | None = None
     """Use this many of the labelled images, drawn at random by ``labeled_seed``; all when absent."""
     labeled_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Like ``labeled_count``, as a share of the labelled images."""
-    labeled_seed: int = 0
+    labeled_seed: Seed = 0
     """Seed of the labelled subset."""
     input_scale: Annotated[float, Field(gt=0.0, le=4.0)] = 1.0
     """The network sees images at this scale; class maps come back at the original size."""
@@ -105,10 +117,10 @@ class Model(Section):
     """Width of the decoder."""
     low_level_channels: Annotated[int, Field(ge=8)] = 48
     """``deeplabv3plus``: channels kept of the stride-4 features (the prototype paper keeps 256)."""
-    aspp_dilations: tuple[int, ...] | None = None
+    aspp_dilations: Annotated[tuple[Count, ...], Field(min_length=1), Strict(False)] | None = None
     """``deeplabv3plus``: dilation rates; absent: 6, 12, 18 at output stride 16, doubled at 8, halved at 32."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    """Channel dropout before the linear head."""
+    """Dropout of channels before the linear head, and after the pooling of ``deeplabv3plus``."""
 
 
 class Method(Section):
@@ -167,13 +179,13 @@ class Train(Section):
     steps: Count = 10_000
     crop: Annotated[int, Field(ge=16)] = 321
     """Side of the square training crop, pixels at ``data.input_scale``."""
-    scale: tuple[Positive, Positive] = (0.5, 2.0)
+    scale: Annotated[tuple[Positive, Positive], Strict(False)] = (0.5, 2.0)
     """Range of the random resize before the crop."""
     flip: bool = True
     """Random horizontal flip."""
     batch_labeled: Count = 8
     batch_unlabeled: Count = 8
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type; fp16 scales the loss. bf16 also runs on recent CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -194,7 +206,7 @@ class Train(Section):
     ohem: Ohem | None = None
     """Hard example mining on the labelled loss."""
     auxiliary_weight: NonNegative = 0.0
-    """Weight of an auxiliary head on the stride-16 features (convolutional backbones); training only."""
+    """Weight of an auxiliary head on the last but one level of the backbone; training only."""
     eval_every: Count = 1_000
     """Steps between evaluations."""
     checkpoint_every: Count = 500

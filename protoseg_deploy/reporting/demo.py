@@ -15,7 +15,6 @@ import numpy as np
 
 from protoseg_deploy.benchmarking.latency import measure_interleaved
 from protoseg_deploy.data import Sample, find_data, read_image, read_mask
-from protoseg_deploy.data.checking import check_data
 from protoseg_deploy.data.scenes import write_scenes
 from protoseg_deploy.distillation import distill
 from protoseg_deploy.errors import UsageError
@@ -27,7 +26,7 @@ from protoseg_deploy.models import write_atomically
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table, load_recipe
 from protoseg_deploy.reporting.panel import Row, panel
 from protoseg_deploy.runtimes import Runtime, open_runtime
-from protoseg_deploy.training import Run, train
+from protoseg_deploy.training import Interrupted, Run, train
 
 METHODS = ("supervised", "fixmatch", "prototype")
 STUDENT = ("model.backbone=test_efficientnet", "model.decoder=lraspp")
@@ -73,6 +72,14 @@ def run_demo(folder: Path, say: Callable[[str], object], *, overrides: tuple[str
     Raises:
         UsageError: the folder holds something else.
     """
+    try:
+        return _run_demo(folder, say, overrides)
+    except Interrupted as stop:
+        stop.hint = "Everything is saved: the same command goes on where it stopped."
+        raise
+
+
+def _run_demo(folder: Path, say: Callable[[str], object], overrides: tuple[str, ...]) -> DemoResult:
     started = time.perf_counter()
     _check_folder(folder)
     data, runs, bundle = folder / "data", folder / "runs", folder / "bundle"
@@ -83,7 +90,7 @@ def run_demo(folder: Path, say: Callable[[str], object], *, overrides: tuple[str
     for name in METHODS:
         say(f"protoseg train demo --run {runs / name} {' '.join(arguments)} method.name={name}")
         recipe = load_recipe("demo", [*arguments, f"method.name={name}"])
-        train(recipe, runs / name, build_method, resume=Run(runs / name).exists(), check=check_data)
+        train(recipe, runs / name, build_method, resume=Run(runs / name).exists())
     student = runs / "student"
     say(f"protoseg distill {runs / 'prototype'} --run {student} {' '.join(STUDENT)}")
     distill(runs / "prototype", student, STUDENT, resume=Run(student).exists())

@@ -21,6 +21,10 @@ class StepAverages:
         self.steps = 0
         self.since = time.perf_counter()
 
+    def restart_clock(self) -> None:
+        """Leave what came between two steps (an evaluation, a checkpoint) out of the speed."""
+        self.since = time.perf_counter()
+
     def add(self, result: StepResult) -> None:
         values = {**result.losses, **result.monitors}
         for name, value in values.items():

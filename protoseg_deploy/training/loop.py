@@ -1,7 +1,7 @@
 """The training loop: student, moving-average teacher, method; evaluation, checkpoints, exact resumption."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from protoseg_deploy.training.stopping import Interrupted, StopSignals
 from protoseg_deploy.training.validation import validate
 
 MethodBuilder = Callable[[Recipe, Segmenter, ClassTable], Method]
+DataCheck = Callable[[Recipe, DataSets], Sequence[str]]
 
 
 @dataclass
@@ -93,23 +94,27 @@ class Trainer:
         start = time.perf_counter() - self.seconds
         with StopSignals() as stop, progress, writer:
             for batch in loader:
-                averages.add(self._train_step(batch.to(self.compute.device)))
+                if isinstance(batch, ProtosegError):
+                    raise batch
+                averages.add(self.train_step(batch.to(self.compute.device)))
                 self.step += 1
                 progress.advance()
                 done = self.step == spec.steps
-                evaluation_due = done or self.step % spec.eval_every == 0
-                checkpoint_due = done or self.step % spec.checkpoint_every == 0 or stop.received
-                # Logging looks at the losses: nothing is kept of a network whose loss is not a number any more.
-                if evaluation_due or checkpoint_due or self.step % spec.log_every == 0:
+                if done or self.step % spec.eval_every == 0:
                     self._log(averages, progress, writer)
-                if evaluation_due:
-                    self._evaluate(progress, writer)
-                self.seconds = time.perf_counter() - start
-                if checkpoint_due:
+                    self._evaluate(averages, progress, writer)
+                stopped = stop.received  # read once: what is said below has to be what was done
+                if done or stopped or self.step % spec.checkpoint_every == 0:
+                    # Logging looks at the losses: nothing is kept of a network whose loss is not a number any more.
+                    self._log(averages, progress, writer)
+                    self.seconds = time.perf_counter() - start
                     self.run.checkpoints.save(self.step, self._state())
-                if stop.received and self.step < spec.steps:
-                    raise Interrupted(self.run.folder, self.step, stop.received)
-        return self._finish()
+                    averages.restart_clock()
+                if stopped and not done:
+                    raise Interrupted(self.run.folder, self.step, stopped)
+                if self.step % spec.log_every == 0:
+                    self._log(averages, progress, writer)
+        return self.finish()
 
     def resume(self) -> None:
         """Take up the newest readable checkpoint; without one, start at step 0."""
@@ -123,7 +128,8 @@ class Trainer:
         self.run.forget_after(self.step)
         self.notes.append(f"resuming after step {self.step}")
 
-    def _train_step(self, batch: Batch) -> StepResult:
+    def train_step(self, batch: Batch) -> StepResult:
+        """One optimiser step on a batch on the device; the host waits for nothing."""
         spec = self.recipe.train
         self.method.prepare(self.student, self.step, self._labeled_views)
         with self.compute.autocast():
@@ -143,11 +149,15 @@ class Trainer:
             self.ema.update(self.student)
         return result
 
-    def _labeled_views(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """A few hundred labelled views; for prototypes."""
-        return self.batches.labeled_views(rounds=max(1, 64 // len(self.sets.labeled)))
+    def _labeled_views(self, class_index: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Random views of all labelled images, 64 or more of them; or views around pixels of one class."""
+        if class_index is not None:
+            return self.batches.views_of_class(class_index)
+        return self.batches.labeled_views(rounds=-(-64 // len(self.sets.labeled)))
 
     def _log(self, averages: StepAverages, progress: TrainingProgress, writer: SummaryWriter) -> None:
+        if averages.steps == 0:  # just done, for an evaluation or a checkpoint
+            return
         values, images_per_second = averages.read()
         if not all(torch.isfinite(torch.tensor(value)) for value in values.values()):
             raise ProtosegError(
@@ -163,18 +173,18 @@ class Trainer:
                 writer.add_scalar(f"train/{name}", value, self.step)
         progress.show(values, images_per_second)
 
-    def _evaluate(self, progress: TrainingProgress, writer: SummaryWriter) -> None:
+    def _evaluate(self, averages: StepAverages, progress: TrainingProgress, writer: SummaryWriter) -> None:
         networks = {"student": self.student}
         if self.ema:
             networks["teacher"] = self.ema.network
-        matrices = validate(networks, self.sets.val, self.recipe.data, self.compute.autocast())
+        matrices = validate(networks, self.sets.val, self.recipe.data)
         miou = {name: matrix.miou_percent() for name, matrix in matrices.items()}
         deployed = "teacher" if self.ema else "student"
         iou = dict(zip(self.classes.names, _finite(matrices[deployed].iou_percent()), strict=True))
         self.latest = {
             "step": self.step,
-            "miou_percent": miou[deployed],
-            "student_miou_percent": miou["student"],
+            "miou_percent": _finite([miou[deployed]])[0],
+            "student_miou_percent": _finite([miou["student"]])[0],
             "iou_percent": iou,
         }
         self.run.append_metrics({"kind": "evaluation", **self.latest})
@@ -186,13 +196,14 @@ class Trainer:
         for name, value in miou.items():
             writer.add_scalar(f"miou_percent/{name}", value, self.step)
         self._save_network(self.run.last)
-        if miou[deployed] > self.best.miou_percent:
+        if self.best.step == 0 or miou[deployed] > self.best.miou_percent:
             self.best = _Best(miou[deployed], self.step)
             self._save_network(self.run.best)
             prototypes = self.method.prototypes()
             if prototypes is not None:
                 save_prototypes(self.run.prototypes, prototypes)
         progress.evaluated(self.step, miou, self.best.miou_percent)
+        averages.restart_clock()
 
     def _save_network(self, path: Path) -> None:
         provenance = {
@@ -244,10 +255,11 @@ class Trainer:
             torch.set_rng_state(state["rng"])
             if state["rng_cuda"]:
                 torch.cuda.set_rng_state_all(state["rng_cuda"])
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ProtosegError(f"the checkpoint of {self.run.folder} does not fit its recipe: {error}") from None
 
-    def _finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
+        """Write the summary; all of it comes from the last checkpoint."""
         summary = {
             "method": self.method.name,
             "steps": self.step,
@@ -272,7 +284,7 @@ def train(
     *,
     resume: bool = False,
     quiet: bool = False,
-    check: Callable[[Recipe, DataSets], object] | None = None,
+    check: DataCheck | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into a run folder and return the summary of the run.
 
@@ -282,23 +294,25 @@ def train(
         build_method: normally `methods.build_method`.
         resume: continue from the newest checkpoint.
         quiet: show no progress.
-        check: looks at recipe and data before anything is written, and raises where they cannot be used.
+        check: looks at recipe and data before anything is written; raises where they cannot be used, and returns what
+            deserves a warning.
     """
     recipe = resolved_recipe(recipe, class_table(recipe.data))
     sets = find_data(recipe.data, need_unlabeled=recipe.data.unlabeled.is_set, need_val=True)
     _check_batch(recipe)
-    if check is not None and not resume:
-        check(recipe, sets)
-    run = Run.reopen(folder, recipe) if resume else Run(folder)
+    run = Run.reopen(folder, recipe, sets) if resume else Run(folder)
+    warnings: Sequence[str] = ()
     if not resume:
         run.refuse_to_overwrite()
+        warnings = check(recipe, sets) if check is not None else ()
     trainer = Trainer(recipe, run, sets, build_method, quiet=quiet)
+    trainer.notes += [f"warning: {warning}" for warning in warnings]
     if resume:
         trainer.resume()
+        if trainer.step >= recipe.train.steps:
+            return run.summary() if run.summary_path.is_file() else trainer.finish()
     else:
         run.start(recipe, sets)
-    if trainer.step >= recipe.train.steps:
-        return run.summary()
     return trainer.train()
 
 

@@ -1,6 +1,8 @@
 """The folder of a run: resolved recipe, labelled subset, metrics, checkpoints, networks, summary."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ class Run:
         self.metrics_path = folder / "metrics.jsonl"
         self.summary_path = folder / "summary.json"
         self.labeled_list = folder / "labeled.txt"
+        self.images_path = folder / "images.json"
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
     def exists(self) -> bool:
@@ -47,25 +50,44 @@ class Run:
         self.refuse_to_overwrite()
         write_atomically(self.recipe_path, dump_recipe(recipe).encode())
         write_list(self.labeled_list, sets.labeled, Path(recipe.data.root))
+        write_atomically(self.images_path, json.dumps(_images(recipe, sets), indent=2).encode())
 
     @classmethod
-    def reopen(cls, folder: Path, recipe: Recipe) -> "Run":
-        """A run to be resumed with the same recipe.
+    def reopen(cls, folder: Path, recipe: Recipe, sets: DataSets) -> "Run":
+        """A run to be resumed with the same recipe and the same images.
 
         Raises:
-            UsageError: there is no run there, or the recipe decides something else now.
+            UsageError: there is no run there, or the recipe or the images are not those it was started with.
         """
         run = cls(folder)
         if not run.exists():
             raise UsageError(f"{folder} holds no run to resume", "Leave out --resume to start one.")
-        changed = [key for key in differing_keys(run.recipe(), recipe) if key not in MAY_CHANGE]
+        if run.summary_path.is_file() and not run.checkpoints.paths():
+            raise UsageError(f"{folder} is finished and keeps no checkpoint: there is nothing to resume")
+        # Before the first checkpoint the initial weights still decide what is computed.
+        allowed = MAY_CHANGE if run.checkpoints.paths() else MAY_CHANGE - {"model.weights"}
+        changed = [key for key in differing_keys(run.recipe(), recipe) if key not in allowed]
         if changed:
             raise UsageError(
                 f"{folder} was started with another recipe; these keys differ: {', '.join(sorted(changed))}",
                 f"Resume with the recipe it has ({run.recipe_path}), or start a new run. "
-                f"Only these may change: {', '.join(sorted(MAY_CHANGE))}.",
+                f"Only these may change: {', '.join(sorted(allowed))}.",
             )
+        run._require_same_images(_images(recipe, sets))
+        write_atomically(run.recipe_path, dump_recipe(recipe).encode())
         return run
+
+    def _require_same_images(self, now: dict[str, Any]) -> None:
+        if not self.images_path.is_file():  # killed while it was being started
+            return
+        then = json.loads(self.images_path.read_text(encoding="utf-8"))
+        for part in now:
+            if then.get(part) != now[part]:
+                raise UsageError(
+                    f"{self.folder} was started with other {part} images: {then[part]['count']} then, "
+                    f"{now[part]['count']} now, or other names",
+                    "Put the images back as they were, or start a new run.",
+                )
 
     def recipe(self) -> Recipe:
         return load_recipe(self.recipe_path)
@@ -104,6 +126,17 @@ class Run:
         return dict(json.loads(self.summary_path.read_text(encoding="utf-8")))
 
 
+def _images(recipe: Recipe, sets: DataSets) -> dict[str, dict[str, Any]]:
+    """Number and digest of the names of the images a run learns from, relative to the data root."""
+    root = Path(recipe.data.root)
+    parts = {"labelled": [sample.image for sample in sets.labeled], "unlabelled": list(sets.unlabeled)}
+    document = {}
+    for part, paths in parts.items():
+        names = "\n".join(os.path.relpath(path, root) for path in paths)
+        document[part] = {"count": len(paths), "sha256": hashlib.sha256(names.encode()).hexdigest()}
+    return document
+
+
 def resolved_recipe(recipe: Recipe, classes: ClassTable) -> Recipe:
     """The recipe with what lies outside it pulled in: absolute paths, class names and colours.
 
@@ -112,10 +145,10 @@ def resolved_recipe(recipe: Recipe, classes: ClassTable) -> Recipe:
     names, colors = list(classes.names), list(classes.colors)
     if classes.binary:
         names, colors = names[1:], colors[1:]
-    root = Path(recipe.data.root).absolute()
+    root = Path(recipe.data.root).expanduser().absolute()
     data = recipe.data.model_copy(update={"root": str(root), "classes": names, "colors": colors})
     weights = recipe.model.weights
     if weights not in {"pretrained", "none"}:
-        weights = str(Path(weights).absolute())
+        weights = str(Path(weights).expanduser().absolute())
     model = recipe.model.model_copy(update={"weights": weights})
     return recipe.model_copy(update={"data": data, "model": model})

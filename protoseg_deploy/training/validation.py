@@ -12,13 +12,11 @@ from protoseg_deploy.recipe import Data
 
 
 @torch.inference_mode()
-def validate(
-    networks: Mapping[str, Segmenter], samples: Sequence[Sample], data: Data, autocast: torch.autocast
-) -> dict[str, ConfusionMatrix]:
+def validate(networks: Mapping[str, Segmenter], samples: Sequence[Sample], data: Data) -> dict[str, ConfusionMatrix]:
     """Every network on every sample; each image is read once.
 
-    The networks compute what they will compute when deployed: whole images, the recipe's input scale, argmax at full
-    size. They come back in the mode they were in.
+    The networks compute what they will compute when deployed: whole images, the recipe's input scale, float32 whatever
+    the precision of the training, argmax at full size. They come back in the mode they were in.
     """
     matrices = {name: ConfusionMatrix(network.num_classes, data.ignore_index) for name, network in networks.items()}
     modes = {name: network.training for name, network in networks.items()}
@@ -31,9 +29,7 @@ def validate(
         if images.shape[1:3] != truth.shape[1:]:
             raise DataError(f"{sample.mask}: its size differs from that of {sample.image}")
         for name, module in deployed.items():
-            with autocast:
-                prediction = module(images)[0]
-            matrices[name].update(prediction, truth)
+            matrices[name].update(module(images)[0], truth)
     for name, network in networks.items():
         network.train(modes[name])
     return matrices

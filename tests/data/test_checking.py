@@ -114,14 +114,23 @@ def test_ids_out_of_range_point_to_the_value_map(root: Path) -> None:
     assert check(root, data={"value_map": {3: 255}}).labeled.images == 4
 
 
-def test_a_class_without_labels_stops_prototypes_and_warns_others(root: Path) -> None:
-    more = {"classes": [*CLASSES, "tram", "bus"]}
-    (fault,) = faults_of(root, data=more)
-    assert "tram, bus" in fault
-    for method in ({"prototype_weight": 0.0}, {"name": "fixmatch"}, {"name": "supervised"}):
-        warnings = check(root, data=more, method=method).warnings
-        assert any("no labelled pixel of tram, bus" in warning for warning in warnings)
-        assert any("no validation pixel of tram, bus" in warning for warning in warnings)
+def test_classes_without_a_labelled_pixel_are_a_fault(root: Path) -> None:
+    for method in ("prototype", "fixmatch", "supervised"):
+        (fault,) = faults_of(root, data={"classes": [*CLASSES, "tram", "bus"]}, method={"name": method})
+        assert "no labelled pixel of tram, bus" in fault
+
+
+def test_a_class_that_only_validation_lacks_is_a_warning(root: Path) -> None:
+    for path in (root / "val_masks").iterdir():
+        write(path, np.where(np.asarray(Image.open(path)) == 1, 0, np.asarray(Image.open(path))).astype(np.uint8))
+    assert any(f"no validation pixel of {CLASSES[1]}" in warning for warning in check(root).warnings)
+
+
+def test_validation_masks_of_nothing_but_ignored_pixels_are_a_fault(root: Path) -> None:
+    for path in (root / "val_masks").iterdir():
+        write(path, np.full_like(np.asarray(Image.open(path)), 255))
+    (fault,) = faults_of(root)
+    assert "nothing but ignored pixels" in fault
 
 
 def test_one_class_means_background_and_foreground(root: Path) -> None:

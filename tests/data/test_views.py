@@ -106,20 +106,20 @@ def test_an_epoch_shows_every_image_once_whatever_the_batch_size():
 def test_a_batch_depends_on_seed_and_step_only(tiny_recipe):
     sets = find_data(tiny_recipe.data, need_unlabeled=True, need_val=True)
     torch.manual_seed(1)
-    first = TrainingBatches(tiny_recipe, sets.labeled, sets.unlabeled)[3]
+    first = TrainingBatches(tiny_recipe, sets.labeled, sets.unlabeled).batch(3)
     state = torch.manual_seed(2).get_state()
     batches = TrainingBatches(tiny_recipe, sets.labeled, sets.unlabeled)
-    batches[0]
+    batches.batch(0)
     assert torch.equal(torch.get_rng_state(), state), "drawing a batch leaves the global generator alone"
-    again = batches[3]
+    again = batches.batch(3)
     for name in first.__dataclass_fields__:
         assert torch.equal(getattr(first, name), getattr(again, name)), name
-    reseeded = TrainingBatches(with_values(tiny_recipe, train={"seed": 1}), sets.labeled, sets.unlabeled)[3]
+    reseeded = TrainingBatches(with_values(tiny_recipe, train={"seed": 1}), sets.labeled, sets.unlabeled).batch(3)
     assert not torch.equal(first.strong, reseeded.strong)
 
 
 def test_masks_in_batches_hold_classes_and_ignore_only(tiny_recipe):
     sets = find_data(tiny_recipe.data, need_unlabeled=True, need_val=True)
     batches = TrainingBatches(tiny_recipe, sets.labeled, sets.unlabeled)
-    values = np.unique(np.concatenate([batches[step].labels.numpy().ravel() for step in range(8)]))
+    values = np.unique(np.concatenate([batches.batch(step).labels.numpy().ravel() for step in range(8)]))
     assert set(values.tolist()) <= {0, 1, 2, 255}

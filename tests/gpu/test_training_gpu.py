@@ -4,11 +4,8 @@ import pytest
 import torch
 
 from protoseg_deploy.data import find_data
-from protoseg_deploy.data.loading import TrainingBatches
 from protoseg_deploy.methods import build_method
-from protoseg_deploy.models import Segmenter
-from protoseg_deploy.recipe import class_table
-from protoseg_deploy.training import train
+from protoseg_deploy.training import Run, Trainer, train
 from tests.conftest import with_values
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -26,24 +23,34 @@ def test_every_precision_learns(tiny_recipe, tmp_path, precision):
 
 @pytest.mark.parametrize("name", ["supervised", "fixmatch", "prototype"])
 @pytest.mark.parametrize("label_filter", ["confidence", "entropy"])
-def test_a_step_has_no_host_sync(tiny_recipe, name, label_filter):
+def test_a_step_has_no_host_sync(tiny_recipe, tmp_path, name, label_filter):
     recipe = with_values(
         tiny_recipe,
-        method={"name": name, "pseudo_label_filter": label_filter, "prototype_start": 0.0},
-        train={"ohem": {"threshold": 0.7, "min_kept": 100}, "auxiliary_weight": 0.4},
+        method={
+            "name": name,
+            "pseudo_label_filter": label_filter,
+            "prototype_start": 0.0,
+            "distribution_alignment": True,
+        },
+        train={
+            "device": "cuda",
+            "precision": "bf16",
+            "ohem": {"threshold": 0.7, "min_kept": 100},
+            "auxiliary_weight": 0.4,
+            "clip_grad_norm": 1.0,
+        },
     )
-    device = torch.device("cuda")
     sets = find_data(recipe.data, need_unlabeled=True, need_val=True)
-    batches = TrainingBatches(recipe, sets.labeled, sets.unlabeled)
-    student = Segmenter(recipe.model, 3).to(device).train()
-    teacher = Segmenter(recipe.model, 3).to(device).eval()
-    method = build_method(recipe, student, class_table(recipe.data))
-    method.prepare(student, 0, lambda: batches.labeled_views(1))
-    batch = batches[1].to(device)
-    method.step(student, teacher, batch, 1).total().backward()  # libraries set themselves up at the first call
+    trainer = Trainer(recipe, Run(tmp_path / "run"), sets, build_method, quiet=True)
+    device = trainer.compute.device
+    batches = [trainer.batches.batch(step).to(device) for step in range(3)]
+    trainer.student.train()
+    for batch in batches[:2]:  # libraries set themselves up in the first steps, and prototypes are placed
+        trainer.train_step(batch)
+        trainer.step += 1
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        method.step(student, teacher, batch, 2).total().backward()
+        trainer.train_step(batches[2])
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -5,6 +5,7 @@ import torch
 
 from protoseg_deploy.data import find_data
 from protoseg_deploy.data.loading import TrainingBatches
+from protoseg_deploy.data.views import view_around_class
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.methods.clustering import cluster_prototypes
@@ -25,8 +26,8 @@ def one_step(recipe, step):
     student, method, batches = setup(recipe)
     start = round(recipe.method.prototype_start * recipe.train.steps)
     if step >= start:
-        method.prepare(student, start, lambda: batches.labeled_views(1))
-    batch = batches[step].to(torch.device("cpu"))
+        method.prepare(student, start, lambda _: batches.labeled_views(1))
+    batch = batches.batch(step).to(torch.device("cpu"))
     return method.step(student, student, batch, step), student, method
 
 
@@ -71,7 +72,7 @@ def test_the_teacher_labels_in_evaluation_mode_and_gets_no_gradient(tiny_recipe)
     student, method, batches = setup(with_values(tiny_recipe, method={"name": "fixmatch"}))
     teacher = Segmenter(tiny_recipe.model, 3).train()
     before = teacher.state_dict()["backbone.net.bn1.running_mean"].clone()
-    method.step(student, teacher, batches[0].to(torch.device("cpu")), 0).total().backward()
+    method.step(student, teacher, batches.batch(0).to(torch.device("cpu")), 0).total().backward()
     assert torch.equal(teacher.state_dict()["backbone.net.bn1.running_mean"], before)
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert teacher.training, "it comes back in the mode it was in"
@@ -91,13 +92,13 @@ def test_prototypes_start_where_labelled_features_cluster(tiny_recipe):
     mode = student.training
     statistics = student.state_dict()["backbone.net.bn1.running_mean"].clone()
     prototypes = cluster_prototypes(
-        student, batches.labeled_views(2), ("ground", "red", "blue"), "head_input", 2, 255, seed=0
+        student, lambda _: batches.labeled_views(2), ("ground", "red", "blue"), "head_input", 2, 255, seed=0
     )
     assert prototypes.shape == (3, 2, student.feature_channels("head_input"))
     assert student.training == mode
     assert torch.equal(student.state_dict()["backbone.net.bn1.running_mean"], statistics)
     again = cluster_prototypes(
-        student, batches.labeled_views(2), ("ground", "red", "blue"), "head_input", 2, 255, seed=0
+        student, lambda _: batches.labeled_views(2), ("ground", "red", "blue"), "head_input", 2, 255, seed=0
     )
     assert torch.equal(prototypes, again)
 
@@ -106,7 +107,26 @@ def test_a_class_without_a_labelled_pixel_stops_and_is_named(tiny_recipe):
     student, _, batches = setup(tiny_recipe)
     names = ("ground", "red", "blue", "yellow", "green")
     with pytest.raises(DataError, match="yellow, green"):
-        cluster_prototypes(student, batches.labeled_views(1), names, "head_input", 2, 255, seed=0)
+        cluster_prototypes(student, lambda _: batches.labeled_views(1), names, "head_input", 2, 255, seed=0)
+
+
+def test_a_class_that_random_crops_miss_is_looked_up(tiny_recipe):
+    """A patch of 3x3 pixels in an image of 200x200, seen through crops of 32: random views rarely show it."""
+    mask = torch.zeros(200, 200, dtype=torch.uint8)
+    mask[150:153, 20:23] = 1
+    image = torch.randint(0, 256, (3, 200, 200), dtype=torch.uint8)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        view = view_around_class(image, mask, 1, 32, 1.0, 255)
+        assert (view.mask == 1).any()
+        assert view.image.shape == (3, 32, 32)
+
+
+def test_views_of_a_class_show_it(tiny_recipe):
+    _, _, batches = setup(tiny_recipe)
+    views = list(batches.views_of_class(2))
+    assert len(views) >= 4
+    assert all((label == 2).any() for _, label in views)
 
 
 def test_a_class_with_fewer_pixels_than_prototypes_repeats_them(tiny_recipe):
@@ -114,5 +134,5 @@ def test_a_class_with_fewer_pixels_than_prototypes_repeats_them(tiny_recipe):
     label = torch.zeros(1, 32, 32, dtype=torch.int64)
     label[0, 0, 0] = 1
     views = [(torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8), label)]
-    prototypes = cluster_prototypes(student, views, ("a", "b"), "head_input", 3, 255, seed=0)
+    prototypes = cluster_prototypes(student, lambda _: views, ("a", "b"), "head_input", 3, 255, seed=0)
     assert torch.equal(prototypes[1, 0], prototypes[1, 2])

@@ -58,6 +58,13 @@ def test_update_matches_a_loop_over_pixels_and_prototypes(bank):
     assert bank.idle_steps[2].tolist() == [1, 1]
 
 
+def test_similarities_are_exact_under_autocast(bank):
+    features = torch.randn(9, 5, generator=torch.Generator().manual_seed(6))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = bank.similarities(features)
+    assert torch.equal(mixed, bank.similarities(features))
+
+
 def test_update_needs_no_gradient_and_leaves_the_graph_alone(bank):
     features = torch.randn(6, 5, requires_grad=True)
     similarities = bank.similarities(features)

@@ -78,6 +78,12 @@ def test_all_faults_are_reported_at_once_each_with_line_key_and_remedy(tmp_path)
         (["data.labeled.mask_template=mask.png"], "must contain {stem}"),
         (["data.colors=[[0, 0, 300], [0, 0, 0], [0, 0, 0]]"], "data.colors.0.2"),
         (["train.batch_labeled=0"], "train.batch_labeled"),
+        (["train.steps=yes"], "train.steps"),
+        (["train.lr=fast"], "train.lr"),
+        (["train.seed=99999999999999999999999"], "train.seed"),
+        (["train.seed=-1"], "train.seed"),
+        (["model.aspp_dilations=[0]"], "model.aspp_dilations"),
+        (["model.aspp_dilations=[]"], "model.aspp_dilations"),
         (["nonsense.key=1"], "unknown key nonsense"),
     ],
 )

@@ -13,11 +13,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.errors import DataError, ProtosegError, UsageError
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.models import load_network, load_prototypes
 from protoseg_deploy.recipe import recipe_from_dict
-from protoseg_deploy.training import Run, train
+from protoseg_deploy.training import Interrupted, Run, loop, train
+from protoseg_deploy.training.validation import validate
 from tests.conftest import recipe_tree, with_values
 
 
@@ -56,7 +57,8 @@ def test_a_run_leaves_everything_behind(finished, tiny_recipe):
     assert kinds.count("evaluation") == 2
     assert kinds.count("prototypes") == 2
     logged = next(record for record in run.metrics() if record["kind"] == "train" and record["step"] == 8)
-    assert {"labeled", "unlabeled", "prototype_labeled", "prototype_unlabeled", "confident_share"} <= logged.keys()
+    for term in ("labeled", "unlabeled", "prototype_labeled", "prototype_unlabeled", "confident_share"):
+        assert logged[term] > 0, term
     assert len(run.labeled_list.read_text().splitlines()) >= 6
     network, spec = load_network(run.best)
     assert spec.classes.names == ("ground", "red", "blue")
@@ -110,6 +112,26 @@ def start_in_process(recipe, folder, tmp_path, *more):
     )
 
 
+def run_and_kill(recipe, folder, tmp_path, step):
+    """Train in a process of its own that kills itself, without any clean-up, before it takes step `step`."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    code = f"""
+import os, signal
+from protoseg_deploy.cli import cli
+from protoseg_deploy.training import Trainer
+take = Trainer.train_step
+def take_or_die(self, batch):
+    if self.step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take(self, batch)
+Trainer.train_step = take_or_die
+cli(["train", {str(path)!r}, "--run", {str(folder)!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
 def wait_for_step(folder, step, process):
     """Until the metrics say that `step` is done."""
     deadline = time.monotonic() + 120
@@ -123,21 +145,17 @@ def wait_for_step(folder, step, process):
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tiny_recipe, tmp_path):
     recipe = with_values(
         tiny_recipe,
-        train={"steps": 40, "checkpoint_every": 7, "log_every": 1, "eval_every": 20},
+        train={"steps": 24, "checkpoint_every": 7, "log_every": 1, "eval_every": 10},
         model={"dropout": 0.3},
     )
-    process = start_in_process(recipe, tmp_path / "killed", tmp_path)
-    wait_for_step(tmp_path / "killed", 16, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "killed" / "summary.json").exists(), "killed too late to mean anything"
+    run_and_kill(recipe, tmp_path / "killed", tmp_path, step=16)
     resumed = start_in_process(recipe, tmp_path / "killed", tmp_path, "--resume")
     assert resumed.wait(120) == 0, resumed.communicate()
     whole = start_in_process(recipe, tmp_path / "whole", tmp_path)
     assert whole.wait(120) == 0, whole.communicate()
     assert_same_weights(tmp_path / "killed", tmp_path / "whole")
     steps = [record["step"] for record in Run(tmp_path / "killed").metrics() if record["kind"] == "train"]
-    assert steps == list(range(1, 41)), "every step is logged once"
+    assert steps == list(range(1, 25)), "every step is logged once"
 
 
 def test_sigterm_saves_and_says_how_to_resume(tiny_recipe, tmp_path):
@@ -150,6 +168,57 @@ def test_sigterm_saves_and_says_how_to_resume(tiny_recipe, tmp_path):
     assert b"--resume" in err
     assert b"Traceback" not in err
     assert len(Run(tmp_path / "run").checkpoints.paths()) == 1
+
+
+def test_a_signal_during_an_evaluation_is_saved_before_it_is_obeyed(tiny_recipe, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*arguments)
+
+    monkeypatch.setattr(loop, "validate", interrupted)
+    recipe = with_values(tiny_recipe, train={"eval_every": 3, "checkpoint_every": 100})
+    with pytest.raises(Interrupted, match="after step 3"):
+        train(recipe, tmp_path / "run", build_method, quiet=True)
+    assert [path.name for path in Run(tmp_path / "run").checkpoints.paths()] == ["step-00000003.pt"]
+
+
+def test_a_run_killed_before_its_summary_is_finished_by_resuming(tiny_recipe, finished):
+    folder, summary = finished
+    (folder / "summary.json").unlink()
+    assert train(tiny_recipe, folder, build_method, resume=True, quiet=True) == summary
+
+
+def test_other_images_are_refused_on_resume(tiny_recipe, scenes, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(scenes, root)
+    recipe = with_values(tiny_recipe, data={"root": str(root), "labeled_count": 3}, train={"steps": 2})
+    train(recipe, tmp_path / "run", build_method, quiet=True)
+    for part in ("images", "masks"):
+        shutil.copy(root / "labeled" / part / "000.png", root / "labeled" / part / "0000.png")
+    recipe_now = with_values(recipe, data={"labeled_count": 3})
+    (root / "unlabeled/images/008.png").unlink()
+    with pytest.raises(UsageError, match="images"):
+        train(recipe_now, tmp_path / "run", build_method, resume=True, quiet=True)
+
+
+def test_moved_data_may_be_resumed_and_the_run_knows_its_new_place(tiny_recipe, scenes, tmp_path):
+    train(tiny_recipe, tmp_path / "run", build_method, quiet=True)
+    shutil.copytree(scenes, tmp_path / "moved")
+    moved = with_values(tiny_recipe, data={"root": str(tmp_path / "moved")})
+    train(moved, tmp_path / "run", build_method, resume=True, quiet=True)
+    assert Run(tmp_path / "run").recipe().data.root == str(tmp_path / "moved")
+
+
+def test_an_image_that_breaks_in_training_is_named_without_a_workers_traceback(tiny_recipe, scenes, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(scenes, root)
+    for path in (root / "unlabeled/images").iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+    recipe = with_values(tiny_recipe, data={"root": str(root)}, train={"workers": 1})
+    with pytest.raises(DataError) as caught:
+        train(recipe, tmp_path / "run", build_method, quiet=True)
+    assert "Traceback" not in str(caught.value)
+    assert str(root / "unlabeled/images") in str(caught.value)
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tiny_recipe, tmp_path, finished, capsys):

@@ -54,21 +54,21 @@ def differing_keys(one: Recipe, other: Recipe) -> list[str]:
 
 
 def find_recipe(source: str | Path) -> Path:
-    """The file behind a shipped name or a path."""
+    """The file behind a shipped name or a path; a folder of the same name does not hide a shipped recipe."""
     path = Path(source)
-    if path.suffix in {".yaml", ".yml"} or path.exists():
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder, not a recipe", "Give a YAML file or the name of a shipped recipe.")
-        if not path.is_file():
-            raise UsageError(f"no such recipe file: {path}")
-        return path
     names = shipped_recipe_names()
-    if str(source) not in names:
-        raise UsageError(
-            f"no recipe named {str(source)!r}{did_you_mean(str(source), names)}",
-            f"Shipped recipes: {', '.join(names)}. A file of your own ends in .yaml.",
-        )
-    return shipped_recipe_path(str(source))
+    if str(source) in names:
+        return shipped_recipe_path(str(source))
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, not a recipe", "Give a YAML file or the name of a shipped recipe.")
+    if path.is_file():
+        return path
+    if path.suffix in {".yaml", ".yml"}:
+        raise UsageError(f"no such recipe file: {path}")
+    raise UsageError(
+        f"no recipe named {str(source)!r}{did_you_mean(str(source), names)}",
+        f"Shipped recipes: {', '.join(names)}. A file of your own ends in .yaml.",
+    )
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

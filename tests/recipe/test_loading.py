@@ -112,6 +112,12 @@ def test_a_missing_file_an_unknown_name_and_a_folder_are_usage_errors(tmp_path):
         load_recipe(tmp_path)
 
 
+def test_a_folder_does_not_hide_a_shipped_recipe_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert load_recipe("demo").data.classes == "classes.json"
+
+
 @pytest.mark.parametrize("override", ["train.steps", "=3", ""])
 def test_something_that_is_no_override_is_refused(recipe_file, override):
     with pytest.raises(UsageError, match="is not an override"):

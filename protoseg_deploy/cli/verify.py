@@ -54,6 +54,7 @@ def command(
         limits = verdict.limits
         rows = [
             ("pixels that agree", f"{verdict.agreement_percent:.4f} %", f"≥ {limits.min_agreement_percent} %"),
+            ("pixels that differ", f"{verdict.disagreeing_pixels:,}", ""),
             ("worst image", f"{verdict.worst_agreement_percent:.4f} %", verdict.worst_image),
             ("relative margin", f"{verdict.max_relative_margin:.2g}", f"≤ {limits.max_relative_margin:g}"),
         ]

@@ -140,8 +140,8 @@ def _session(graph: Path, device: str, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    # Threads that go on spinning after a run slow down whatever the process does next, another runtime for one: measured
-    # in turns on 2 cores, the latency of each varied by 36 % with it and by 13 % without, at the same median.
+    # Threads that go on spinning after a run slow down whatever the process does next, another runtime for one:
+    # measured in turns on 2 cores, latencies varied by 36 % with it and by 13 % without, at the same median.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers = [_PROVIDERS[device]]

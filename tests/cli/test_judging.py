@@ -108,7 +108,9 @@ def test_a_run_and_its_bundle_are_judged_alike(run_folder: Path, recipe: Path, t
 
 
 def test_evaluate_only_needs_the_validation_images(run_folder: Path, recipe: Path) -> None:
-    run("evaluate", run_folder, "--recipe", recipe, "data.labeled.images=gone", "data.unlabeled.images=gone", "--json")
+    gone = ("data.labeled.images=gone", "data.unlabeled.images=gone")
+    document = json.loads(run("evaluate", run_folder, "--recipe", recipe, *gone, "--json").stdout)
+    assert document["images"] == 4
 
 
 def test_evaluate_refuses_what_does_not_fit(run_folder: Path, recipe: Path, scenes: Path, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_a_step_has_no_host_sync(tiny_recipe, tmp_path, name, label_filter):
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        trainer.train_step(batches[2])
+        result = trainer.train_step(batches[2])
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert result.total().isfinite()

@@ -246,7 +246,9 @@ def test_a_changed_recipe_is_refused_with_its_keys(tiny_recipe, finished):
 
 
 def test_what_may_change_may_change(tiny_recipe, finished):
-    train(with_values(tiny_recipe, train={"log_every": 1}), finished[0], build_method, resume=True, quiet=True)
+    changed = with_values(tiny_recipe, train={"log_every": 1})
+    assert train(changed, finished[0], build_method, resume=True, quiet=True) == finished[1]
+    assert Run(finished[0]).recipe().train.log_every == 1
 
 
 def test_an_existing_run_is_not_overwritten(tiny_recipe, finished):

@@ -61,6 +61,7 @@ class TrainingProgress:
         """A line that stays, with what the networks reach on the validation images."""
         scores = ", ".join(f"{name} {value:.2f}" for name, value in miou_percent.items())
         self.miou = f"mIoU {scores}"
+        self.bar.update(self.task, figures=f"{self.figures}  {self.miou}")
         elapsed = time.perf_counter() - self.started
         done = max(1, step - self.first_step)
         remaining = elapsed / done * (self.steps - step)
@@ -71,6 +72,3 @@ class TrainingProgress:
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    def warn(self, line: str) -> None:
-        Console(stderr=True).print(f"warning: {line}", highlight=False, soft_wrap=True, markup=False, style="yellow")

@@ -172,22 +172,6 @@ class _Series:
         )
 
 
-def measure_latency(
-    runtime: Runtime,
-    *,
-    batch: int = 1,
-    size: tuple[int, int] | None = None,
-    runs: int | None = None,
-    seconds: float = 5.0,
-    warmup_seconds: float = 5.0,
-    images: UInt8Array | None = None,
-) -> LatencyReport:
-    """Latency of one runtime; see `measure_interleaved`."""
-    return measure_interleaved(
-        [runtime], batch=batch, size=size, runs=runs, seconds=seconds, warmup_seconds=warmup_seconds, images=images
-    )[0]
-
-
 def measure_interleaved(
     runtimes: Sequence[Runtime],
     *,

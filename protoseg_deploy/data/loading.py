@@ -6,10 +6,12 @@ interrupted. That is what makes resuming exact.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -154,11 +156,16 @@ def epoch_order(pool: int, batch: int, step: int, seed: int, role: int) -> list[
     position, end = step * batch, (step + 1) * batch
     while position < end:
         epoch, offset = divmod(position, pool)
-        order = np.random.default_rng((seed, _ORDER, role, epoch)).permutation(pool)
-        taken = order[offset : offset + end - position]
+        taken = _epoch_permutation(pool, seed, role, epoch)[offset : offset + end - position]
         indices.extend(taken.tolist())
         position += len(taken)
     return indices
+
+
+@lru_cache(maxsize=4)
+def _epoch_permutation(pool: int, seed: int, role: int, epoch: int) -> NDArray[np.int64]:
+    """Kept for the steps of the same epoch: two pools, at the turn of an epoch."""
+    return np.random.default_rng((seed, _ORDER, role, epoch)).permutation(pool)
 
 
 def derived_seed(seed: int, *key: int) -> int:

@@ -1,7 +1,7 @@
 """From a finished teacher run to a student run whose network has a linear head only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from protoseg_deploy.models import (
     save_network,
 )
 from protoseg_deploy.recipe import ClassTable, Recipe, load_recipe
-from protoseg_deploy.training import Run, train
+from protoseg_deploy.training import Run, resolved_recipe, train
 
 _COMPARED_IMAGES = 8
 
@@ -72,12 +72,13 @@ def distill(
     network, spec = load_network(teacher_run.best)
     student_run = Run(folder)
     if recipe.model == teacher_recipe.model and not train_anyway:
-        if overrides:
+        idle = [override for override in overrides if not override.startswith("data.root=")]
+        if idle:
             raise UsageError(
-                f"{', '.join(overrides)}: nothing is trained as long as the model is the teacher's",
+                f"{', '.join(idle)}: nothing is trained as long as the model is the teacher's",
                 "Change model.backbone or model.decoder, or add --train to train a student of the same architecture.",
             )
-        return _strip(network, spec, teacher_recipe, student_run)
+        return _strip(network, spec, resolved_recipe(recipe, spec.classes), student_run)
     _check_weights(recipe, teacher_recipe)
     bank = _bank(teacher_run) if recipe.distill.target != "linear" else None
 
@@ -118,7 +119,7 @@ def _strip(network: Segmenter, spec: NetworkSpec, recipe: Recipe, run: Run) -> D
     provenance = {**spec.provenance, "distilled": "stripped"}
     run.start(recipe, sets)
     for path in (run.best, run.last):
-        save_network(path, network.state_dict(), NetworkSpec(**{**spec.__dict__, "provenance": provenance}))
+        save_network(path, network.state_dict(), replace(spec, provenance=provenance))
     student, _ = load_network(run.best)
     compared = sets.val[:: max(1, len(sets.val) // _COMPARED_IMAGES)][:_COMPARED_IMAGES]
     _require_equal_logits(network, student, compared)

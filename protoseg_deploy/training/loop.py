@@ -1,8 +1,9 @@
 """The training loop: student, moving-average teacher, method; evaluation, checkpoints, exact resumption."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,19 @@ class Trainer:
         run: its folder.
         sets: its data.
         build_method: makes the method once the student exists; distillation brings its own.
+        initial_weights: fetch or read the backbone's weights; a checkpoint that is about to be loaded replaces them.
         quiet: show no progress.
     """
 
     def __init__(
-        self, recipe: Recipe, run: Run, sets: DataSets, build_method: MethodBuilder, *, quiet: bool = False
+        self,
+        recipe: Recipe,
+        run: Run,
+        sets: DataSets,
+        build_method: MethodBuilder,
+        *,
+        initial_weights: bool = True,
+        quiet: bool = False,
     ) -> None:
         self.recipe, self.run, self.sets, self.quiet = recipe, run, sets, quiet
         self.classes = class_table(recipe.data)
@@ -56,7 +65,7 @@ class Trainer:
         torch.manual_seed(recipe.train.seed)
         self.spec = NetworkSpec(recipe.model, self.classes, recipe.data.input_scale, recipe.data.ignore_index)
         self.notes: list[str] = list(self.compute.notes)
-        self.student = self.compute.place(self._new_student())
+        self.student = self.compute.place(self._new_student() if initial_weights else build_network(self.spec))
         self.method = build_method(recipe, self.student, self.classes)
         self.ema = EmaTeacher(self.student, recipe.method.ema_decay) if recipe.method.ema_teacher else None
         self.optimizer = build_optimizer(recipe.train, self.student, self.method)
@@ -159,7 +168,7 @@ class Trainer:
         if averages.steps == 0:  # just done, for an evaluation or a checkpoint
             return
         values, images_per_second = averages.read()
-        if not all(torch.isfinite(torch.tensor(value)) for value in values.values()):
+        if not all(map(math.isfinite, values.values())):
             raise ProtosegError(
                 f"the loss stopped being a number before step {self.step}: {values}",
                 "Lower train.lr, set train.clip_grad_norm=1, or train in another precision. Checkpoints made before "
@@ -213,8 +222,7 @@ class Trainer:
             "steps": self.recipe.train.steps,
             "miou_percent": self.latest["miou_percent"],
         }
-        spec = NetworkSpec(**{**self.spec.__dict__, "provenance": provenance})
-        save_network(path, self.deployed.state_dict(), spec)
+        save_network(path, self.deployed.state_dict(), replace(self.spec, provenance=provenance))
 
     def _new_student(self) -> Segmenter:
         weights = self.recipe.model.weights
@@ -305,7 +313,8 @@ def train(
     if not resume:
         run.refuse_to_overwrite()
         warnings = check(recipe, sets) if check is not None else ()
-    trainer = Trainer(recipe, run, sets, build_method, quiet=quiet)
+    fresh = not (resume and run.checkpoints.paths())
+    trainer = Trainer(recipe, run, sets, build_method, initial_weights=fresh, quiet=quiet)
     trainer.notes += [f"warning: {warning}" for warning in warnings]
     if resume:
         trainer.resume()

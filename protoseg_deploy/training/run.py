@@ -46,11 +46,11 @@ class Run:
             raise UsageError(f"{self.folder} already exists and is not empty", hint)
 
     def start(self, recipe: Recipe, sets: DataSets) -> None:
-        """Make the folder and write down what decides the run."""
+        """Make the folder and write down what decides the run; the recipe last, so that where it is all is there."""
         self.refuse_to_overwrite()
-        write_atomically(self.recipe_path, dump_recipe(recipe).encode())
-        write_list(self.labeled_list, sets.labeled, Path(recipe.data.root))
         write_atomically(self.images_path, json.dumps(_images(recipe, sets), indent=2).encode())
+        write_list(self.labeled_list, sets.labeled, Path(recipe.data.root))
+        write_atomically(self.recipe_path, dump_recipe(recipe).encode())
 
     @classmethod
     def reopen(cls, folder: Path, recipe: Recipe, sets: DataSets) -> "Run":
@@ -78,8 +78,6 @@ class Run:
         return run
 
     def _require_same_images(self, now: dict[str, Any]) -> None:
-        if not self.images_path.is_file():  # killed while it was being started
-            return
         then = json.loads(self.images_path.read_text(encoding="utf-8"))
         for part in now:
             if then.get(part) != now[part]:

@@ -14,10 +14,15 @@ from PIL import Image
 
 from protoseg_deploy.benchmarking import latency
 from protoseg_deploy.benchmarking.inputs import read_batch
-from protoseg_deploy.benchmarking.latency import measure_interleaved, measure_latency
+from protoseg_deploy.benchmarking.latency import LatencyReport, measure_interleaved
 from protoseg_deploy.benchmarking.machine import describe_machine, process_peak_memory_mib
 from protoseg_deploy.errors import DataError, UsageError
 from tests.fake_runtime import FakeRuntime
+
+
+def measure_latency(runtime, **options) -> LatencyReport:
+    """Of one runtime alone."""
+    return measure_interleaved([runtime], **options)[0]
 
 
 class Clock:

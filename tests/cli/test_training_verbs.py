@@ -1,6 +1,7 @@
 """``train``, ``distill``, ``recipe`` and the program itself from the outside."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -171,6 +172,12 @@ def test_stripping_gives_the_teachers_linear_head(teacher, tmp_path):
     assert document["compared_images"] == 4
     assert document["student_parameters"] == document["teacher_parameters"]
     assert (tmp_path / "student/best.safetensors").is_file()
+
+
+def test_stripping_follows_moved_data(teacher, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "moved")
+    run("distill", teacher, "--run", tmp_path / "student", f"data.root={tmp_path / 'moved'}")
+    assert Run(tmp_path / "student").recipe().data.root == str(tmp_path / "moved")
 
 
 def test_a_smaller_student_is_trained(teacher, tmp_path):

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import timm
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -186,6 +187,17 @@ def test_a_run_killed_before_its_summary_is_finished_by_resuming(tiny_recipe, fi
     folder, summary = finished
     (folder / "summary.json").unlink()
     assert train(tiny_recipe, folder, build_method, resume=True, quiet=True) == summary
+
+
+def test_a_resumed_run_needs_its_initial_weights_no_more(tiny_recipe, tmp_path):
+    torch.save(timm.create_model("resnet10t", pretrained=False).state_dict(), tmp_path / "w.pth")
+    recipe = with_values(tiny_recipe, model={"weights": str(tmp_path / "w.pth")})
+    whole = train(recipe, tmp_path / "whole", build_method, quiet=True)
+    run_and_kill(recipe, tmp_path / "killed", tmp_path, step=5)
+    (tmp_path / "w.pth").unlink()
+    resumed = train(recipe, tmp_path / "killed", build_method, resume=True, quiet=True)
+    assert resumed["last_miou_percent"] == whole["last_miou_percent"]
+    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_other_images_are_refused_on_resume(tiny_recipe, scenes, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from protoseg_deploy.benchmarking.latency import measure_latency
+from protoseg_deploy.benchmarking.latency import measure_interleaved
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.models.saved import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model
@@ -39,7 +39,7 @@ def test_latency_on_the_gpu_reports_its_memory(tmp_path: Path) -> None:
         ClassTable(("a", "b"), ((0, 0, 0), (255, 0, 0))),
     )
     save_network(tmp_path / "best.safetensors", build_segmenter(spec).state_dict(), spec)
-    report = measure_latency(open_runtime(tmp_path, device="cuda"), size=(128, 160), runs=10)
+    (report,) = measure_interleaved([open_runtime(tmp_path, device="cuda")], size=(128, 160), runs=10)
     assert report.machine.gpu == torch.cuda.get_device_name()
     assert report.gpu_peak_memory_mib is not None
     assert report.gpu_peak_memory_mib * 2**20 > 4 * report.info.parameters

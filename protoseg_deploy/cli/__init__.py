@@ -8,7 +8,7 @@ import click
 from protoseg_deploy import __version__
 from protoseg_deploy.errors import ProtosegError
 
-_VERBS = ("demo", "recipe", "check", "train", "distill", "evaluate", "export", "verify", "predict", "bench")
+_VERBS = ("demo", "recipe", "check", "train", "distill", "evaluate", "export", "build", "verify", "predict", "bench")
 
 
 class _VerbGroup(click.Group):

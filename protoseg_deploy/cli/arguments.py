@@ -4,12 +4,21 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+if TYPE_CHECKING:
+    from protoseg_deploy.runtimes.base import Backend, Runtime, RuntimeInfo
+    from protoseg_deploy.runtimes.metadata import Precision
+
 PATH = click.Path(path_type=Path)
+
+# Spelled out, because importing them would load PyTorch before a verb is known to need it.
+PRECISIONS: tuple["Precision", ...] = ("fp32", "fp16", "bf16", "int8")
+_BACKENDS = ("onnxruntime", "tensorrt-ep", "openvino")
 
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document instead of tables."
@@ -21,6 +30,76 @@ device_option: Callable[[Any], Any] = click.option(
     show_default=True,
     help="Where to compute. `auto` takes a GPU if there is one.",
 )
+precision_option: Callable[[Any], Any] = click.option(
+    "--precision", type=click.Choice(PRECISIONS), help="Which graph of a bundle.  [default: fp32]"
+)
+backend_option: Callable[[Any], Any] = click.option(
+    "--backend",
+    type=click.Choice(_BACKENDS),
+    help="What computes a graph: ONNX Runtime, its TensorRT provider, or OpenVINO.  [default: onnxruntime]",
+)
+
+
+@dataclass(frozen=True)
+class RuntimeArgument:
+    """``PATH[@PRECISION][@BACKEND]``, as it was typed and what it means."""
+
+    text: str
+    path: Path
+    precision: "Precision | None" = None
+    backend: "Backend | None" = None
+
+    def open(self, *, device: str, which: str, threads: int | None = None) -> "Runtime":
+        """See `open_runtime`."""
+        from protoseg_deploy.runtimes import opening
+
+        return opening.open_runtime(
+            self.path, device=device, threads=threads, which=which, precision=self.precision, backend=self.backend
+        )
+
+
+def runtime_argument(text: str, precision: str | None, backend: str | None) -> RuntimeArgument:
+    """Read ``PATH[@PRECISION][@BACKEND]``; what is not written there is as the options say.
+
+    A path that exists as it was typed is that path, whatever it ends in.
+    """
+    given = {"precision": precision, "backend": backend}
+    path = text
+    while not Path(path).exists():
+        rest, _, word = path.rpartition("@")
+        name = "precision" if word in PRECISIONS else "backend" if word in _BACKENDS else None
+        if name is None or not rest:
+            break
+        path, given[name] = rest, word
+    if not Path(path).exists() and "@" in path:
+        raise click.BadParameter(
+            f"no such file or folder: {path}. After an @ comes one of {', '.join((*PRECISIONS, *_BACKENDS))}"
+        )
+    return RuntimeArgument(
+        text, Path(path), cast("Precision | None", given["precision"]), cast("Backend | None", given["backend"])
+    )
+
+
+def note_verification(info: "RuntimeInfo") -> None:
+    """Say it where nobody knows whether an artefact does what the network does, or somebody knows that it does not."""
+    artefact = f"{info.path} ({info.precision})"
+    if info.verified is False:
+        note(f"{artefact} failed its verification: its class maps may not be those of the network it was made from.")
+    elif info.verified is None and info.kind != "pytorch":
+        note(f"{artefact} is unverified: `protoseg verify` compares it with the network it was made from.")
+
+
+def describe_runtime(info: "RuntimeInfo") -> dict[str, object]:
+    """JSON values of what every verb says about the runtime it used."""
+    return {
+        "runtime": str(info.path),
+        "kind": info.kind,
+        "precision": info.precision,
+        "device": info.device,
+        "backend": info.backend,
+        "verified": info.verified,
+        "emulated": info.details.get("emulated") or None,
+    }
 
 
 def height_and_width(text: str) -> tuple[int, int]:
@@ -29,6 +108,15 @@ def height_and_width(text: str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise click.BadParameter(f"{text!r} is no size: give HEIGHTxWIDTH in pixels, e.g. 360x480, or one number")
     return int(sides[0]), int(sides[-1])
+
+
+def precision_list(_context: click.Context, _option: click.Parameter, text: str | None) -> "tuple[Precision, ...]":
+    """Callback of an option: precisions with commas between them, in their usual order; none when it is not given."""
+    names = [name.strip() for name in text.split(",")] if text is not None else []
+    unknown = [name for name in names if name not in PRECISIONS]
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(PRECISIONS)}")
+    return tuple(precision for precision in PRECISIONS if precision in names)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``protoseg bench``: latency and memory of runs, bundles and ONNX files."""
+"""``protoseg bench``: latency and memory of runs, bundles, ONNX files and engines."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,12 +7,17 @@ import click
 
 from protoseg_deploy.cli.arguments import (
     PATH,
+    backend_option,
+    describe_runtime,
     device_option,
     height_and_width,
     json_option,
     note,
+    note_verification,
+    precision_option,
     print_json,
     print_table,
+    runtime_argument,
 )
 
 if TYPE_CHECKING:
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="bench")
-@click.argument("paths", nargs=-1, required=True, metavar="RUNTIME...", type=PATH)
+@click.argument("runtime_texts", nargs=-1, required=True, metavar="RUNTIME[@PRECISION][@BACKEND]...")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per call.")
 @click.option(
     "--size",
@@ -34,16 +39,20 @@ if TYPE_CHECKING:
     "--runs", type=click.IntRange(min=1), help="Counted calls at each boundary; 5 seconds' worth when absent."
 )
 @click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
+@precision_option
+@backend_option
 @device_option
 @json_option
 def command(
-    paths: tuple[Path, ...],
+    runtime_texts: tuple[str, ...],
     batch: int,
     size: tuple[int, int] | None,
     images: Path | None,
     threads: int | None,
     runs: int | None,
     last: bool,
+    precision: str | None,
+    backend: str | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -53,44 +62,56 @@ def command(
     normalisation, resizing, upsampling and argmax. `array` is what a program waits for: uint8 images in memory to uint8
     class maps in memory. Neither holds reading and decoding files. Images per second follow from the mean.
 
-    Several RUNTIMEs are measured in turns, so that the ratios hold on a machine that is not quiet.
+    RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Of a bundle, @ chooses a precision and a
+    backend: bundles/mine@int8, bundles/mine@bf16@openvino; --precision and --backend do so for every RUNTIME that
+    does not. Several RUNTIMEs are measured in turns, so that the ratios hold on a machine that is not quiet.
 
     \b
     protoseg bench bundles/mine --size 360x480
+    protoseg bench bundles/mine bundles/mine@int8 bundles/mine@bf16@openvino --size 512 --threads 2
     protoseg bench runs/mine bundles/mine --size 360x480 --threads 2
     protoseg bench bundles/mine --images photos --batch 8 --json | jq .latency_p50_ms
     """
     from protoseg_deploy.benchmarking.inputs import read_batch
     from protoseg_deploy.benchmarking.latency import measure_interleaved
-    from protoseg_deploy.runtimes.opening import open_runtime
 
+    arguments = [runtime_argument(text, precision, backend) for text in runtime_texts]
     which = "last" if last else "best"
-    runtimes = [open_runtime(path, device=device, threads=threads, which=which) for path in paths]
+    runtimes = [argument.open(device=device, threads=threads, which=which) for argument in arguments]
+    for text, runtime in zip(runtime_texts, runtimes, strict=True):
+        note_verification(runtime.info)
+        emulated = runtime.info.details.get("emulated")
+        if emulated:
+            note(f"{text}: {emulated}. Its latency here says nothing about hardware that has the type.")
     if images is not None:
         size = size or next((runtime.info.fixed_size for runtime in runtimes if runtime.info.fixed_size), None)
     pictures = None if images is None else read_batch(images, batch, size)
     reports = measure_interleaved(runtimes, batch=batch, size=size, runs=runs, images=pictures)
     first = reports[0]
-    for report in reports:
+    for text, report in zip(runtime_texts, reports, strict=True):
         for boundary, stats in (("session", report.session), ("array", report.array)):
             if stats.unstable:
                 why = f"varies by {stats.variation_percent:.0f} %" if stats.settled else "did not settle in the warm-up"
-                note(f"{report.info.path}: unstable: the {boundary} latency {why}; is the machine busy?")
+                note(f"{text}: unstable: the {boundary} latency {why}; is the machine busy?")
     if as_json:
-        print_json(first.to_dict() if len(reports) == 1 else _comparison(reports))
+        documents = [
+            {**report.to_dict(), **describe_runtime(report.info), "runtime": text}
+            for text, report in zip(runtime_texts, reports, strict=True)
+        ]
+        print_json(documents[0] if len(reports) == 1 else _comparison(runtime_texts, reports, documents))
         return
-    for report in reports:
-        _print_card(report)
+    for text, report in zip(runtime_texts, reports, strict=True):
+        _print_card(text, report)
     if len(reports) > 1:
         print_table(
             ["p50 latency against the first", "session", "array"],
             [
                 (
-                    report.info.path,
+                    text,
                     f"{report.session.p50_ms / first.session.p50_ms:.2f}x",
                     f"{report.array.p50_ms / first.array.p50_ms:.2f}x",
                 )
-                for report in reports
+                for text, report in zip(runtime_texts, reports, strict=True)
             ],
         )
     machine = first.machine
@@ -102,23 +123,25 @@ def command(
     )
 
 
-def _comparison(reports: "list[LatencyReport]") -> dict[str, object]:
+def _comparison(
+    texts: tuple[str, ...], reports: "list[LatencyReport]", documents: list[dict[str, object]]
+) -> dict[str, object]:
     first = reports[0]
     return {
-        "runtimes": [report.to_dict() for report in reports],
+        "runtimes": documents,
         "ratios": [
             {
-                "runtime": str(report.info.path),
-                "against": str(first.info.path),
+                "runtime": text,
+                "against": texts[0],
                 "session_p50_ratio": report.session.p50_ms / first.session.p50_ms,
                 "array_p50_ratio": report.array.p50_ms / first.array.p50_ms,
             }
-            for report in reports[1:]
+            for text, report in zip(texts[1:], reports[1:], strict=True)
         ],
     }
 
 
-def _print_card(report: "LatencyReport") -> None:
+def _print_card(text: str, report: "LatencyReport") -> None:
     info = report.info
     session, array = report.session, report.array
     rows = [
@@ -132,7 +155,7 @@ def _print_card(report: "LatencyReport") -> None:
         ("counted runs", session.runs, array.runs),
         ("warm-up runs", session.warmup_runs, array.warmup_runs),
     ]
-    print_table(["", "session", "array"], rows, title=f"{info.path} ({info.kind}, {info.precision}, {info.device})")
+    print_table(["", "session", "array"], rows, title=f"{text} ({info.kind}, {info.precision}, {info.device})")
     source = "random noise" if report.input == "random" else "real images"
     gpu = f", GPU memory in use {report.gpu_memory_used_mib} MiB" if report.gpu_memory_used_mib is not None else ""
     click.echo(

@@ -4,11 +4,22 @@ from pathlib import Path
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, device_option, json_option, print_json, print_table, progress_bar
+from protoseg_deploy.cli.arguments import (
+    PATH,
+    backend_option,
+    describe_runtime,
+    device_option,
+    json_option,
+    precision_option,
+    print_json,
+    print_table,
+    progress_bar,
+    runtime_argument,
+)
 
 
 @click.command(name="evaluate")
-@click.argument("path", metavar="RUNTIME", type=PATH)
+@click.argument("runtime_text", metavar="RUNTIME")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--recipe", help="Judge by the validation images of this recipe: a shipped name or a YAML file.")
 @click.option("--images", type=PATH, help="Folder of images to judge by instead; needs --masks.")
@@ -16,10 +27,12 @@ from protoseg_deploy.cli.arguments import PATH, device_option, json_option, prin
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
 @click.option("--batch", type=click.IntRange(min=1), help="Images per call; 1 on a CPU and 4 on a GPU when absent.")
 @click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
+@precision_option
+@backend_option
 @device_option
 @json_option
 def command(
-    path: Path,
+    runtime_text: str,
     overrides: tuple[str, ...],
     recipe: str | None,
     images: Path | None,
@@ -27,18 +40,21 @@ def command(
     mask_template: str,
     batch: int | None,
     last: bool,
+    precision: str | None,
+    backend: str | None,
     device: str,
     as_json: bool,
 ) -> None:
     """Measure how well RUNTIME segments: IoU by class, mean IoU, pixel accuracy.
 
-    RUNTIME is a run folder, a bundle folder or an .onnx file. Class maps are compared with the masks pixel by pixel at
-    the size of the masks. Classes that occur in neither count for nothing. An artefact of fixed size is given images of
-    other sizes in overlapping tiles.
+    RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Class maps are compared with the masks pixel
+    by pixel at the size of the masks. Classes that occur in neither count for nothing. An artefact of fixed size is
+    given images of other sizes in overlapping tiles.
 
     \b
     protoseg evaluate runs/mine --recipe mine.yaml
     protoseg evaluate bundles/mine --recipe mine.yaml data.root=/data/other
+    protoseg evaluate bundles/mine --recipe mine.yaml --precision int8
     protoseg evaluate bundles/mine/model.onnx --images photos --masks truth --mask-template '{stem}_mask.png'
     protoseg evaluate runs/mine --last --recipe mine.yaml --json | jq .miou_percent
     """
@@ -46,13 +62,13 @@ def command(
     from protoseg_deploy.evaluation.evaluate import check_same_classes, evaluate
     from protoseg_deploy.evaluation.samples import folder_samples, recipe_samples
     from protoseg_deploy.recipe import class_table, load_recipe
-    from protoseg_deploy.runtimes.opening import open_runtime
 
     if (recipe is None) == (images is None and masks is None):
         raise UsageError("give either --recipe, or --images and --masks: what to judge by")
     if recipe is None and overrides:
         raise UsageError(f"{overrides[0]}: KEY=VALUE changes a recipe; there is no --recipe")
-    runtime = open_runtime(path, device=device, which="last" if last else "best")
+    argument = runtime_argument(runtime_text, precision, backend)
+    runtime = argument.open(device=device, which="last" if last else "best")
     value_map: dict[int, int] = {}
     ignore_index = runtime.info.ignore_index
     if recipe is not None:
@@ -70,8 +86,7 @@ def command(
         )
     info = runtime.info
     if as_json:
-        where = {"kind": info.kind, "precision": info.precision, "device": info.device, "backend": info.backend}
-        print_json({"runtime": str(info.path), **where, **result.to_dict()})
+        print_json({**describe_runtime(info), **result.to_dict()})
         return
     total = max(1, sum(result.truth_pixels))
     rows: list[tuple[object, ...]] = [

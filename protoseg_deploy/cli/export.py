@@ -1,20 +1,70 @@
 """``protoseg export``: a trained network as a bundle that runs without this program."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, height_and_width, json_option, note, print_json, progress_bar
+from protoseg_deploy.cli.arguments import (
+    PATH,
+    height_and_width,
+    json_option,
+    note,
+    precision_list,
+    print_json,
+    progress_bar,
+)
+from protoseg_deploy.cli.verify import show_verification
+
+if TYPE_CHECKING:
+    from protoseg_deploy.exporting import Bundle
+    from protoseg_deploy.exporting.calibration import Method
+    from protoseg_deploy.runtimes.metadata import Precision
 
 
 @click.command(name="export")
 @click.argument("run", type=PATH)
 @click.option("--bundle", type=PATH, required=True, help="Folder to write; a bundle that is there is replaced.")
-@click.option("--size", type=height_and_width, metavar="HxW", help="Bind the graph to one image size.  [default: any]")
+@click.option(
+    "--precision",
+    "precisions",
+    default="fp32",
+    show_default=True,
+    metavar="LIST",
+    callback=precision_list,
+    help="Of fp32, fp16, bf16, int8: one graph each. fp32 is always made; the others come from it.",
+)
+@click.option("--size", type=height_and_width, metavar="HxW", help="Bind the graphs to one image size.  [default: any]")
 @click.option("--confidence", is_flag=True, help="Add an output: probability of the class, 0..255.")
 @click.option("--logits", is_flag=True, help="Add an output: float32 logits.")
 @click.option("--last", is_flag=True, help="Export the last network of the run instead of the best.")
-@click.option("--opset", type=click.IntRange(18, 20), default=18, show_default=True, help="ONNX opset.")
+@click.option(
+    "--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX opset; bf16 has 22 at least."
+)
+@click.option(
+    "--calibration-images", type=PATH, help="Calibrate int8 on these.  [default: the recipe's unlabelled ones]"
+)
+@click.option(
+    "--calibration-count",
+    type=click.IntRange(min=1),
+    default=300,
+    show_default=True,
+    help="Calibrate on at most so many.",
+)
+@click.option(
+    "--calibration-method",
+    type=click.Choice(["entropy", "percentile", "minmax"]),
+    default="entropy",
+    show_default=True,
+    help="How int8 finds the range of an activation.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Points of mIoU int8 may cost; what costs more stays in higher precision.",
+)
 @click.option("--images", type=PATH, help="Verify on these images.  [default: validation images of the recipe]")
 @click.option("--masks", type=PATH, help="Masks of --images, to compare the mIoU too.")
 @click.option(
@@ -25,86 +75,119 @@ from protoseg_deploy.cli.arguments import PATH, height_and_width, json_option, n
 def command(
     run: Path,
     bundle: Path,
+    precisions: "tuple[Precision, ...]",
     size: tuple[int, int] | None,
     confidence: bool,
     logits: bool,
     last: bool,
     opset: int,
+    calibration_images: Path | None,
+    calibration_count: int,
+    calibration_method: "Method",
+    max_drop: float,
     images: Path | None,
     masks: Path | None,
     verify_images: int,
     no_verify: bool,
     as_json: bool,
 ) -> None:
-    """Export RUN (a run folder or a .safetensors network file) as a bundle: one ONNX graph with everything inside.
+    """Export RUN (a run folder or a .safetensors network file) as a bundle: ONNX graphs with everything inside.
 
-    The graph takes uint8 RGB images [batch,height,width,3] and gives uint8 class maps [batch,height,width]:
-    normalisation, resizing and argmax are in it. Before the bundle appears it is verified: ONNX Runtime must agree with
-    PyTorch on real images. If it does not, the command fails (exit code 1) and keeps what it made, with a picture of
-    the worst image, in BUNDLE-failed.
+    A graph takes uint8 RGB images [batch,height,width,3] and gives uint8 class maps [batch,height,width]:
+    normalisation, resizing and argmax are in it. Before the bundle appears it is verified, stage by stage: PyTorch, the
+    fp32 graph, every other precision must agree on real images. If one does not, the command fails (exit code 1), names
+    the first stage that falls short, and keeps what it made, with a picture of the worst image, in BUNDLE-failed.
 
     \b
     protoseg export runs/mine --bundle bundles/mine
+    protoseg export runs/mine --bundle bundles/mine --precision fp16,int8 --max-drop 0.5
     protoseg export runs/mine --bundle bundles/mine --size 512x1024 --confidence
     protoseg export runs/mine --bundle bundles/mine --images photos --verify-images 10
     protoseg export student.safetensors --bundle bundles/student --no-verify
     """
     from protoseg_deploy.data import Sample
     from protoseg_deploy.errors import ProtosegError, UsageError
-    from protoseg_deploy.evaluation.samples import folder_samples, run_samples
-    from protoseg_deploy.exporting import export_bundle
+    from protoseg_deploy.evaluation.samples import folder_samples, run_samples, run_unlabeled
+    from protoseg_deploy.exporting import Calibration, export_bundle
 
     if masks is not None and images is None:
         raise UsageError("--masks without --images", "Give the folder of the images too.")
-    if no_verify and images is not None:
+    if no_verify and images is not None and "int8" not in precisions:
         raise UsageError("--no-verify and --images contradict each other")
     samples: tuple[Sample, ...] = ()
     unverified = ""
     if images is not None:
         samples = folder_samples(images, masks, count=verify_images)
-    elif not no_verify:
+    elif not no_verify or "int8" in precisions:
         try:
             samples = run_samples(run, verify_images)
         except ProtosegError as error:
             unverified = error.message
-    with progress_bar("verifying", hidden=as_json or not samples) as show:
+    with progress_bar("calibrating and verifying" if "int8" in precisions else "verifying", hidden=as_json) as show:
+        calibration = None
+        if "int8" in precisions:
+            found = (
+                run_unlabeled(run)
+                if calibration_images is None
+                else [sample.image for sample in folder_samples(calibration_images)]
+            )
+            calibration = Calibration(found, calibration_count, calibration_method, max_drop, show)
         made = export_bundle(
             run,
             bundle,
+            precisions=precisions,
             size=size,
             confidence=confidence,
             logits=logits,
             which="last" if last else "best",
             opset=opset,
+            calibration=calibration,
             samples=samples,
+            verify=not no_verify,
             progress=show,
         )
-    manifest, verdict = made.manifest, made.manifest.verification
-    graph = manifest.files["model.onnx"]
     if as_json:
-        print_json(
-            {
-                "bundle": str(bundle),
-                "onnx_bytes": graph.bytes,
-                "parameters": manifest.network.parameters,
-                "opset": manifest.opset,
-                "fixed_size": manifest.input.fixed_size,
-                "outputs": [output.name for output in manifest.outputs],
-                "verification": verdict.model_dump(mode="json") if verdict else None,
-            }
-        )
+        print_json(_document(made))
     else:
-        inputs = "x".join(str(axis) for axis in manifest.input.shape)
-        click.echo(f"{bundle}: {manifest.network.backbone} + {manifest.network.decoder}, {graph.bytes / 1e6:.1f} MB")
-        click.echo(f"  in   images {inputs} uint8 RGB")
-        for output in manifest.outputs:
-            click.echo(f"  out  {output.name} {'x'.join(str(axis) for axis in output.shape)} {output.dtype}")
-        if verdict:
-            click.echo(f"  verified on {verdict.images} images: {verdict.agreement_percent:.4f} % of the pixels agree")
+        _show(made)
+    for warning in made.manifest.graphs["int8"].conversion["warnings"] if "int8" in precisions else ():
+        note(warning)
     if unverified:
         raise ProtosegError(
             f"{bundle} is written but NOT verified: {unverified}",
             "Give images with --images DIR, or accept an unverified bundle with --no-verify.",
         )
-    if verdict is None:
+    if made.manifest.verification is None:
         note(f"{bundle} is not verified; `protoseg verify {bundle} --images DIR` does it later")
+
+
+def _document(made: "Bundle") -> dict[str, object]:
+    manifest = made.manifest
+    return {
+        "bundle": str(made.path),
+        "graphs": {
+            precision: {"file": graph.file, "bytes": _bytes(made, precision), "opset": graph.opset, **graph.conversion}
+            for precision, graph in manifest.graphs.items()
+        },
+        "parameters": manifest.network.parameters,
+        "fixed_size": manifest.input.fixed_size,
+        "outputs": [output.name for output in manifest.outputs],
+        "verification": None if manifest.verification is None else manifest.verification.model_dump(mode="json"),
+    }
+
+
+def _show(made: "Bundle") -> None:
+    manifest = made.manifest
+    inputs = "x".join(str(axis) for axis in manifest.input.shape)
+    click.echo(f"{made.path}: {manifest.network.backbone} + {manifest.network.decoder}")
+    for precision, graph in manifest.graphs.items():
+        click.echo(f"  {precision:4} {graph.file}, {_bytes(made, precision) / 1e6:.1f} MB, opset {graph.opset}")
+    click.echo(f"  in   images {inputs} uint8 RGB")
+    for output in manifest.outputs:
+        click.echo(f"  out  {output.name} {'x'.join(str(axis) for axis in output.shape)} {output.dtype}")
+    if manifest.verification is not None:
+        show_verification(made.path, manifest.verification)
+
+
+def _bytes(made: "Bundle", precision: "Precision") -> int:
+    return sum(made.manifest.files[name].bytes for name in made.manifest.graphs[precision].files)

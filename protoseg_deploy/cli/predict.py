@@ -6,17 +6,22 @@ import click
 
 from protoseg_deploy.cli.arguments import (
     PATH,
+    backend_option,
+    describe_runtime,
     device_option,
     height_and_width,
     json_option,
     note,
+    note_verification,
+    precision_option,
     print_json,
     progress_bar,
+    runtime_argument,
 )
 
 
 @click.command(name="predict")
-@click.argument("path", metavar="RUNTIME", type=PATH)
+@click.argument("runtime_text", metavar="RUNTIME")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Folder for the results; made if missing.")
 @click.option(
@@ -27,22 +32,26 @@ from protoseg_deploy.cli.arguments import (
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call.")
 @click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
+@precision_option
+@backend_option
 @device_option
 @json_option
 def command(
-    path: Path,
+    runtime_text: str,
     images: tuple[Path, ...],
     out: Path,
     tile: tuple[int, int] | None,
     overlap: int | None,
     batch: int,
     last: bool,
+    precision: str | None,
+    backend: str | None,
     device: str,
     as_json: bool,
 ) -> None:
     """Segment IMAGES (files and folders, of any size) with RUNTIME.
 
-    RUNTIME is a run folder, a bundle folder or an .onnx file. Every image gives three PNGs of its own size:
+    RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Every image gives three PNGs of its own size:
     OUT/index (class indices), OUT/color (class colours) and OUT/overlay (colours over the image). Folders keep their
     layout. Unreadable images are named at the end, the others are done; the exit code is 1 then.
 
@@ -53,17 +62,16 @@ def command(
     protoseg predict runs/mine photo.jpg --out predicted
     protoseg predict bundles/mine photos more/photos last.tif --out predicted
     protoseg predict bundles/mine orthophoto.tif --out predicted --tile 1024 --overlap 256 --batch 4
+    protoseg predict bundles/mine photos --out predicted --precision int8
+    protoseg predict bundles/mine photos --out predicted --precision bf16 --backend openvino
     """
     from protoseg_deploy.errors import DataError
     from protoseg_deploy.evaluation.prediction import predict_files
-    from protoseg_deploy.runtimes.opening import open_runtime
 
-    runtime = open_runtime(path, device=device, which="last" if last else "best")
+    argument = runtime_argument(runtime_text, precision, backend)
+    runtime = argument.open(device=device, which="last" if last else "best")
     info = runtime.info
-    if info.verified is False:
-        note(f"{info.path} failed its verification: its class maps may not be those of the network it was made from.")
-    elif info.verified is None and info.kind != "pytorch":
-        note(f"{info.path} is unverified: `protoseg verify` compares it with the network it was made from.")
+    note_verification(info)
     if info.fixed_size is not None and tile is None:
         height, width = info.fixed_size
         note(f"this artefact takes {height}x{width} only: images are predicted in tiles of that size, none is resized.")
@@ -73,7 +81,7 @@ def command(
         names = info.classes.names
         print_json(
             {
-                "runtime": str(info.path),
+                **describe_runtime(info),
                 "out": str(out),
                 "tile_px": result.tile,
                 "overlap_px": result.overlap,

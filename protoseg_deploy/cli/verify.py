@@ -1,10 +1,17 @@
-"""``protoseg verify``: does a bundle still do what its network does?"""
+"""``protoseg verify``: does every artefact of a bundle still do what the network does?"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table, progress_bar
+from protoseg_deploy.cli.arguments import PATH, PRECISIONS, json_option, print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from protoseg_deploy.exporting import Bisection
+    from protoseg_deploy.runtimes import Verification
+    from protoseg_deploy.runtimes.manifest import Limits
+    from protoseg_deploy.runtimes.metadata import Precision
 
 
 @click.command(name="verify")
@@ -14,11 +21,20 @@ from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_t
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
 @click.option("--count", type=click.IntRange(min=1), help="At most so many images, evenly spaced.  [default: all]")
 @click.option(
+    "--max-drop", type=click.FloatRange(min=0), help="Points of mIoU that int8 may cost.  [default: as exported, or 1]"
+)
+@click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="cpu",
     show_default=True,
     help="Where ONNX Runtime computes; the reference is always PyTorch on the CPU.",
+)
+@click.option("--backend", type=click.Choice(["openvino"]), help="Also compare what this library makes of every graph.")
+@click.option(
+    "--bisect",
+    type=click.Choice(PRECISIONS),
+    help="Instead of the gate: name the first operation of this graph that differs, on one image.",
 )
 @json_option
 def command(
@@ -27,46 +43,80 @@ def command(
     masks: Path | None,
     mask_template: str,
     count: int | None,
+    max_drop: float | None,
     device: str,
+    backend: str | None,
+    bisect: "Precision | None",
     as_json: bool,
 ) -> None:
-    """Compare BUNDLE with the PyTorch network it carries, on real images, one by one at their own size.
+    """Compare every graph and engine of BUNDLE with what it was made from, on real images at their own size.
 
-    It passes (exit code 0) if 99.9 % of the pixels agree, if those that do not are ones PyTorch itself is undecided
-    about, and if the mIoU stays the same. The verdict goes into the manifest of the bundle; if it does not pass (exit
-    code 1), a picture of the worst image goes into BUNDLE/verification. Files whose checksum is not that of the
-    manifest are refused.
+    The stages: PyTorch, the fp32 graph, the graphs of other precisions, the engines that can run here. A stage passes
+    if enough pixels agree, if those that do not are ones PyTorch itself is undecided about, and if the mIoU stays; the
+    limits depend on the precision and are shown. The first stage that falls short is named with the next step to take
+    (exit code 1). The verdicts go into the manifest of the bundle, pictures of the worst images into
+    BUNDLE/verification. Files whose checksum is not that of the manifest are refused.
 
     \b
     protoseg verify bundles/mine --images photos
     protoseg verify bundles/mine --images val/images --masks val/masks --json
+    protoseg verify bundles/mine --images photos --backend openvino
+    protoseg verify bundles/mine --images photos --bisect fp16
     """
     from protoseg_deploy.errors import ProtosegError
     from protoseg_deploy.evaluation.samples import folder_samples
-    from protoseg_deploy.exporting import verify_bundle, worst_picture
+    from protoseg_deploy.exporting import bisect_graph, failure_message, int8_limits, verify_bundle
 
     samples = folder_samples(images, masks, mask_template, count)
+    if bisect is not None:
+        found = bisect_graph(bundle, bisect, samples[0].image)
+        if as_json:
+            print_json(found.to_dict())
+        else:
+            _show_bisection(found)
+        return
     with progress_bar("verifying", hidden=as_json) as show:
-        verdict = verify_bundle(bundle, samples, device=device, progress=show)
-    if as_json:
-        print_json({"bundle": str(bundle), **verdict.model_dump(mode="json")})
-    else:
-        limits = verdict.limits
-        rows = [
-            ("pixels that agree", f"{verdict.agreement_percent:.4f} %", f"≥ {limits.min_agreement_percent} %"),
-            ("pixels that differ", f"{verdict.disagreeing_pixels:,}", ""),
-            ("worst image", f"{verdict.worst_agreement_percent:.4f} %", verdict.worst_image),
-            ("relative margin", f"{verdict.max_relative_margin:.2g}", f"≤ {limits.max_relative_margin:g}"),
-        ]
-        if verdict.miou_pytorch_percent is not None and verdict.miou_onnx_percent is not None:
-            change = f"± {limits.max_miou_change_points:g} points"
-            rows.append(("mIoU PyTorch", f"{verdict.miou_pytorch_percent:.2f} %", ""))
-            rows.append(("mIoU ONNX", f"{verdict.miou_onnx_percent:.2f} %", change))
-        title = f"{bundle}: {'passed' if verdict.passed else 'FAILED'} on {verdict.images} images"
-        print_table(["", "measured", "limit"], rows, title=title)
-    if not verdict.passed:
-        picture = worst_picture(bundle)
-        raise ProtosegError(
-            f"{bundle} does not do what its network does: {'; '.join(verdict.reasons)}",
-            f"Worst image: {picture}" if picture else "",
+        limits: dict[Precision, Limits] = {} if max_drop is None else {"int8": int8_limits(max_drop)}
+        verification = verify_bundle(
+            bundle, samples, limits=limits, device=device, openvino=backend == "openvino", progress=show
         )
+    if as_json:
+        print_json({"bundle": str(bundle), **verification.model_dump(mode="json")})
+    else:
+        show_verification(bundle, verification)
+    if not verification.passed:
+        raise ProtosegError(*failure_message(bundle, verification))
+
+
+def show_verification(bundle: Path, verification: "Verification") -> None:
+    """One line a stage."""
+    rows: list[tuple[str, ...]] = []
+    if verification.miou_pytorch_percent is not None:
+        rows.append(("pytorch", "", "", "", f"{verification.miou_pytorch_percent:.2f}", "", ""))
+    for stage in verification.stages:
+        measured = (stage.agreement_percent, stage.max_relative_margin, stage.miou_percent, stage.miou_drop_points)
+        formats = ("{:.4f}", "{:.2g}", "{:.2f}", "{:+.2f}")
+        cells = ("" if x is None else shown.format(x) for x, shown in zip(measured, formats, strict=True))
+        rows.append((stage.stage, stage.against, *cells, stage.status))
+    verdict = "passed" if verification.passed else "FAILED"
+    print_table(
+        ["stage", "against", "agree %", "margin", "mIoU %", "drop", "verdict"],
+        rows,
+        title=f"{bundle}: {verdict} on {verification.images} images",
+    )
+    for stage in verification.stages:
+        if stage.status == "not run":
+            click.echo(f"{stage.stage} was not run: {'; '.join(stage.reasons)}")
+
+
+def _show_bisection(found: "Bisection") -> None:
+    print_table(
+        ["operation", "kind", "in dB", "out dB"],
+        [(step.operation, step.kind, _decibel(step.inputs_db), _decibel(step.output_db)) for step in found.steps],
+        title=f"{found.graph} against {found.against} on {found.image}: what loses most, in the order of the graph",
+    )
+    click.echo(found.summary())
+
+
+def _decibel(value: float) -> str:
+    return "equal" if value > 150 else f"{value:.1f}"

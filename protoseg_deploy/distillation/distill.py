@@ -85,6 +85,8 @@ def distill(
     def build(resolved: Recipe, student: Segmenter, classes: ClassTable) -> Method:
         if classes.names != spec.classes.names:
             raise UsageError("data.classes differ from those of the teacher", "A student learns the teacher's classes.")
+        if resolved.distill.start_from_teacher:
+            _inherit(student, network)
         device = student.head.weight.device
         teacher = FrozenTeacher(
             network.to(device),
@@ -138,6 +140,15 @@ def _require_equal_logits(teacher: Segmenter, student: Segmenter, samples: Seque
                 f"{sample.image}: the stripped network's logits differ from those of the teacher's linear head",
                 "The teacher's file and the program do not fit together; train with this version.",
             )
+
+
+def _inherit(student: Segmenter, teacher: Segmenter) -> None:
+    """Copy every tensor of the teacher that fits, which is the whole backbone where that is the same."""
+    own = student.state_dict()
+    fitting = {name: value for name, value in teacher.state_dict().items() if name in own}
+    student.load_state_dict(
+        {name: value for name, value in fitting.items() if value.shape == own[name].shape}, strict=False
+    )
 
 
 def _check_weights(recipe: Recipe, teacher: Recipe) -> None:

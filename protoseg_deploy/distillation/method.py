@@ -44,11 +44,12 @@ class FrozenTeacher:
 
 
 class Distillation(Method):
-    """``L = w_y · CE + w_kl · KL + w_cwd · CWD``; teacher and student see the very same pixels.
+    """``L = w_y · CE + w_kl · KL + w_cwd · CWD``.
 
     Cross-entropy on labelled images; Kullback-Leibler divergence at a temperature (Hinton et al., 2015) and
-    channel-wise distillation (Shu et al., ICCV 2021) on labelled weak views and unlabelled strong views, at the
-    student's stride.
+    channel-wise distillation (Shu et al., ICCV 2021) on labelled weak views and on views of unlabelled images, at the
+    student's stride. ``distill.unlabeled_view`` says which: with ``weak`` and ``strong`` teacher and student see the
+    very same pixels (Beyer et al., CVPR 2022), with ``weak_to_strong`` only the student's colours are disturbed.
     """
 
     name = "distillation"
@@ -60,10 +61,11 @@ class Distillation(Method):
 
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
         spec = self.recipe.distill
-        images = torch.cat([batch.images, batch.strong])
+        shown = torch.cat([batch.images, batch.weak if spec.unlabeled_view == "weak" else batch.strong])
+        judged = torch.cat([batch.images, batch.strong if spec.unlabeled_view == "strong" else batch.weak])
         seen = torch.cat([torch.ones_like(batch.labels, dtype=torch.bool), batch.valid])
-        output = student.forward_features(images)
-        target = self.frozen_teacher.logits(images, spec.temperature)
+        output = student.forward_features(shown)
+        target = self.frozen_teacher.logits(judged, spec.temperature)
         labeled, _ = split_output(output, len(batch.images))
         losses = {name: spec.label_weight * loss for name, loss in self.labeled_losses(labeled, batch.labels).items()}
         return StepResult({**losses, **_imitation(output.logits.float(), target, seen, spec)})

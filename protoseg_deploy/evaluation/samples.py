@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protoseg_deploy.data import IMAGE_SUFFIXES, Sample
-from protoseg_deploy.data.folders import find_samples
+from protoseg_deploy.data.folders import find_data, find_samples
 from protoseg_deploy.errors import DataError, UsageError
-from protoseg_deploy.recipe import Data, LabeledFolder, load_recipe
+from protoseg_deploy.recipe import Data, LabeledFolder, Recipe, load_recipe
 
 VERIFICATION_IMAGES = 50
 """How many images of a run an export is verified on."""
@@ -32,13 +32,25 @@ def run_samples(run: Path, count: int = VERIFICATION_IMAGES) -> tuple[Sample, ..
         DataError: the run holds no recipe, or the recipe's validation images are not where it says.
         UsageError: the recipe in the run cannot be read.
     """
-    recipe = (run if run.is_dir() else run.parent) / "recipe.yaml"
-    if not recipe.is_file():
-        raise DataError(f"{recipe} is not there, so nothing says which the validation images are")
-    data = load_recipe(recipe).data
+    data = _recipe_of(run, "validation images").data
     if not data.val.is_set:
-        raise DataError(f"{recipe} names no validation images (data.val)")
+        raise DataError(f"the recipe of {run} names no validation images (data.val)")
     return evenly_spaced(recipe_samples(data), count)
+
+
+def run_unlabeled(run: Path) -> tuple[Path, ...]:
+    """Unlabelled images of the recipe of a run; its labelled ones where it names none.
+
+    Args:
+        run: a run folder, or a network file inside one.
+
+    Raises:
+        DataError: the run holds no recipe, or its images are not where it says.
+        UsageError: the recipe in the run cannot be read.
+    """
+    data = _recipe_of(run, "images").data
+    sets = find_data(data, need_unlabeled=data.unlabeled.is_set, need_val=False)
+    return sets.unlabeled or tuple(sample.image for sample in sets.labeled)
 
 
 def folder_samples(
@@ -69,6 +81,13 @@ def evenly_spaced(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
     if count == 1:
         return (samples[len(samples) // 2],)
     return tuple(samples[round(number * (len(samples) - 1) / (count - 1))] for number in range(count))
+
+
+def _recipe_of(run: Path, wanted: str) -> Recipe:
+    recipe = (run if run.is_dir() else run.parent) / "recipe.yaml"
+    if not recipe.is_file():
+        raise DataError(f"{recipe} is not there, so nothing says which the {wanted} are")
+    return load_recipe(recipe)
 
 
 def _paired(images: Path, masks: Path, mask_template: str) -> tuple[Sample, ...]:

@@ -1,11 +1,9 @@
-"""The folder that leaves the building: graph, reference network, manifest, verdict."""
+"""The folder that leaves the building: graphs, reference network, manifest, verdict."""
 
 import hashlib
 import math
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +13,8 @@ import onnxruntime
 
 import protoseg_deploy
 from protoseg_deploy.data import Sample
-from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.exporting.folder import check_target, put_in_place, scratch_folder
 from protoseg_deploy.exporting.onnx_export import (
     GraphOptions,
     export_onnx,
@@ -23,24 +22,27 @@ from protoseg_deploy.exporting.onnx_export import (
     normalisation,
     output_specs,
 )
+from protoseg_deploy.exporting.precisions import Calibration, make_graph
+from protoseg_deploy.exporting.truth import Truth
 from protoseg_deploy.exporting.verification import verify_bundle, worst_picture
 from protoseg_deploy.models import NetworkSpec, Segmenter, count_parameters, load_network
 from protoseg_deploy.recipe import load_recipe
 from protoseg_deploy.runtimes.manifest import (
     GRAPH_FILE,
-    MANIFEST_FILE,
     REFERENCE_FILE,
+    GraphInfo,
     InputSpec,
     Manifest,
     Masks,
     NetworkInfo,
     Provenance,
-    Verdict,
+    Verification,
     file_entry,
     file_sha256,
     read_manifest,
+    write_manifest,
 )
-from protoseg_deploy.runtimes.metadata import Classes, GraphMetadata
+from protoseg_deploy.runtimes.metadata import PRECISIONS, Classes, GraphMetadata, Precision
 from protoseg_deploy.runtimes.pytorch import network_file
 
 
@@ -53,28 +55,40 @@ class Bundle:
 
 
 class VerificationFailedError(ProtosegError):
-    """The exported graph does not do what the network does; the failed bundle is kept for inspection."""
+    """Some graph does not do what the network does; the failed bundle is kept for inspection."""
 
-    def __init__(self, verdict: Verdict, kept: Path) -> None:
-        picture = worst_picture(kept)
-        super().__init__(
-            f"the exported graph does not match the network: {'; '.join(verdict.reasons)}",
-            f"Kept in {kept}" + (f", worst image in {picture}" if picture else ""),
-        )
-        self.verdict = verdict
+    def __init__(self, verification: Verification, kept: Path) -> None:
+        super().__init__(*failure_message(kept, verification))
+        self.verification = verification
         self.kept = kept
+
+
+def failure_message(bundle: Path, verification: Verification) -> tuple[str, str]:
+    """What a failed verification tells people: the first stage that falls short, and what to do now."""
+    failed = verification.first_failure()
+    assert failed is not None
+    later = [stage.stage for stage in verification.stages if stage.status == "failed" and stage is not failed]
+    also = f" (after it also {', '.join(later)})" if later else ""
+    picture = worst_picture(bundle, failed.stage)
+    return (
+        f"{bundle}: `{failed.stage}` does not do what `{failed.against}` does: {'; '.join(failed.reasons)}{also}",
+        failed.next_step + (f"\nWorst image: {picture}" if picture else ""),
+    )
 
 
 def export_bundle(
     run: Path,
     bundle: Path,
     *,
+    precisions: Sequence[Precision] = ("fp32",),
     size: tuple[int, int] | None = None,
     confidence: bool = False,
     logits: bool = False,
     which: str = "best",
     opset: int | None = None,
+    calibration: Calibration | None = None,
     samples: Sequence[Sample] = (),
+    verify: bool = True,
     progress: Callable[[int, int], object] | None = None,
 ) -> Bundle:
     """Export the network of a run and verify it; a bundle appears only when everything went well.
@@ -82,37 +96,45 @@ def export_bundle(
     Args:
         run: a run folder or a network file.
         bundle: folder to write. A bundle that is there is replaced at the very end; anything else is not touched.
-        size: height and width to bind the graph to; None: images of any size.
+        precisions: one graph each; fp32 is always among them, the others are made from it.
+        size: height and width to bind the graphs to; None: images of any size.
         confidence: add the output ``confidence``, uint8 ``[B,H,W]``.
         logits: add the output ``logits``, float32 ``[B,C,H,W]``.
         which: ``best`` or ``last`` network of the run.
-        opset: 18 to 20; 18 when absent.
-        samples: images to verify on; without any the manifest says that the bundle is unverified.
+        opset: of the fp32 graph; the default of `GraphOptions` when absent.
+        calibration: images and options of int8.
+        samples: images to verify on, and to measure int8's accuracy on.
+        verify: False leaves the verification out; so does an absence of samples. The manifest says so.
         progress: called with (images verified, images in all).
 
     Raises:
-        UsageError: the target is something other than a bundle.
-        VerificationFailedError: graph and network disagree; what was made lies in ``<bundle>-failed``.
-        ProtosegError: no network there, or it cannot be exported.
+        UsageError: the target is something other than a bundle, or int8 lacks images.
+        VerificationFailedError: a graph does not do what the network does; what was made lies in ``<bundle>-failed``.
+        ProtosegError: no network there, it cannot be exported, or int8 would cost too much.
     """
-    _check_target(bundle)
+    check_target(bundle)
     options = GraphOptions(size, confidence, logits) if opset is None else GraphOptions(size, confidence, logits, opset)
     network = network_file(run, which)
     segmenter, spec = load_network(network)
-    with _scratch_folder(bundle) as folder:
+    masks = _masks(network, spec)
+    truth = Truth(spec.classes, masks.ignore_index, masks.value_map)
+    with scratch_folder(bundle) as folder:
         metadata = _metadata(segmenter, spec, options, file_sha256(network))
-        export_onnx(segmenter, spec, metadata, folder / GRAPH_FILE, options)
+        files = export_onnx(segmenter, spec, metadata, folder / GRAPH_FILE, options)
+        graphs: dict[Precision, GraphInfo] = {"fp32": GraphInfo(file=GRAPH_FILE, files=files, opset=options.opset)}
+        for precision in PRECISIONS[1:]:
+            if precision in precisions:
+                graphs[precision] = make_graph(folder, precision, metadata, calibration, samples, truth)
         shutil.copyfile(network, folder / REFERENCE_FILE)
-        manifest = _manifest(folder, metadata, spec, options, run, network)
-        (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-        if samples:
-            verdict = verify_bundle(folder, samples, progress=progress)
-            if not verdict.passed:
+        write_manifest(folder, _manifest(folder, metadata, masks, graphs, spec, options, run, network))
+        if samples and verify:
+            verification = verify_bundle(folder, samples, progress=progress)
+            if not verification.passed:
                 failed = bundle.absolute().with_name(f"{bundle.absolute().name}-failed")
-                _check_target(failed)
-                _replace(folder, failed)
-                raise VerificationFailedError(verdict, failed)
-        _replace(folder, bundle)
+                check_target(failed)
+                put_in_place(folder, failed)
+                raise VerificationFailedError(verification, failed)
+        put_in_place(folder, bundle)
     return Bundle(bundle, read_manifest(bundle))
 
 
@@ -135,15 +157,27 @@ def _metadata(segmenter: Segmenter, spec: NetworkSpec, options: GraphOptions, di
     )
 
 
+def _masks(network: Path, spec: NetworkSpec) -> Masks:
+    recipe = network.with_name("recipe.yaml")
+    value_map = load_recipe(recipe).data.value_map if recipe.is_file() else {}
+    return Masks(ignore_index=spec.ignore_index, value_map=value_map)
+
+
 def _manifest(
-    folder: Path, metadata: GraphMetadata, spec: NetworkSpec, options: GraphOptions, run: Path, network: Path
+    folder: Path,
+    metadata: GraphMetadata,
+    masks: Masks,
+    graphs: dict[Precision, GraphInfo],
+    spec: NetworkSpec,
+    options: GraphOptions,
+    run: Path,
+    network: Path,
 ) -> Manifest:
     recipe = network.with_name("recipe.yaml")
-    known = recipe.is_file()
     return Manifest(
         network=NetworkInfo(backbone=metadata.backbone, decoder=metadata.decoder, parameters=metadata.parameters),
         classes=metadata.classes,
-        masks=Masks(ignore_index=metadata.ignore_index, value_map=load_recipe(recipe).data.value_map if known else {}),
+        masks=masks,
         input=InputSpec(
             shape=input_shape(options),
             fixed_size=options.size,
@@ -152,12 +186,11 @@ def _manifest(
             std=metadata.std,
         ),
         outputs=output_specs(spec, options),
-        precision=metadata.precision,
-        opset=options.opset,
+        graphs=graphs,
         provenance=Provenance(
             run=run.absolute().name,
             weights=network.name,
-            recipe_sha256=hashlib.sha256(recipe.read_bytes()).hexdigest() if known else None,
+            recipe_sha256=hashlib.sha256(recipe.read_bytes()).hexdigest() if recipe.is_file() else None,
             training=metadata.provenance,
             versions={
                 "protoseg": metadata.program,
@@ -165,7 +198,10 @@ def _manifest(
                 "onnxruntime": onnxruntime.__version__,
             },
         ),
-        files={name: file_entry(folder / name) for name in (GRAPH_FILE, REFERENCE_FILE)},
+        files={
+            name: file_entry(folder / name)
+            for name in (*(name for graph in graphs.values() for name in graph.files), REFERENCE_FILE)
+        },
     )
 
 
@@ -175,45 +211,3 @@ def _finite(provenance: Mapping[str, Any]) -> dict[str, Any]:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in provenance.items()
     }
-
-
-def _check_target(bundle: Path) -> None:
-    """A folder of something else must never be deleted."""
-    if bundle.exists() and not (bundle.is_dir() and (not any(bundle.iterdir()) or (bundle / MANIFEST_FILE).is_file())):
-        raise UsageError(
-            f"{bundle} exists and is not a bundle", "Choose another --bundle folder; only bundles are replaced."
-        )
-
-
-@contextmanager
-def _scratch_folder(bundle: Path) -> Iterator[Path]:
-    """A sibling to write in, so that the last step is a rename; gone afterwards, whatever happens."""
-    folder = bundle.absolute().with_name(f".{bundle.absolute().name}.{os.getpid()}.tmp")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-    except OSError as error:
-        raise ProtosegError(f"cannot write beside {bundle}: {error.strerror}", "Choose another --bundle.") from None
-    try:
-        yield folder
-    except OSError as error:
-        raise ProtosegError(
-            f"cannot write {bundle}: {error.strerror or error}", "Free some space or choose another --bundle."
-        ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _replace(folder: Path, target: Path) -> None:
-    """Rename into place; an earlier bundle is removed only when the new one stands."""
-    target = target.absolute()
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
-        target.rename(old)
-    try:
-        folder.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

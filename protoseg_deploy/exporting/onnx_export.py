@@ -1,6 +1,7 @@
 """A network to one ONNX graph: uint8 images in, uint8 class maps out, everything between inside."""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -11,18 +12,22 @@ from typing import Any
 
 import onnx
 import torch
+from timm.utils.model import reparameterize_model
 from torch import Tensor
 
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting.resampling import translations
+from protoseg_deploy.exporting.simplification import simplify
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, class_map_dtype
 from protoseg_deploy.runtimes.manifest import Axis, OutputSpec
 from protoseg_deploy.runtimes.metadata import GraphMetadata
 
 DEFAULT_OPSET = 18
-"""The one PyTorch's exporter writes natively: later ones are reached by a converter and bring nothing these graphs use.
-TensorRT from 8.6, ONNX Runtime from 1.14 and OpenVINO read it."""
-OPSETS = (18, 19, 20)
+"""TensorRT from 8.6, ONNX Runtime from 1.14 and OpenVINO read it. Later ones bring little: GELU is one node from 20."""
+OPSETS = (18, 19, 20, 21, 22, 23)
+
+EXTERNAL_ABOVE = 2_000_000_000
+"""Bytes of weights that go into one file; protobuf ends at 2 GiB, and the nodes need room too."""
 
 # Odd, unequal and above 1, so that no side can be mistaken for a constant or for another side.
 _TRACED_BATCH, _TRACED_SIZE = 2, (141, 203)
@@ -69,8 +74,8 @@ def output_specs(spec: NetworkSpec, options: GraphOptions) -> tuple[OutputSpec, 
 
 def export_onnx(
     segmenter: Segmenter, spec: NetworkSpec, metadata: GraphMetadata, path: Path, options: GraphOptions
-) -> None:
-    """Write the graph of a network, weights inside the one file.
+) -> tuple[str, ...]:
+    """Write the graph of a network.
 
     Args:
         segmenter: the network, in eval mode, on the CPU.
@@ -79,27 +84,55 @@ def export_onnx(
         path: file to write.
         options: size, further outputs, opset.
 
+    Returns:
+        Names of the files written, see `save_graph`.
+
     Raises:
-        ProtosegError: the backbone cannot be traced for images of any size (the hint says what to do), or the graph is
-            larger than the 2 GB one file may have.
+        ProtosegError: the backbone cannot be traced for images of any size (the hint says what to do).
     """
-    module = DeployedSegmenter(segmenter, spec.input_scale, confidence=options.confidence, logits=options.logits).eval()
+    fused = _without_training_branches(segmenter)
+    module = DeployedSegmenter(fused, spec.input_scale, confidence=options.confidence, logits=options.logits).eval()
     outputs = output_specs(spec, options)
     model = _trace(module, options, [output.name for output in outputs], spec.model.backbone)
+    simplify(model)
     _clean(model)
     _declare_shapes(model, input_shape(options), outputs)
     model.producer_name, model.producer_version = "protoseg", metadata.program
     onnx.helper.set_model_props(model, metadata.to_properties())
-    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
-        raise ProtosegError(
-            f"{spec.model.backbone}: the graph has {model.ByteSize() / 1e9:.1f} GB; one ONNX file holds at most 2 GB",
-            "Distil it into a smaller backbone first.",
-        )
-    onnx.checker.check_model(model, full_check=True)
+    return save_graph(model, path)
+
+
+def _without_training_branches(segmenter: Segmenter) -> Segmenter:
+    """A copy in which parallel branches (RepVGG, MobileOne, FastViT) are the one convolution they amount to."""
+    fused = copy.deepcopy(segmenter)
+    fused.backbone.net = reparameterize_model(fused.backbone.net, inplace=True)
+    return fused
+
+
+def save_graph(model: onnx.ModelProto, path: Path, external_above: int = EXTERNAL_ABOVE) -> tuple[str, ...]:
+    """Write a graph of any precision and check it; the weights go beside it when it is too large for one file.
+
+    Args:
+        model: the graph; when its weights go beside it, they leave `model` as well.
+        path: file to write.
+        external_above: bytes of weights above which they go to ``<file>.data``, found by its relative name: the two
+            files must stay together.
+
+    Returns:
+        Names of the files written, the graph first.
+
+    Raises:
+        ProtosegError: they cannot be written.
+    """
+    weights = path.with_name(f"{path.name}.data")
+    external = sum(len(weight.raw_data) for weight in model.graph.initializer) > external_above
     try:
-        onnx.save(model, path)
+        weights.unlink(missing_ok=True)  # of an earlier graph; it would be appended to
+        onnx.save(model, path, save_as_external_data=external, location=weights.name)
     except OSError as error:
         raise ProtosegError(f"cannot write {path}: {error.strerror}") from None
+    onnx.checker.check_model(path, full_check=True)
+    return (path.name, weights.name) if external else (path.name,)
 
 
 def _trace(module: DeployedSegmenter, options: GraphOptions, names: list[str], backbone: str) -> onnx.ModelProto:

@@ -1,8 +1,12 @@
-"""Antialiased bicubic resampling as matrix products, for graphs of any image size.
+"""How resampling is written into a graph where the exporter's own way is refused by an engine, or slow.
 
-timm resamples the position embeddings of ViTs with it. The exporter would write an antialiased ``Resize``, which
-TensorRT does not take. The filter is separable and linear: with one weight matrix a side it is two products,
-``rows @ embedding @ columns.T``, of operators every engine has, exact for larger and smaller images alike.
+*Antialiased bicubic*: timm resamples the position embeddings of ViTs with it. The exporter would write an antialiased
+``Resize``, which TensorRT does not take. The filter is separable and linear: with one weight matrix a side it is two
+products, ``rows @ embedding @ columns.T``, of operators every engine has, exact for larger and smaller images alike.
+
+*Bilinear along the height alone* (see `protoseg_deploy.models.deployed.upsample_rows`): written as a ``Resize`` of
+``[B,h,1,N]``, channels last. ONNX Runtime blends such rows in one vectorised loop over ``N``; a ``Resize`` of
+``[B,N,h,1]``, which is what the exporter would write, it computes number by number.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +14,8 @@ from typing import Any
 
 import torch
 from onnxscript import opset18
+from onnxscript.function_libs.torch_lib.ops.core import aten_as_strided
+from onnxscript.function_libs.torch_lib.ops.nn import aten_upsample_bilinear2d_vec
 
 # The operators' own type variables cannot be satisfied from outside.
 op: Any = opset18
@@ -21,7 +27,42 @@ _A = -0.5
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Custom translations for `torch.onnx.export`."""
-    return {torch.ops.aten._upsample_bicubic2d_aa.default: _bicubic_antialiased}
+    return {
+        torch.ops.aten._upsample_bicubic2d_aa.default: _bicubic_antialiased,
+        torch.ops.aten.upsample_bilinear2d.vec: _bilinear,
+        torch.ops.aten.as_strided.default: _as_strided,
+    }
+
+
+def _bilinear(
+    input: Any,
+    output_size: Sequence[Any] | None,
+    align_corners: bool,
+    scale_factors: Sequence[float] | None = None,
+) -> Any:
+    """``aten::upsample_bilinear2d.vec(Tensor input, SymInt[]? output_size, bool align_corners, ...)``."""
+    one_column = output_size is not None and input.shape[3] == 1 and output_size[1] == 1
+    if align_corners or output_size is None or not one_column:
+        return aten_upsample_bilinear2d_vec(input, output_size, align_corners, scale_factors)
+    # The network's own permutations around it are the inverse ones; the exporter cancels each pair.
+    rows = op.Transpose(input, perm=[0, 2, 3, 1])
+    height = op.Reshape(_side(output_size[0]), op.Constant(value_ints=[1]))
+    sizes = op.Concat(op.Shape(rows, start=0, end=1), height, op.Shape(rows, start=2, end=4), axis=0)
+    blended = op.Resize(rows, None, None, sizes, mode="linear", coordinate_transformation_mode="half_pixel")
+    return op.Transpose(blended, perm=[0, 3, 1, 2])
+
+
+def _as_strided(self: Any, size: Sequence[Any], stride: Sequence[Any], storage_offset: Any = None) -> Any:
+    """``aten::as_strided``: a global average leaves one behind that changes nothing; then nothing is written."""
+    sides = list(self.shape)
+    contiguous = [1]
+    for side in reversed(sides[1:]):
+        contiguous.insert(0, contiguous[0] * side if isinstance(side, int) else 0)
+    # A side of one element may have any stride, and the batch, which comes first, may have any length.
+    moved = [side for side, mine, asked in zip(sides, contiguous, stride, strict=False) if side != 1 and mine != asked]
+    if len(size) == len(sides) and list(size)[1:] == sides[1:] and not storage_offset and not moved:
+        return op.Identity(self)
+    return aten_as_strided(self, size, stride, storage_offset)
 
 
 def _bicubic_antialiased(

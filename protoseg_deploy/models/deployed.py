@@ -6,14 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from protoseg_deploy.models.segmenter import Segmenter, resize_logits
+from protoseg_deploy.models.segmenter import Segmenter
 from protoseg_deploy.recipe import scale_ratio
 
 
 class DeployedSegmenter(nn.Module):
     """Input scaling, normalisation, network, upsampling, argmax and cast as one module.
 
-    The PyTorch runtime runs it and the exporter traces it, so that both compute the same function.
+    The PyTorch runtime runs it and the exporter traces it, so that both compute the same function. At full resolution
+    the logits are the largest tensor of all, and on a CPU their upsampling and argmax cost more than any layer. They
+    are kept as *logit rows* ``[B,H,C,W]``: all classes of an image row lie together, see `upsample_rows`.
 
     Args:
         segmenter: the network, in eval mode.
@@ -34,24 +36,45 @@ class DeployedSegmenter(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """``[B,H,W,3]`` uint8 RGB to ``([B,H,W] uint8,)`` and, as asked, confidence and logits."""
-        logits = self.full_size_logits(images)
-        outputs = [logits.argmax(dim=1).to(class_map_dtype(self.segmenter.num_classes))]
+        rows = self.logit_rows(images)
+        outputs = [rows.argmax(dim=2).to(class_map_dtype(self.segmenter.num_classes))]
         if self.confidence:
-            outputs.append((logits.softmax(dim=1).amax(dim=1) * 255).round().to(torch.uint8))
+            outputs.append((rows.softmax(dim=2).amax(dim=2) * 255).round().to(torch.uint8))
         if self.logits:
-            outputs.append(logits)
+            outputs.append(rows.permute(0, 2, 1, 3))
         return tuple(outputs)
 
     def full_size_logits(self, images: Tensor) -> Tensor:
         """``[B,H,W,3]`` uint8 RGB to ``[B,C,H,W]`` float32."""
-        size = (images.shape[1], images.shape[2])
-        scaled = scale_images(images.permute(0, 3, 1, 2).float(), self.input_scale)
+        return self.logit_rows(images).permute(0, 2, 1, 3)
+
+    def logit_rows(self, images: Tensor) -> Tensor:
+        """``[B,H,W,3]`` uint8 RGB to ``[B,H,C,W]`` float32."""
+        height, width = images.shape[1], images.shape[2]
+        # Float first: TensorRT moves no uint8.
+        pixels = images.float().permute(0, 3, 1, 2)
+        output = self.segmenter.forward_features(scale_images(pixels, self.input_scale))
         if self.input_scale == 1.0:
-            return self.segmenter(scaled)  # type: ignore[no-any-return]
-        output = self.segmenter.forward_features(scaled)
-        if output.padded_size != output.image_size:
-            return resize_logits(output.full_size_logits(), size, size)
-        return resize_logits(output.logits, size, size)
+            rows = upsample_rows(output.logits, output.padded_size)
+            return rows[:, :height, :, :width] if output.padded_size != (height, width) else rows
+        padded = output.padded_size != output.image_size
+        return upsample_rows(output.full_size_logits() if padded else output.logits, (height, width))
+
+
+def upsample_rows(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[B,C,h,w]`` to ``[B,H,C,W]``, `size` being ``(H, W)``: bilinear with half-pixel centres, in float32.
+
+    Bilinear interpolation is separable: first along the width while the map is small, then along the height. The second
+    step blends whole rows of ``C*W`` neighbouring numbers, which any processor does at the speed of its memory.
+    """
+    batch, classes, height, _ = logits.shape
+    columns = F.interpolate(
+        logits.float().permute(0, 2, 1, 3), size=(classes, size[1]), mode="bilinear", align_corners=False
+    )
+    # As one pixel wide images of C*W channels: a bilinear interpolation of the rows alone.
+    lines = columns.reshape(batch, height, 1, classes * size[1]).permute(0, 3, 1, 2)
+    rows = F.interpolate(lines, size=(size[0], 1), mode="bilinear", align_corners=False)
+    return rows.permute(0, 2, 3, 1).reshape(batch, size[0], classes, size[1])
 
 
 def scale_images(images: Tensor, scale: float) -> Tensor:

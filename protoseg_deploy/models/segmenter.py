@@ -88,7 +88,9 @@ class Segmenter(nn.Module):
         if multiple == 1:
             return images
         height, width = images.shape[-2:]
-        return F.pad(images, (0, -width % multiple, 0, -height % multiple))
+        # Not `-side % multiple`: TensorRT cannot tell that the remainder of a negative side is not negative itself.
+        right, bottom = ((side + multiple - 1) // multiple * multiple - side for side in (width, height))
+        return F.pad(images, (0, right, 0, bottom))
 
 
 def resize_logits(logits: Tensor, padded_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:

@@ -235,6 +235,11 @@ class Distill(Section):
     channel_temperature: Positive = 4.0
     target: Literal["linear", "prototype", "mean"] = "linear"
     """The teacher's linear head, its prototype head, or the mean of both probabilities."""
+    start_from_teacher: bool = True
+    """Copy all weights of the teacher that fit the student: its whole backbone where that is the same."""
+    unlabeled_view: Literal["weak", "strong", "weak_to_strong"] = "strong"
+    """What teacher and student see of unlabelled images; ``weak_to_strong``: the teacher weak views, the student strong
+    ones."""
 
 
 class Recipe(Section):

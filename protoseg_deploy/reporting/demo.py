@@ -98,9 +98,13 @@ def _run_demo(folder: Path, say: Callable[[str], object], overrides: tuple[str, 
     samples = find_data(recipe.data, need_unlabeled=False, need_val=True).val
     say(f"protoseg export {student} --bundle {bundle}")
     made = export_bundle(student, bundle, samples=samples)
-    verdict = made.manifest.verification
-    assert verdict is not None
-    say(f"verified on {verdict.images} images: {verdict.agreement_percent:.4f} % of the pixels agree with PyTorch")
+    verification = made.manifest.verification
+    assert verification is not None
+    for stage in verification.stages:
+        say(
+            f"verified on {verification.images} images: {stage.stage} agrees with {stage.against} in "
+            f"{stage.agreement_percent:.4f} % of the pixels"
+        )
     runtimes = {name: open_runtime(runs / name) for name in METHODS}
     runtimes |= {"student": open_runtime(student), "student ONNX": open_runtime(bundle)}
     say("evaluating and measuring all of them on the validation images")

@@ -1,12 +1,12 @@
 """Whatever segments, behind one protocol: a PyTorch run or network file, an ONNX bundle or graph."""
 
 from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array, check_images
-from protoseg_deploy.runtimes.manifest import Manifest, Verdict, read_manifest
+from protoseg_deploy.runtimes.manifest import Manifest, Verification, read_manifest
 from protoseg_deploy.runtimes.metadata import GraphMetadata
 from protoseg_deploy.runtimes.onnx import OnnxRuntime
 from protoseg_deploy.runtimes.opening import open_runtime
 from protoseg_deploy.runtimes.pytorch import PyTorchRuntime, network_file
-from protoseg_deploy.runtimes.tiling import default_overlap, predict_tiled
+from protoseg_deploy.runtimes.tiling import default_overlap, fit_image, predict_tiled
 
 __all__ = [
     "GraphMetadata",
@@ -16,9 +16,10 @@ __all__ = [
     "Runtime",
     "RuntimeInfo",
     "UInt8Array",
-    "Verdict",
+    "Verification",
     "check_images",
     "default_overlap",
+    "fit_image",
     "network_file",
     "open_runtime",
     "predict_tiled",

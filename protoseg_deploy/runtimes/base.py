@@ -1,9 +1,9 @@
-"""One protocol for everything that segments: a run, a compiled file, later an engine or a server."""
+"""One protocol for everything that segments: a run, a compiled file, an engine, later a server."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,17 @@ from protoseg_deploy.recipe import ClassTable
 
 UInt8Array = NDArray[np.uint8]
 
+Backend = Literal["onnxruntime", "tensorrt-ep", "openvino"]
+"""What computes an ONNX graph: ONNX Runtime with its CPU or CUDA provider, with its TensorRT provider, or OpenVINO."""
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
 
 @dataclass(frozen=True)
 class RuntimeInfo:
     """What a runtime is and where it computes."""
 
     kind: str
-    """``pytorch`` or ``onnx``."""
+    """``pytorch``, ``onnx`` or ``tensorrt``."""
     path: Path
     classes: ClassTable
     ignore_index: int
@@ -34,9 +38,13 @@ class RuntimeInfo:
     file_bytes: int
     fixed_size: tuple[int, int] | None = None
     """Height and width the artefact is bound to; None where any size goes."""
+    size_range: tuple[tuple[int, int], tuple[int, int]] | None = None
+    """Smallest and largest height and width of an engine's profile; None where there is no such bound."""
     verified: bool | None = None
     """Verdict of the parity check stored with the artefact; None where there is none."""
     details: dict[str, Any] = field(default_factory=dict)
+    """What only this kind of runtime can say. ``emulated``, where it is not empty, says which types of the artefact are
+    not computed as such here: accuracy is that of the artefact, latency is not."""
 
 
 class Runtime(Protocol):

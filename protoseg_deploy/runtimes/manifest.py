@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.runtimes.metadata import Classes, Document
+from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.models import write_atomically
+from protoseg_deploy.runtimes.metadata import Classes, Document, Precision
 
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
+"""The fp32 graph; see `graph_file` for the others."""
 REFERENCE_FILE = "reference.safetensors"
+ENGINE_FOLDER = "engines"
 
 Axis = int | str
 
@@ -76,60 +79,136 @@ class FileEntry(Document):
     bytes: int
 
 
-class Limits(Document):
-    """What a verified bundle has to keep."""
+class GraphInfo(Document):
+    """One ONNX graph of the bundle; they all have the same inputs and outputs."""
 
-    min_agreement_percent: float = 99.9
-    """Pixels with the same class in PyTorch and ONNX Runtime, over all images."""
-    max_relative_margin: float = 1e-2
+    file: str
+    files: tuple[str, ...]
+    """The graph and, above 2 GB, the file of its weights."""
+    opset: int
+    conversion: dict[str, Any] = Field(default_factory=dict)
+    """How it was made from the fp32 graph: what was kept in a higher precision, what int8 was calibrated on."""
+
+
+class EngineEntry(Document):
+    """One compiled engine; its sidecar says the rest."""
+
+    file: str
+    sidecar: str
+    precision: Precision
+    """Of the graph it was built from."""
+    engine: Literal["tensorrt", "tensorrt-rtx"]
+
+
+class Limits(Document):
+    """What an artefact has to keep against the one it was made from."""
+
+    min_agreement_percent: float
+    """Pixels with the same class, over all images."""
+    max_relative_margin: float | None
     """Where the classes differ: largest distance between PyTorch's two best logits, over the spread of the logits of
     that image (root mean square distance from their mean over classes). A real fault flips confident pixels too."""
-    max_miou_change_points: float = 0.1
+    max_miou_drop_points: float
 
 
-class Verdict(Document):
-    """Outcome of comparing the graph with the PyTorch network on images."""
+class StageVerdict(Document):
+    """Outcome of comparing one artefact with the one it was made from."""
+
+    stage: str
+    """``onnx fp32``, ``onnx int8``, ``engine fp16-sm86``."""
+    artefact: str
+    """File in the bundle."""
+    against: str
+    """``pytorch``, or an earlier stage."""
+    status: Literal["passed", "failed", "not run"]
+    reasons: tuple[str, ...] = ()
+    """Why it did not pass, or why it could not run here."""
+    next_step: str = ""
+    """Of the first failure: what to do now."""
+    backend: str = ""
+    emulated: bool = False
+    """Computed in fp32 and rounded to the graph's types: accuracy is that of the graph, latency is not."""
+    limits: Limits | None = None
+    agreement_percent: float | None = None
+    worst_image: str | None = None
+    worst_agreement_percent: float | None = None
+    disagreeing_pixels: int | None = None
+    max_relative_margin: float | None = None
+    """At a disagreeing pixel; 0 where there is none."""
+    miou_percent: float | None = None
+    """Against masks, where there were any."""
+    miou_drop_points: float | None = None
+    """Below the artefact it is compared with."""
+
+
+class Verification(Document):
+    """Outcome of the gate: PyTorch, the fp32 graph, every other graph, every engine that could run."""
 
     passed: bool
-    reasons: tuple[str, ...]
-    """Why it did not pass; empty if it did."""
-    limits: Limits
+    """No stage failed. Stages that could not run do not count: they are unverified."""
     images: int
     masks: int
     """How many of the images had masks."""
     fitted_images: int
     """How many were cropped or padded because the graph is bound to a size."""
-    agreement_percent: float
-    worst_image: str
-    worst_agreement_percent: float
-    disagreeing_pixels: int
-    max_relative_margin: float
-    """At a disagreeing pixel; 0 where there is none."""
-    miou_pytorch_percent: float | None
-    miou_onnx_percent: float | None
     images_sha256: str
     """Digest over the names and bytes of the images, in order."""
-    provider: str
+    miou_pytorch_percent: float | None
+    stages: tuple[StageVerdict, ...]
+
+    def stage(self, name: str) -> StageVerdict | None:
+        return next((stage for stage in self.stages if stage.stage == name), None)
+
+    def first_failure(self) -> StageVerdict | None:
+        """The stage to look at: later ones may only have inherited its fault."""
+        return next((stage for stage in self.stages if stage.status == "failed"), None)
 
 
 class Manifest(Document):
     """Content of ``manifest.json``."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     network: NetworkInfo
     classes: Classes
     masks: Masks
     input: InputSpec
     outputs: tuple[OutputSpec, ...]
-    precision: Literal["fp32", "fp16", "bf16", "int8"]
-    opset: int
+    graphs: dict[Precision, GraphInfo]
+    """``fp32`` is always there: every other graph is made from it and compared with it."""
+    engines: dict[str, EngineEntry] = Field(default_factory=dict)
+    """By name, such as ``fp16-sm86``."""
     provenance: Provenance
     files: dict[str, FileEntry]
-    verification: Verdict | None = None
+    verification: Verification | None = None
     """None: never verified."""
+
+    def verified(self, artefact: str) -> bool | None:
+        """Whether a file of the bundle, and everything it was made from, passed; None: never compared.
+
+        Args:
+            artefact: name of a graph or an engine, as in `files`.
+        """
+        if self.verification is None:
+            return None
+        stage = next((stage for stage in self.verification.stages if stage.artefact == artefact), None)
+        passed: bool | None = True
+        while stage is not None:
+            if stage.status == "failed":
+                return False
+            if stage.status == "not run":
+                passed = None
+            if stage.against == "pytorch":
+                return passed
+            stage = self.verification.stage(stage.against)
+        return None
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def graph_file(precision: Precision) -> str:
+    """Name of the graph of a precision: ``model.onnx``, ``model.int8.onnx``."""
+    return GRAPH_FILE if precision == "fp32" else f"model.{precision}.onnx"
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -177,6 +256,50 @@ def check_file(bundle: Path, manifest: Manifest, name: str) -> Path:
             "It was damaged or replaced after the export: copy or export the bundle again.",
         )
     return path
+
+
+def check_graph(bundle: Path, manifest: Manifest, precision: Precision) -> Path:
+    """Path of a graph of the bundle, after comparing all its files with their checksums.
+
+    Raises:
+        UsageError: the bundle has no graph of that precision.
+        ProtosegError: a file is missing, cut off or changed.
+    """
+    info = manifest.graphs.get(precision)
+    if info is None:
+        raise UsageError(
+            f"{bundle} has no {precision} graph; it has {', '.join(manifest.graphs)}",
+            f"Export it with `protoseg export RUN --bundle DIR --precision {','.join((*manifest.graphs, precision))}`.",
+        )
+    for name in info.files:
+        check_file(bundle, manifest, name)
+    return bundle / info.file
+
+
+def write_manifest(bundle: Path, manifest: Manifest) -> None:
+    """Replace the manifest of a bundle in one step."""
+    write_atomically(bundle / MANIFEST_FILE, manifest.to_json().encode())
+
+
+def add_engine(bundle: Path, name: str, entry: EngineEntry) -> Manifest:
+    """Note an engine that was built into a bundle; one of the same name is replaced.
+
+    A verdict about an earlier engine of that name is dropped with it.
+
+    Returns:
+        The manifest as it is now.
+    """
+    manifest = read_manifest(bundle)
+    verification = manifest.verification
+    if verification is not None:
+        stages = tuple(stage for stage in verification.stages if stage.artefact != entry.file)
+        passed = all(stage.status != "failed" for stage in stages)
+        verification = verification.model_copy(update={"stages": stages, "passed": passed})
+    files = {**manifest.files, **{file: file_entry(bundle / file) for file in (entry.file, entry.sidecar)}}
+    engines = {**manifest.engines, name: entry}
+    manifest = manifest.model_copy(update={"engines": engines, "files": files, "verification": verification})
+    write_manifest(bundle, manifest)
+    return manifest
 
 
 def file_entry(path: Path) -> FileEntry:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -10,6 +10,9 @@ from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.recipe import ClassTable, Color
 
 _PREFIX = "protoseg."
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class Document(BaseModel):
@@ -48,7 +51,7 @@ class GraphMetadata(Document):
     """Scale at which the network sees the image; inside the graph."""
     fixed_size: tuple[int, int] | None
     """Height and width the graph is bound to; None: any."""
-    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    precision: Precision
     parameters: int
     backbone: str
     decoder: str

@@ -3,42 +3,93 @@
 from pathlib import Path
 
 from protoseg_deploy.errors import UsageError
-from protoseg_deploy.runtimes.base import Runtime
+from protoseg_deploy.runtimes.base import Backend, Runtime
 from protoseg_deploy.runtimes.manifest import GRAPH_FILE, MANIFEST_FILE
+from protoseg_deploy.runtimes.metadata import Precision
 from protoseg_deploy.runtimes.onnx import OnnxRuntime
 from protoseg_deploy.runtimes.pytorch import PyTorchRuntime
 
 _ACCEPTED = (
     "A runtime is a run folder (best.safetensors), a bundle folder (manifest.json), an .onnx file written by "
-    "`protoseg export`, or a .safetensors network file."
+    "`protoseg export`, an .engine file written by `protoseg build`, or a .safetensors network file."
 )
 
 
-def open_runtime(path: Path, *, device: str = "auto", threads: int | None = None, which: str = "best") -> Runtime:
+def open_runtime(
+    path: Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    which: str = "best",
+    precision: Precision | None = None,
+    backend: Backend | None = None,
+) -> Runtime:
     """Open whatever segments.
 
     Args:
-        path: a run folder, a bundle folder, an ``.onnx`` file or a ``.safetensors`` network file.
+        path: a run folder, a bundle folder, an ``.onnx`` file, an ``.engine`` file or a ``.safetensors`` network file.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: of the CPU; None leaves it to the default of the process.
         which: ``best`` or ``last`` network of a run folder.
+        precision: which graph of a bundle folder; fp32 when absent. Of anything else it must be the precision it has.
+        backend: what computes an ONNX graph; ONNX Runtime with its CUDA or CPU provider when absent.
 
     Raises:
-        UsageError: nothing of that kind is there, or the device is not.
+        UsageError: nothing of that kind is there, or the device, the precision or the backend is not.
         ProtosegError: the file is damaged or not ours.
     """
     if not path.exists():
         raise UsageError(f"no such file or folder: {path}", _ACCEPTED)
-    if path.is_dir():
-        names = {entry.name for entry in path.iterdir()}
-        if names & {MANIFEST_FILE, GRAPH_FILE}:
-            return OnnxRuntime(path, device=device, threads=threads)
-        if names & {"recipe.yaml", "best.safetensors", "last.safetensors"}:
-            return PyTorchRuntime(path, device=device, threads=threads, which=which)
-        shown = ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "")
-        raise UsageError(f"{path} is neither a run nor a bundle; it holds {shown or 'nothing'}", _ACCEPTED)
-    if path.suffix == ".onnx":
-        return OnnxRuntime(path, device=device, threads=threads)
-    if path.suffix == ".safetensors":
-        return PyTorchRuntime(path, device=device, threads=threads)
-    raise UsageError(f"{path} is not a runtime", _ACCEPTED)
+    if _is_graph(path):
+        runtime = _open_graph(path, device, threads, precision, backend)
+    elif backend is not None:
+        raise UsageError(
+            f"{path} is no ONNX graph: --backend {backend} does not apply",
+            "Backends compute bundles and .onnx files; runs are computed by PyTorch, engines by TensorRT.",
+        )
+    elif path.suffix == ".engine" and path.is_file():
+        runtime = _open_engine(path, device)
+    elif path.is_dir() or path.suffix == ".safetensors":
+        runtime = PyTorchRuntime(path, device=device, threads=threads, which=which)
+    else:
+        raise UsageError(f"{path} is not a runtime", _ACCEPTED)
+    if precision not in (None, runtime.info.precision):
+        raise UsageError(
+            f"{path} is {runtime.info.precision}, not {precision}",
+            "Export a bundle with that precision: `protoseg export RUN --bundle DIR --precision ...`.",
+        )
+    return runtime
+
+
+def _is_graph(path: Path) -> bool:
+    """Whether a path is a bundle or an ONNX file; a folder that is no run either is refused."""
+    if not path.is_dir():
+        return path.suffix == ".onnx"
+    names = {entry.name for entry in path.iterdir()}
+    if names & {MANIFEST_FILE, GRAPH_FILE}:
+        return True
+    if names & {"recipe.yaml", "best.safetensors", "last.safetensors"}:
+        return False
+    shown = ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "")
+    raise UsageError(f"{path} is neither a run nor a bundle; it holds {shown or 'nothing'}", _ACCEPTED)
+
+
+def _open_graph(
+    path: Path, device: str, threads: int | None, precision: Precision | None, backend: Backend | None
+) -> Runtime:
+    if backend != "openvino":
+        tensorrt = backend == "tensorrt-ep"
+        return OnnxRuntime(path, device=device, threads=threads, precision=precision, tensorrt=tensorrt)
+    if device == "cuda":
+        raise UsageError("--backend openvino computes on the CPU: --device cuda does not go with it")
+    from protoseg_deploy.runtimes.openvino import OpenVinoRuntime
+
+    return OpenVinoRuntime(path, threads=threads, precision=precision)
+
+
+def _open_engine(path: Path, device: str) -> Runtime:
+    if device == "cpu":
+        raise UsageError(f"{path} is an engine for a GPU: --device cpu does not go with it")
+    from protoseg_deploy.runtimes.tensorrt import TensorRTRuntime
+
+    return TensorRTRuntime(path)

@@ -65,6 +65,24 @@ def default_overlap(tile: int | tuple[int, int]) -> int:
     return (tile if isinstance(tile, int) else min(tile)) // 4
 
 
+def fit_image(array: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+    """Cut the centre out, or pad symmetrically by mirroring, where no tiling is wanted.
+
+    Args:
+        array: ``[H,W,3]`` image or ``[H,W]`` mask; both are fitted alike.
+        size: height and width.
+    """
+    for axis, wanted in enumerate(size):
+        surplus = array.shape[axis] - wanted
+        if surplus >= 0:
+            array = np.take(array, np.arange(surplus // 2, surplus // 2 + wanted), axis=axis)
+        else:
+            widths = [(0, 0)] * array.ndim
+            widths[axis] = (-surplus // 2, -surplus - -surplus // 2)
+            array = np.pad(array, widths, mode="symmetric")
+    return np.ascontiguousarray(array)
+
+
 def _check(tile: tuple[int, int], overlap: int, batch: int, fixed: tuple[int, int] | None) -> None:
     if min(tile) < 1 or batch < 1:
         raise UsageError(f"tiles of {tile[0]}x{tile[1]} pixels in batches of {batch}: sizes start at 1")

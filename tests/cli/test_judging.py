@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -12,10 +13,13 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from protoseg_deploy.cli import cli
+from protoseg_deploy.cli.arguments import RuntimeArgument, runtime_argument
 from protoseg_deploy.exporting.bundle import export_bundle
 from protoseg_deploy.models.saved import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model
 from protoseg_deploy.runtimes import opening
+from protoseg_deploy.runtimes.base import BACKENDS
+from protoseg_deploy.runtimes.metadata import PRECISIONS
 from protoseg_deploy.runtimes.opening import open_runtime
 from tests.conftest import recipe_tree
 from tests.fake_runtime import FakeRuntime
@@ -179,6 +183,70 @@ def test_predict_says_when_nobody_has_verified_the_runtime(
     monkeypatch.setattr(opening, "open_runtime", lambda *_, **__: fake)
     result = run("predict", "fake", scenes / "val/images/000.png", "--out", tmp_path)
     assert said in result.stderr if said else result.stderr == ""
+
+
+@pytest.fixture(scope="module")
+def bundle(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_bundle(run_folder, tmp_path_factory.mktemp("bundle") / "mine", precisions=("fp32", "bf16")).path
+
+
+def test_precision_and_backend_reach_the_runtime(bundle: Path, recipe: Path, scenes: Path, tmp_path: Path) -> None:
+    low = ["--precision", "bf16", "--json"]
+    evaluated = json.loads(run("evaluate", bundle, "--recipe", recipe, *low).stdout)
+    assert (evaluated["precision"], evaluated["verified"]) == ("bf16", None)
+    assert evaluated["emulated"].startswith("bf16 emulated")
+    fp32 = json.loads(run("evaluate", bundle, "--recipe", recipe, "--json").stdout)
+    assert (fp32["precision"], fp32["emulated"]) == ("fp32", None)
+    assert fp32["iou_percent"] != evaluated["iou_percent"]
+    image = scenes / "val/images/000.png"
+    predicted = run("predict", bundle, image, "--out", tmp_path, "--backend", "openvino", *low)
+    document = json.loads(predicted.stdout)
+    assert document["backend"].startswith("OpenVINO")
+    assert document["precision"] == "bf16"
+    assert f"{bundle} (bf16) is unverified" in predicted.stderr
+    expected = open_runtime(bundle, precision="bf16", backend="openvino").predict(np.asarray(Image.open(image))[None])
+    np.testing.assert_array_equal(np.asarray(Image.open(document["images"][0]["index"])), expected[0])
+    for arguments, message in (
+        (("--precision", "int8"), "has no int8 graph; it has fp32, bf16"),
+        (("--precision", "int9"), "int9"),
+        (("--backend", "tensorrt-ep", "--device", "cpu"), "does not go with --device cpu"),
+    ):
+        assert message in run("predict", bundle, image, "--out", tmp_path, *arguments, exit_code=2).stderr
+
+
+def test_bench_compares_precisions_and_backends_of_one_bundle(bundle: Path) -> None:
+    """What stands behind an @ wins over the options, which hold for the others."""
+    texts = [f"{bundle}@bf16", f"{bundle}@openvino@fp32", f"{bundle}@fp32", f"{bundle}"]
+    result = run("bench", *texts, "--precision", "bf16", "--size", 32, "--runs", 3, "--json")
+    document = json.loads(result.stdout)
+    found = [(one["runtime"], one["precision"], one["backend"].split()[0]) for one in document["runtimes"]]
+    assert found == list(
+        zip(texts, ["bf16", "fp32", "fp32", "bf16"], ["ONNX", "OpenVINO", "ONNX", "ONNX"], strict=True)
+    )
+    assert [one["runtime"] for one in document["ratios"]] == texts[1:]
+    assert f"{texts[0]}: bf16 emulated" in result.stderr
+    assert f"{texts[2]}: " not in result.stderr.replace(f"{texts[2]}: unstable", "")
+    assert result.stderr.count("is unverified") == 4
+
+
+def test_what_stands_behind_an_at_sign(run_folder: Path, tmp_path: Path) -> None:
+    assert "no such file or folder" in run("bench", f"{run_folder}@int9", exit_code=2).stderr
+    assert "one of fp32, fp16" in run("bench", f"{run_folder}@int9", exit_code=2).stderr
+    assert "is fp32, not int8" in run("bench", f"{run_folder}@int8", exit_code=2).stderr
+    assert "--backend openvino does not apply" in run("bench", f"{run_folder}@openvino", exit_code=2).stderr
+    odd = tmp_path / "mine@int8"
+    odd.symlink_to(run_folder)
+    assert runtime_argument(str(odd), None, None) == RuntimeArgument(str(odd), odd)
+    assert runtime_argument(f"{odd}@fp32", "int8", "openvino") == RuntimeArgument(
+        f"{odd}@fp32", odd, "fp32", "openvino"
+    )
+
+
+def test_choices_are_what_runtimes_know() -> None:
+    for verb in ("evaluate", "predict", "bench"):
+        options = {option.name: option for option in cli.get_command(click.Context(cli), verb).params}
+        assert tuple(options["precision"].type.choices) == PRECISIONS
+        assert tuple(options["backend"].type.choices) == BACKENDS
 
 
 def test_predict_tiles_a_fixed_size_and_says_so(monkeypatch: pytest.MonkeyPatch, scenes: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from protoseg_deploy.evaluation.samples import run_samples
-from protoseg_deploy.exporting import export_bundle
+from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model, dump_recipe, recipe_from_dict
+from protoseg_deploy.runtimes.metadata import PRECISIONS
 
 NAMES = ("red", "green", "blue", "grey")
 COLORS = ((200, 40, 40), (40, 180, 60), (40, 60, 200), (120, 120, 120))
@@ -72,6 +73,16 @@ def colour_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (run / "recipe.yaml").write_text(dump_recipe(recipe))
     return run
+
+
+@pytest.fixture(scope="session")
+def every_precision(colour_run: Path) -> Path:
+    """An unspoilt bundle with a graph of every precision; tests that change it work on a copy."""
+    folder = colour_run.parent / "bundles" / "every"
+    images = sorted((colour_run.parent / "data" / "images").iterdir())
+    calibration = Calibration(images)
+    export_bundle(colour_run, folder, precisions=PRECISIONS, calibration=calibration, samples=run_samples(colour_run))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -10,16 +10,15 @@ import torch
 
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting import GraphOptions, export_onnx
-from protoseg_deploy.exporting.onnx_export import normalisation
+from protoseg_deploy.exporting.onnx_export import OPSETS, save_graph
 from protoseg_deploy.exporting.resampling import translations
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, build_segmenter
 from protoseg_deploy.recipe import ClassTable, Model
-from protoseg_deploy.runtimes.metadata import Classes, GraphMetadata
+from tests.exporting.families import Family, exported, metadata, pictures
+from tests.exporting.test_families import FORBIDDEN_NODES
 
 CLASSES = ClassTable(("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)))
 BINARY = ClassTable(("background", "cell"), ((0, 0, 0), (255, 0, 0)), binary=True)
-# What TensorRT refuses or only takes with conditions.
-FORBIDDEN_NODES = {"If", "Loop", "Scan", "NonZero", "Upsample", "SequenceAt", "SequenceConstruct"}
 
 
 def network(
@@ -36,23 +35,7 @@ def network(
 
 def export(segmenter: Segmenter, spec: NetworkSpec, path: Path, **options: object) -> onnx.ModelProto:
     chosen = GraphOptions(**options)
-    mean, std = normalisation(segmenter)
-    metadata = GraphMetadata(
-        program="test",
-        classes=Classes.of(spec.classes),
-        ignore_index=255,
-        mean=mean,
-        std=std,
-        input_scale=spec.input_scale,
-        fixed_size=chosen.size,
-        precision="fp32",
-        parameters=1,
-        backbone=spec.model.backbone,
-        decoder=spec.model.decoder,
-        provenance={"run": "x"},
-        network_sha256="0",
-    )
-    export_onnx(segmenter, spec, metadata, path, chosen)
+    export_onnx(segmenter, spec, metadata(segmenter, spec, chosen), path, chosen)
     return onnx.load(path)
 
 
@@ -121,6 +104,45 @@ def test_graph_bound_to_one_size(tmp_path: Path) -> None:
     check_against_pytorch(tmp_path / "model.onnx", DeployedSegmenter(segmenter).eval(), images)
 
 
+@pytest.mark.parametrize("opset", sorted(set(OPSETS) - {18, 20}))  # those are in other tests
+def test_other_opsets_say_the_same(tmp_path: Path, opset: int) -> None:
+    segmenter, spec = network("test_efficientnet", "lraspp")
+    model = export(segmenter, spec, tmp_path / "model.onnx", logits=True, opset=opset)
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [opset]
+    images = np.random.default_rng(1).integers(0, 256, (1, 97, 131, 3), dtype=np.uint8)
+    check_against_pytorch(tmp_path / "model.onnx", DeployedSegmenter(segmenter).eval(), images)
+
+
+def test_weights_beside_the_graph(tmp_path: Path) -> None:
+    """What happens above 2 GB, at a size that can be tested."""
+    path, family = tmp_path / "model.onnx", Family("resnet10t", "lraspp")
+    assert save_graph(onnx.load(exported(family)), path) == ("model.onnx",)
+    whole = path.stat().st_size
+    assert save_graph(onnx.load(exported(family)), path, external_above=100_000) == ("model.onnx", "model.onnx.data")
+    assert path.stat().st_size < 0.05 * whole
+    # The two files can be moved together.
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for name in ("model.onnx", "model.onnx.data"):
+        (tmp_path / name).rename(folder / name)
+    images = pictures(1, 65, 51)
+    one, two = (
+        ort.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"images": images})
+        for file in (exported(family), folder / "model.onnx")
+    )
+    for found, expected in zip(two, one, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    # Written once more in one file, nothing of the two is left.
+    assert save_graph(onnx.load(folder / "model.onnx"), folder / "model.onnx") == ("model.onnx",)
+    assert [file.name for file in folder.iterdir()] == ["model.onnx"]
+    assert abs((folder / "model.onnx").stat().st_size - whole) < 10_000
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    with pytest.raises(ProtosegError, match="cannot write"):
+        save_graph(onnx.load(exported(Family("resnet10t", "lraspp"))), tmp_path / "missing" / "model.onnx")
+
+
 def test_only_the_network_is_in_the_graph(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """No prototype bank, no second head, no path of the machine, and no word from the exporter."""
     segmenter, spec = network("resnet10t", "deeplabv3plus")
@@ -168,9 +190,9 @@ def test_antialiased_resampling_equals_pytorch() -> None:
 
 def test_what_cannot_be_traced_says_what_to_do(tmp_path: Path) -> None:
     segmenter, spec = network("resnet10t", "lraspp")
-    forward = segmenter.forward
+    forward = segmenter.forward_features
     # A branch on the content of the image has no place in a graph.
-    segmenter.forward = lambda images: forward(images) if images.float().mean() > 3 else forward(-images)
+    segmenter.forward_features = lambda images: forward(images) if images.float().mean() > 3 else forward(-images)
     with pytest.raises(ProtosegError, match="resnet10t cannot be exported for images of any size") as caught:
         export(segmenter, spec, tmp_path / "model.onnx")
     assert "--size" in caught.value.hint

@@ -1,7 +1,7 @@
 """A correct bundle passes; one whose graph sees the image differently does not, whatever its checksums say."""
 
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,41 +17,14 @@ from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.samples import run_samples
 from protoseg_deploy.exporting import export_bundle, verify_bundle, worst_picture
 from protoseg_deploy.runtimes import read_manifest
-from protoseg_deploy.runtimes.manifest import GRAPH_FILE, MANIFEST_FILE, Limits, file_entry
+from protoseg_deploy.runtimes.manifest import GRAPH_FILE, MANIFEST_FILE, Limits
+from tests.exporting.planting import Fault, align_the_corners, edit_graph, forget_the_mean, swap_red_and_blue
 
 
 @pytest.fixture
 def bundle(good_bundle: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""
-    copy = tmp_path / "bundle"
-    copy.mkdir()
-    for file in good_bundle.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    return copy
-
-
-def edit_graph(bundle: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
-    """Change the graph and sign it again, as somebody would who rebuilt it wrongly."""
-    model = onnx.load(bundle / GRAPH_FILE)
-    edit(model)
-    onnx.checker.check_model(model)
-    onnx.save(model, bundle / GRAPH_FILE)
-    manifest = read_manifest(bundle)
-    files = {**manifest.files, GRAPH_FILE: file_entry(bundle / GRAPH_FILE)}
-    (bundle / MANIFEST_FILE).write_text(manifest.model_copy(update={"files": files}).to_json())
-
-
-def swap_red_and_blue(model: onnx.ModelProto) -> None:
-    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), "bgr"))
-    for node in model.graph.node:
-        node.input[:] = ["swapped" if name == "images" else name for name in node.input]
-    model.graph.node.insert(0, onnx.helper.make_node("Gather", ["images", "bgr"], ["swapped"], axis=3))
-
-
-def forget_the_mean(model: onnx.ModelProto) -> None:
-    names = [entry for entry in model.graph.initializer if entry.name == "segmenter.mean"]
-    assert len(names) == 1
-    names[0].CopyFrom(numpy_helper.from_array(np.zeros((1, 3, 1, 1), np.float32), names[0].name))
+    return shutil.copytree(good_bundle, tmp_path / "bundle")
 
 
 def nudge_the_head(model: onnx.ModelProto) -> None:
@@ -61,57 +34,67 @@ def nudge_the_head(model: onnx.ModelProto) -> None:
 
 
 def test_a_correct_bundle_passes(bundle: Path, colour_run: Path) -> None:
-    samples = run_samples(colour_run)
-    verdict = verify_bundle(bundle, samples)
-    assert verdict.passed
-    assert (verdict.images, verdict.masks, verdict.fitted_images) == (3, 3, 0)
-    assert verdict.agreement_percent > 99.99
-    assert verdict.miou_pytorch_percent == pytest.approx(verdict.miou_onnx_percent, abs=0.01)
-    assert verdict.miou_pytorch_percent > 60  # the network has learnt the colours: the faults below have a meaning
-    assert read_manifest(bundle).verification == verdict
-    assert worst_picture(bundle) is None
+    verification = verify_bundle(bundle, run_samples(colour_run))
+    assert verification.passed
+    assert (verification.images, verification.masks, verification.fitted_images) == (3, 3, 0)
+    (stage,) = verification.stages
+    assert (stage.stage, stage.artefact, stage.against, stage.status) == ("onnx fp32", GRAPH_FILE, "pytorch", "passed")
+    assert stage.agreement_percent > 99.99
+    assert stage.miou_percent == pytest.approx(verification.miou_pytorch_percent, abs=0.01)
+    assert stage.miou_percent > 60  # the network has learnt the colours: the faults below have a meaning
+    manifest = read_manifest(bundle)
+    assert manifest.verification == verification
+    assert manifest.verified(GRAPH_FILE) is True
+    assert manifest.verified("model.int8.onnx") is None
 
 
-@pytest.mark.parametrize("fault", [swap_red_and_blue, forget_the_mean])
-def test_planted_faults_fail(bundle: Path, colour_run: Path, fault: Callable[[onnx.ModelProto], None]) -> None:
-    edit_graph(bundle, fault)
+@pytest.mark.parametrize("fault", [swap_red_and_blue, forget_the_mean, align_the_corners])
+def test_planted_faults_fail(bundle: Path, colour_run: Path, fault: Fault) -> None:
+    edit_graph(bundle, GRAPH_FILE, fault)
     images = colour_run.parent / "data"
     arguments = ["verify", str(bundle), "--images", str(images / "images"), "--masks", str(images / "masks"), "--json"]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 1
+    assert "`onnx fp32` does not do what `pytorch` does" in result.stderr
     document = json.loads(result.stdout)
     assert document["passed"] is False
-    assert document["agreement_percent"] < 99.9
-    assert document["max_relative_margin"] > 0.1
-    assert len(document["reasons"]) == 3
-    assert document["miou_onnx_percent"] < document["miou_pytorch_percent"] - 0.1
-    picture = worst_picture(bundle)
+    (stage,) = document["stages"]
+    assert stage["agreement_percent"] < 99.9
+    assert stage["max_relative_margin"] > 0.1
+    assert len(stage["reasons"]) == 3
+    assert stage["miou_percent"] == pytest.approx(document["miou_pytorch_percent"] - stage["miou_drop_points"])
+    picture = worst_picture(bundle, "onnx fp32")
     assert picture is not None
     assert str(picture) in result.stderr
-    assert picture.stem == f"worst-{Path(document['worst_image']).stem}"
-    height, width = np.asarray(Image.open(images / "images" / document["worst_image"])).shape[:2]
+    height, width = np.asarray(Image.open(images / "images" / stage["worst_image"])).shape[:2]
     assert Image.open(picture).size == (4 * width + 12, height)
-    assert read_manifest(bundle).verification.passed is False
+    assert read_manifest(bundle).verified(GRAPH_FILE) is False
+
+    result = CliRunner().invoke(cli, [*arguments[:4], "--bisect", "fp32", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["culprit"] is not None
 
 
 def test_a_repaired_bundle_loses_its_picture(bundle: Path, good_bundle: Path, colour_run: Path) -> None:
     samples = run_samples(colour_run)
-    edit_graph(bundle, swap_red_and_blue)
+    edit_graph(bundle, GRAPH_FILE, swap_red_and_blue)
     assert not verify_bundle(bundle, samples).passed
     for name in (GRAPH_FILE, MANIFEST_FILE):
         (bundle / name).write_bytes((good_bundle / name).read_bytes())
-    assert verify_bundle(bundle, samples).passed
-    assert worst_picture(bundle) is None
+    verification = verify_bundle(bundle, samples)
+    assert verification.passed
+    assert (worst_picture(bundle, "onnx fp32") is None) == (verification.stages[0].disagreeing_pixels == 0)
 
 
 def test_rounding_passes_unless_limits_are_tighter(bundle: Path, colour_run: Path) -> None:
-    edit_graph(bundle, nudge_the_head)
+    edit_graph(bundle, GRAPH_FILE, nudge_the_head)
     samples = run_samples(colour_run)
     assert verify_bundle(bundle, samples).passed
     # not even bit-equal maps agree to more than 100 %
-    verdict = verify_bundle(bundle, samples, limits=Limits(min_agreement_percent=100.5))
-    assert not verdict.passed
-    assert "pixels agree" in verdict.reasons[0]
+    tight = Limits(min_agreement_percent=100.5, max_relative_margin=None, max_miou_drop_points=1)
+    verification = verify_bundle(bundle, samples, limits={"fp32": tight})
+    assert not verification.passed
+    assert "pixels agree" in verification.stages[0].reasons[0]
 
 
 def test_digest_tells_images_apart(bundle: Path, colour_run: Path) -> None:

@@ -11,16 +11,26 @@ import torch
 
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting import export_bundle
+from protoseg_deploy.exporting.onnx_export import save_graph
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, build_segmenter, load_network, save_network
 from protoseg_deploy.recipe import ClassTable, Model
-from protoseg_deploy.runtimes import OnnxRuntime, PyTorchRuntime, Runtime, open_runtime
+from protoseg_deploy.runtimes import OnnxRuntime, PyTorchRuntime, Runtime, open_runtime, providers
+from protoseg_deploy.runtimes.graphs import find_graph
+from protoseg_deploy.runtimes.manifest import (
+    StageVerdict,
+    Verification,
+    file_entry,
+    read_manifest,
+    write_manifest,
+)
+from protoseg_deploy.runtimes.onnx import _Buffers
 
 CLASSES = ClassTable(("sky", "road", "tree"), ((10, 20, 30), (0, 255, 0), (1, 2, 3)))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``run`` (best and last differ), ``bundle`` (any size) and ``fixed`` (40x56)."""
+    """``run`` (best and last differ), ``bundle`` (any size, three precisions) and ``fixed`` (40x56)."""
     root = tmp_path_factory.mktemp("runtimes")
     spec = NetworkSpec(
         Model(backbone="resnet10t", weights="none", decoder="lraspp", decoder_channels=16), CLASSES, ignore_index=254
@@ -28,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, which in enumerate(("best", "last")):
         torch.manual_seed(seed)
         save_network(root / "run" / f"{which}.safetensors", build_segmenter(spec).state_dict(), spec)
-    export_bundle(root / "run", root / "bundle")
+    export_bundle(root / "run", root / "bundle", precisions=("fp32", "fp16", "bf16"))
     export_bundle(root / "run", root / "fixed", size=(40, 56))
     return root
 
@@ -118,22 +128,184 @@ def test_auto_says_why(folder: Path) -> None:
 
 def test_a_provider_that_did_not_load_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a GPU and a broken CUDA provider ONNX Runtime would compute on the CPU without a word."""
-    monkeypatch.setattr("protoseg_deploy.runtimes.onnx._PROVIDERS", {"cpu": "CPUExecutionProvider", "cuda": "None"})
-    monkeypatch.setattr("protoseg_deploy.runtimes.onnx.ort.preload_dlls", lambda: None)
+    monkeypatch.setattr(providers, "PROVIDERS", {"cpu": "CPUExecutionProvider", "cuda": "None", "tensorrt": "None"})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     session = OnnxRuntime(folder / "bundle", device="cpu")._session
-    monkeypatch.setattr("protoseg_deploy.runtimes.onnx._session", lambda *_: session)
+    monkeypatch.setattr(providers, "_session", lambda *_: session)
     with pytest.raises(UsageError, match="would compute on the CPU"):
         OnnxRuntime(folder / "bundle", device="cuda")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(UsageError, match="would compute on the CPU") as tensorrt:
+        OnnxRuntime(folder / "bundle", tensorrt=True)
+    assert "TensorRT 10" in tensorrt.value.hint
     info = OnnxRuntime(folder / "bundle", device="auto").info
     assert info.device == "cpu"
     assert "would compute on the CPU" in info.details["device_choice"]
-    # nor does it count as running on the GPU if the convolutions stayed behind
-    monkeypatch.setattr(
-        "protoseg_deploy.runtimes.onnx._PROVIDERS", {"cpu": "CPUExecutionProvider", "cuda": "CPUExecutionProvider"}
+
+
+@pytest.mark.parametrize(("provider", "asked"), [("cuda", {"device": "cuda"}), ("tensorrt", {"tensorrt": True})])
+def test_convolutions_left_to_another_provider_are_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, provider: str, asked: dict
+) -> None:
+    """The wanted provider is there, but the nodes are with another one."""
+
+    class Session:
+        def __init__(self, session) -> None:
+            self._session = session
+
+        def get_providers(self) -> list[str]:
+            return [providers.PROVIDERS[provider], "CPUExecutionProvider"]
+
+        def __getattr__(self, name: str):
+            return getattr(self._session, name)
+
+    session = Session(OnnxRuntime(folder / "bundle", device="cpu")._session)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(providers, "_session", lambda *_: session)
+    with pytest.raises(UsageError, match=r"left .*\d+ Conv.* of the network to other providers"):
+        OnnxRuntime(folder / "bundle", **asked)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="only where there is no GPU")
+def test_tensorrt_provider_without_its_libraries(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="no GPU was found"):
+        open_runtime(folder / "bundle", backend="tensorrt-ep")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(UsageError, match="--backend tensorrt-ep: ONNX Runtime cannot load its Tensorrt"):
+        open_runtime(folder / "bundle", backend="tensorrt-ep")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_engines_of_retrained_networks_are_not_mixed_up(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    """Same structure, other weights: ONNX Runtime gives both engines the same name."""
+    graph = folder / "bundle" / "model.onnx"
+    retrained = bytearray(graph.read_bytes())
+    retrained[len(retrained) // 2] ^= 1
+    (tmp_path / "model.onnx").write_bytes(retrained)
+    cache = providers.engine_cache(find_graph(folder / "bundle"))
+    assert cache == providers.engine_cache(find_graph(graph))
+    assert cache.is_relative_to(folder / "bundle")
+    assert cache.name != providers.engine_cache(find_graph(tmp_path / "model.onnx")).name
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert providers.engine_cache(find_graph(graph)) == tmp_path / "cache" / "protoseg" / "tensorrt-ep" / cache.name
+
+
+def test_a_graph_without_kernels_is_not_called_damaged(folder: Path, tmp_path: Path) -> None:
+    model = onnx.load(folder / "bundle" / "model.onnx")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(2), "matrix"))
+    model.graph.node.append(onnx.helper.make_node("Det", ["matrix"], ["determinant"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("determinant", onnx.TensorProto.DOUBLE, []))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ProtosegError, match=r"CPUExecutionProvider cannot compute .*Det") as caught:
+        open_runtime(tmp_path / "model.onnx", device="cpu")
+    assert "--backend" in caught.value.hint
+
+
+def test_device_buffers_take_one_batch_after_the_other(folder: Path) -> None:
+    """What `predict` does on a GPU, with main memory for the device's."""
+    runtime = OnnxRuntime(folder / "bundle", device="cpu")
+    first, second = noise(2, 24, 31), 255 - noise(2, 24, 31)
+    buffers = _Buffers(runtime._session, first.shape, np.uint8, "cpu")
+    results = [buffers.compute(images) for images in (first, second[:, :, ::-1][:, :, ::-1])]
+    for result, images in zip(results, (first, second), strict=True):
+        np.testing.assert_array_equal(result, runtime.predict(images))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_bundle_opens_in_every_precision_it_has(folder: Path, precision) -> None:
+    images = noise(2, 40, 56)
+    fp32 = open_runtime(folder / "bundle", device="cpu")
+    low = open_runtime(folder / "bundle", device="cpu", precision=precision)
+    assert (fp32.info.precision, low.info.precision) == ("fp32", precision)
+    assert low.info.file_bytes == (folder / "bundle" / f"model.{precision}.onnx").stat().st_size
+    assert low.info.file_bytes < 0.6 * fp32.info.file_bytes
+    assert fp32.info.details["emulated"] == ""
+    assert low.info.details["emulated"].startswith(f"{precision} emulated")
+    class_map = low.predict(images)
+    assert (class_map == fp32.predict(images)).mean() > 0.9
+    same = open_runtime(folder / "bundle" / f"model.{precision}.onnx", device="cpu", precision=precision)
+    np.testing.assert_array_equal(same.predict(images), class_map)
+
+
+def test_precisions_and_backends_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no int8 graph; it has fp32, fp16, bf16"):
+        open_runtime(folder / "bundle", precision="int8")
+    with pytest.raises(UsageError, match=r"model\.fp16\.onnx is fp16, not fp32"):
+        open_runtime(folder / "bundle" / "model.fp16.onnx", precision="fp32")
+    for path in (folder / "run", folder / "run" / "best.safetensors"):
+        with pytest.raises(UsageError, match="is fp32, not int8"):
+            open_runtime(path, precision="int8")
+        assert open_runtime(path, precision="fp32").info.kind == "pytorch"
+    (tmp_path / "some.engine").write_bytes(b"engine")
+    for path in (folder / "run", tmp_path / "some.engine"):
+        for backend in ("onnxruntime", "openvino", "tensorrt-ep"):
+            with pytest.raises(UsageError, match=f"--backend {backend} does not apply"):
+                open_runtime(path, backend=backend)
+    with pytest.raises(UsageError, match="does not go with --device cpu"):
+        open_runtime(folder / "bundle", backend="tensorrt-ep", device="cpu")
+    with pytest.raises(UsageError, match="--device cpu does not go with it"):
+        open_runtime(tmp_path / "some.engine", device="cpu")
+
+
+def test_a_graph_of_a_bundle_is_checked_and_verified_as_such(folder: Path, tmp_path: Path) -> None:
+    """Each graph has a verdict of its own, and a changed one is refused even when opened as a file."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(folder / "bundle", bundle)
+    manifest = read_manifest(bundle)
+    assert open_runtime(bundle).info.verified is None
+    stages = (
+        StageVerdict(stage="onnx fp32", artefact="model.onnx", against="pytorch", status="passed"),
+        StageVerdict(stage="onnx fp16", artefact="model.fp16.onnx", against="onnx fp32", status="failed"),
     )
-    with pytest.raises(UsageError, match=r"left .*Conv.* of the network on the CPU"):
-        OnnxRuntime(folder / "bundle", device="cuda")
+    verdict = Verification(
+        passed=False,
+        images=1,
+        masks=0,
+        fitted_images=0,
+        images_sha256="",
+        miou_pytorch_percent=None,
+        stages=stages,
+    )
+    write_manifest(bundle, manifest.model_copy(update={"verification": verdict}))
+    for precision, verified in (("fp32", True), ("fp16", False), ("bf16", None)):
+        file = manifest.graphs[precision].file
+        assert open_runtime(bundle, precision=precision).info.verified is verified
+        assert open_runtime(bundle / file).info.verified is verified
+    graph = (bundle / "model.fp16.onnx").read_bytes()
+    (bundle / "model.fp16.onnx").write_bytes(graph + b"\0")
+    for path, precision in ((bundle, "fp16"), (bundle / "model.fp16.onnx", None)):
+        with pytest.raises(ProtosegError, match="bytes instead of"):
+            open_runtime(path, precision=precision)
+    # alone, or beside the manifest of something else, a graph is complete but unverified
+    (bundle / "model.fp16.onnx").write_bytes(graph)
+    (bundle / "manifest.json").write_text('{"name": "a web page"}')
+    assert open_runtime(bundle / "model.onnx").info.verified is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_outside_the_graph(folder: Path, tmp_path: Path, precision) -> None:
+    """As above 2 GB: weights in a file of their own, which is checked like the graph."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(folder / "bundle", bundle)
+    manifest = read_manifest(bundle)
+    name = manifest.graphs[precision].file
+    files = save_graph(onnx.load(bundle / name), bundle / name, external_above=1000)
+    assert files == (name, f"{name}.data")
+    graphs = {**manifest.graphs, precision: manifest.graphs[precision].model_copy(update={"files": files})}
+    entries = {**manifest.files, **{file: file_entry(bundle / file) for file in files}}
+    write_manifest(bundle, manifest.model_copy(update={"graphs": graphs, "files": entries}))
+    images = noise(1, 40, 40)
+    expected = open_runtime(folder / "bundle", precision=precision)
+    runtime = open_runtime(bundle, precision=precision)
+    np.testing.assert_array_equal(runtime.predict(images), expected.predict(images))
+    assert runtime.info.file_bytes == sum((bundle / file).stat().st_size for file in files)
+    weights = bytearray((bundle / f"{name}.data").read_bytes())
+    weights[7] ^= 1
+    (bundle / f"{name}.data").write_bytes(weights)
+    with pytest.raises(ProtosegError, match=r"\.data is not the file the manifest describes: its checksum differs"):
+        open_runtime(bundle, precision=precision)
 
 
 def test_what_is_no_runtime(folder: Path, tmp_path: Path) -> None:

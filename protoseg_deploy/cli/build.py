@@ -1,0 +1,258 @@
+"""``protoseg build``: engines of TensorRT from the graphs of a bundle."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from protoseg_deploy.cli.arguments import PATH, json_option, note, print_json, print_table, progress_bar
+from protoseg_deploy.cli.verify import show_verification
+from protoseg_deploy.runtimes.metadata import PRECISIONS, Precision
+
+if TYPE_CHECKING:
+    from protoseg_deploy.errors import ProtosegError
+    from protoseg_deploy.exporting.engine_options import EngineOptions
+    from protoseg_deploy.exporting.engines import BuiltEngine
+    from protoseg_deploy.runtimes import Verification
+    from protoseg_deploy.runtimes.tensorrt import Profile
+
+_UNITS = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def _precisions(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[Precision, ...] | None:
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in PRECISIONS]
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(PRECISIONS)}")
+    return tuple(precision for precision in PRECISIONS if precision in names)
+
+
+def _profile(_context: click.Context, _option: click.Parameter, text: str | None) -> "Profile | None":
+    """``MIN,OPT,MAX``, each ``BATCHxHEIGHTxWIDTH``; one shape alone is all three."""
+    from protoseg_deploy.runtimes.tensorrt import Profile
+
+    if text is None:
+        return None
+    shapes = []
+    for part in text.lower().replace("×", "x").split(","):
+        sides = part.strip().split("x")
+        if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+            raise click.BadParameter(f"{part.strip()!r} is no shape: give BATCHxHEIGHTxWIDTH, such as 1x512x512")
+        shapes.append((int(sides[0]), int(sides[1]), int(sides[2])))
+    if len(shapes) not in (1, 3):
+        raise click.BadParameter(f"{text!r} has {len(shapes)} shapes: give one, or the smallest, the best, the largest")
+    return Profile(min=shapes[0], opt=shapes[len(shapes) // 2], max=shapes[-1])
+
+
+def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]iB)", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no size: write a number and KiB, MiB or GiB, such as 4GiB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+@click.command(name="build")
+@click.argument("bundle", type=PATH)
+@click.option(
+    "--engine",
+    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
+    required=True,
+    help="`tensorrt`: data-centre GPUs and Jetson, builds for the GPU at hand. `tensorrt-rtx`: GeForce and RTX GPUs, "
+    "builds without one.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    metavar="LIST",
+    callback=_precisions,
+    help="Of fp32, fp16, bf16, int8: one engine each.  [default: all of the bundle]",
+)
+@click.option(
+    "--profile",
+    metavar="MIN,OPT,MAX",
+    callback=_profile,
+    help="Smallest, best and largest BATCHxHEIGHTxWIDTH the engine takes; one shape alone is all three.  "
+    "[default: 1x64x64,1x512x512,4x1024x1024]",
+)
+@click.option(
+    "--target-sm",
+    metavar="LIST",
+    help="tensorrt-rtx: compute capabilities to build for, such as 7.5,8.6.  [default: any from 8.0 on]",
+)
+@click.option("--workspace", metavar="SIZE", callback=_bytes, help="Limit of scratch memory on the GPU, such as 4GiB.")
+@click.option(
+    "--version-compatible", is_flag=True, help="tensorrt: run under later versions of the same major number too."
+)
+@click.option("--hardware-compatible", is_flag=True, help="tensorrt: run on any GPU from compute capability 8.0 on.")
+@click.option("--images", type=PATH, help="Verify engines that can run here on these.  [default: validation images]")
+@click.option("--masks", type=PATH, help="Masks of --images, to compare the mIoU too.")
+@click.option(
+    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Verify on at most so many."
+)
+@json_option
+def command(
+    bundle: Path,
+    engine: str,
+    precisions: tuple[Precision, ...] | None,
+    profile: "Profile | None",
+    target_sm: str | None,
+    workspace: int | None,
+    version_compatible: bool,
+    hardware_compatible: bool,
+    images: Path | None,
+    masks: Path | None,
+    verify_images: int,
+    as_json: bool,
+) -> None:
+    """Build engines from the graphs of BUNDLE into BUNDLE/engines, each with a sidecar that says what it is.
+
+    The precision is that of the graph. Every engine is inspected: one that was to be fp16 and computes in fp32 is an
+    error. An engine runs under the version of the library it was built with, on the GPUs it was built for, at the
+    shapes of its profile; anything else is refused in plain words when it is loaded. If one precision cannot be built,
+    the others are, and the command fails (exit code 1) at the end. Engines that can run on this machine are verified
+    like every other artefact of the bundle.
+
+    \b
+    protoseg build bundles/mine --engine tensorrt
+    protoseg build bundles/mine --engine tensorrt --profile 1x512x1024 --workspace 4GiB --images photos
+    protoseg build bundles/mine --engine tensorrt-rtx --precision fp16,int8 --target-sm 8.6,8.9
+    protoseg build bundles/mine --engine tensorrt --hardware-compatible --version-compatible
+    """
+    from protoseg_deploy.errors import ProtosegError, UsageError
+    from protoseg_deploy.exporting import failure_message
+    from protoseg_deploy.exporting.engine_options import EngineOptions
+    from protoseg_deploy.exporting.engines import build_into_bundle
+    from protoseg_deploy.runtimes import read_manifest
+
+    if masks is not None and images is None:
+        raise UsageError("--masks without --images", "Give the folder of the images too.")
+    options = EngineOptions(
+        engine="tensorrt" if engine == "tensorrt" else "tensorrt-rtx",
+        profile=profile,
+        target_sm=tuple(target.strip() for target in target_sm.split(",")) if target_sm else (),
+        workspace_bytes=workspace,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+    )
+    manifest = read_manifest(bundle)
+    wanted = precisions or tuple(manifest.graphs)
+    if missing := [precision for precision in wanted if precision not in manifest.graphs]:
+        raise UsageError(
+            f"{bundle} has no {missing[0]} graph; it has {', '.join(manifest.graphs)}",
+            "Export it with `protoseg export RUN --bundle DIR --precision ...`.",
+        )
+    built: list[BuiltEngine] = []
+    skipped: dict[Precision, str] = {}
+    failed: dict[Precision, ProtosegError] = {}
+    with progress_bar("building", hidden=as_json) as show:
+        for number, precision in enumerate(wanted):
+            show(number, len(wanted))
+            if precisions is None and (reason := _impossible(precision, options)):
+                skipped[precision] = reason
+                continue
+            try:
+                built.append(build_into_bundle(bundle, precision, options))
+            except ProtosegError as error:
+                failed[precision] = error
+        show(len(wanted), len(wanted))
+    verification = _verify(bundle, images, masks, verify_images, as_json) if built else None
+    if as_json:
+        print_json(_document(bundle, built, skipped, failed, verification))
+    else:
+        _show(bundle, built, verification)
+    for precision, reason in skipped.items():
+        note(f"{precision} left out: {reason}")
+    if built and verification is None:
+        note(f"not verified: {_why_not_verified(bundle)}")
+    if failed:
+        faults = [f"{precision}: {error.message}" for precision, error in failed.items()]
+        hints = dict.fromkeys(error.hint for error in failed.values() if error.hint)
+        raise ProtosegError("\n".join(["not built", *faults]), "\n".join(hints))
+    if verification is not None and not verification.passed:
+        raise ProtosegError(*failure_message(bundle, verification))
+
+
+def _impossible(precision: Precision, options: "EngineOptions") -> str:
+    """Why no engine of that precision can be built for the targets; empty if one can."""
+    from protoseg_deploy.errors import UsageError
+    from protoseg_deploy.exporting.engine_options import check_target
+
+    try:
+        check_target(precision, options)
+    except UsageError as error:
+        return error.message
+    return ""
+
+
+def _verify(bundle: Path, images: Path | None, masks: Path | None, count: int, hidden: bool) -> "Verification | None":
+    """The gate over the whole bundle; None where no engine can run, or there is nothing to verify on."""
+    import torch
+
+    from protoseg_deploy.errors import ProtosegError
+    from protoseg_deploy.evaluation.samples import folder_samples, run_samples
+    from protoseg_deploy.exporting import verify_bundle
+    from protoseg_deploy.runtimes import read_manifest
+
+    if not torch.cuda.is_available():
+        return None
+    if images is not None:
+        samples = folder_samples(images, masks, count=count)
+    else:
+        try:
+            samples = run_samples(Path(read_manifest(bundle).provenance.run), count)
+        except ProtosegError:
+            return None
+    with progress_bar("verifying", hidden=hidden) as show:
+        return verify_bundle(bundle, samples, progress=show)
+
+
+def _why_not_verified(bundle: Path) -> str:
+    import torch
+
+    later = f"`protoseg verify {bundle} --images DIR`"
+    if not torch.cuda.is_available():
+        return f"there is no NVIDIA GPU here; {later} does it on the machine the engines are for"
+    return f"the run that was exported is not at hand; {later} does it"
+
+
+def _document(
+    bundle: Path,
+    built: list["BuiltEngine"],
+    skipped: dict[Precision, str],
+    failed: dict[Precision, "ProtosegError"],
+    verification: "Verification | None",
+) -> dict[str, object]:
+    return {
+        "bundle": str(bundle),
+        "engines": {
+            engine.name: {"file": str(engine.file), **engine.sidecar.model_dump(mode="json", exclude={"metadata"})}
+            for engine in built
+        },
+        "skipped": dict(skipped),
+        "failed": {precision: str(error) for precision, error in failed.items()},
+        "verification": None if verification is None else verification.model_dump(mode="json"),
+    }
+
+
+def _show(bundle: Path, built: list["BuiltEngine"], verification: "Verification | None") -> None:
+    if not built:
+        return
+    rows = []
+    for engine in built:
+        sidecar = engine.sidecar
+        heavy = ", ".join(f"{count} {name}" for name, count in sidecar.layers.heavy.items())
+        targets = ", ".join(sidecar.targets) or "8.0 and later"
+        size, seconds = f"{sidecar.engine_bytes / 1e6:.1f}", f"{sidecar.build_seconds:.1f}"
+        rows.append((engine.name, targets, heavy, sidecar.layers.evidence, size, seconds))
+    print_table(
+        ["engine", "compute capability", "convolutions and products", "seen in", "MB", "built in s"],
+        rows,
+        title=f"{bundle}: {built[0].sidecar.library}, shapes {built[0].sidecar.profile}",
+    )
+    if verification is not None:
+        show_verification(bundle, verification)

@@ -1,0 +1,124 @@
+"""The stages of the gate: which artefacts a bundle has, what each was made from, and what it has to keep."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from protoseg_deploy.errors import UsageError
+from protoseg_deploy.runtimes.base import Runtime, UInt8Array
+from protoseg_deploy.runtimes.graphs import verified_as
+from protoseg_deploy.runtimes.manifest import Limits, Manifest, StageVerdict, check_file, check_graph
+from protoseg_deploy.runtimes.metadata import Precision
+from protoseg_deploy.runtimes.opening import open_runtime
+from protoseg_deploy.runtimes.tiling import fit_image
+
+LIMITS: Mapping[Precision, Limits] = {
+    "fp32": Limits(min_agreement_percent=99.9, max_relative_margin=1e-2, max_miou_drop_points=0.1),
+    "fp16": Limits(min_agreement_percent=99.5, max_relative_margin=0.05, max_miou_drop_points=0.2),
+    "bf16": Limits(min_agreement_percent=99.0, max_relative_margin=0.5, max_miou_drop_points=0.5),
+    "int8": Limits(min_agreement_percent=90.0, max_relative_margin=None, max_miou_drop_points=1.0),
+}
+"""What a graph has to keep against the one it was made from. An engine may round as fp16 does even in fp32 (TF32): it
+is held to the limits of its precision, but not to stricter ones than those of fp16."""
+
+
+def int8_limits(max_drop: float) -> Limits:
+    """Limits of int8 with another loss of mIoU allowed, in points."""
+    return LIMITS["int8"].model_copy(update={"max_miou_drop_points": max_drop})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One artefact that can be compared, or the reason why it cannot."""
+
+    name: str
+    artefact: str
+    precision: Precision
+    against: str
+    limits: Limits
+    runtime: Runtime | None
+    reason: str = ""
+
+    @property
+    def is_graph(self) -> bool:
+        return self.name.startswith("onnx ")
+
+
+def exported_limits(manifest: Manifest) -> dict[Precision, Limits]:
+    int8 = manifest.graphs.get("int8")
+    allowed = None if int8 is None else int8.conversion.get("max_drop_points")
+    return dict(LIMITS) if allowed is None else {**LIMITS, "int8": int8_limits(allowed)}
+
+
+def find_stages(
+    bundle: Path, manifest: Manifest, device: str, openvino: bool, limits: Mapping[Precision, Limits]
+) -> list[Stage]:
+    stages = []
+    for precision, graph in manifest.graphs.items():
+        check_graph(bundle, manifest, precision)
+        against = "pytorch" if precision == "fp32" else "onnx fp32"
+        runtime = open_runtime(bundle, device=device, precision=precision)
+        stages.append(Stage(f"onnx {precision}", graph.file, precision, against, limits[precision], runtime))
+    for precision, graph in manifest.graphs.items() if openvino else ():
+        runtime = open_runtime(bundle, precision=precision, backend="openvino")
+        artefact = verified_as(graph.file, "openvino")
+        stages.append(
+            Stage(f"openvino {precision}", artefact, precision, f"onnx {precision}", limits[precision], runtime)
+        )
+    for name, entry in manifest.engines.items():
+        held_to = limits["fp16" if entry.precision == "fp32" else entry.precision]
+        check_file(bundle, manifest, entry.file)
+        try:
+            engine, reason = open_runtime(bundle / entry.file), ""
+        except UsageError as error:  # no GPU, another GPU, no TensorRT: not the fault of the engine
+            engine, reason = None, error.message
+        stages.append(
+            Stage(f"engine {name}", entry.file, entry.precision, f"onnx {entry.precision}", held_to, engine, reason)
+        )
+    return stages
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Stages that see images of the same sizes; the first ones may be there only for the others' sake."""
+
+    stages: tuple[Stage, ...]
+    counted: frozenset[str]
+    smallest: tuple[int, int] | None
+    largest: tuple[int, int] | None
+
+    def fit(self, array: UInt8Array) -> UInt8Array:
+        if self.smallest is None or self.largest is None:
+            return array
+        size = np.clip(array.shape[:2], self.smallest, self.largest)
+        return fit_image(array, (int(size[0]), int(size[1])))
+
+
+def passes_of(stages: Sequence[Stage], fixed: tuple[int, int] | None) -> list[Pass]:
+    """The graphs in one pass; each engine in one of its own with the graphs it descends from, at the sizes it takes."""
+    graphs = tuple(stage for stage in stages if stage.is_graph)
+    passes = [Pass(graphs, frozenset(stage.name for stage in graphs), fixed, fixed)]
+    for stage in stages:
+        if stage.runtime is None or stage in graphs:
+            continue
+        parent = next(graph for graph in graphs if graph.name == stage.against)
+        smallest, largest = stage.runtime.info.size_range or (fixed, fixed)
+        passes.append(Pass((parent, stage), frozenset({stage.name}), smallest, largest))
+    return passes
+
+
+def with_next_step(verdicts: list[StageVerdict], bundle: Path) -> list[StageVerdict]:
+    """Tell the first failure what to do; the ones after it may be its consequences."""
+    for number, verdict in enumerate(verdicts):
+        if verdict.status == "failed":
+            kind, _, name = verdict.stage.partition(" ")
+            steps = {
+                "onnx": f"`protoseg verify {bundle} --images DIR --bisect {name}` names the operation that differs.",
+                "openvino": f"Run this precision with ONNX Runtime, or another precision with OpenVINO: {bundle}@fp32.",
+                "engine": f"Build it again with `protoseg build {bundle}`; if it fails again, build fp32 and compare.",
+            }
+            verdicts[number] = verdict.model_copy(update={"next_step": steps[kind]})
+            break
+    return verdicts

@@ -1,0 +1,191 @@
+"""A built engine as a runtime."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protoseg_deploy.errors import UsageError
+from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
+from protoseg_deploy.runtimes.manifest import ENGINE_FOLDER, MANIFEST_FILE, read_manifest
+from protoseg_deploy.runtimes.metadata import GraphMetadata
+from protoseg_deploy.runtimes.tensorrt.launching import Binding, Launcher, record_cuda_graph
+from protoseg_deploy.runtimes.tensorrt.library import load_library, open_log
+from protoseg_deploy.runtimes.tensorrt.loading import deserialize, open_context, output_types
+from protoseg_deploy.runtimes.tensorrt.memory import GrowingBuffer, usable_in_place
+from protoseg_deploy.runtimes.tensorrt.sidecar import (
+    EngineSidecar,
+    check_engine_file,
+    check_gpu,
+    check_shape,
+    check_version,
+    read_sidecar,
+)
+
+_INPUT, _CLASS_MAP = "images", "class_map"
+
+
+class TensorRTRuntime:
+    """An ``.engine`` file written by ``protoseg build``, on the current GPU.
+
+    It computes on a stream of its own. A batch travels through page-locked memory; one that lies on the GPU already
+    (`predict_tensor`) is read where it lies. While one shape repeats, its launch is replayed from a CUDA graph.
+
+    Args:
+        path: the engine; its sidecar lies beside it.
+
+    Raises:
+        ProtosegError: the engine or its sidecar is missing, damaged or changed.
+        UsageError: there is no GPU, another one than it was built for, or no library of its version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        sidecar = read_sidecar(path)
+        check_engine_file(path, sidecar)
+        if not torch.cuda.is_available():
+            raise UsageError(
+                f"{path} runs on an NVIDIA GPU, and PyTorch finds none here",
+                "Run it on the machine it was built for, or use the ONNX graph of the bundle.",
+            )
+        library = load_library(sidecar.engine)
+        gpu = torch.cuda.get_device_name()
+        check_version(path, sidecar, str(library.__version__))
+        check_gpu(path, sidecar, torch.cuda.get_device_capability(), gpu)
+        self._path, self._sidecar = path, sidecar
+        self._device = torch.device("cuda", torch.cuda.current_device())
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        log = open_log(library)
+        self._runtime, engine = deserialize(library, log, path, sidecar)
+        self._outputs = output_types(library, engine)
+        # TensorRT-RTX records launches by itself, for every shape.
+        record = functools.partial(record_cuda_graph, self._stream) if sidecar.engine == "tensorrt" else None
+        context = open_context(library, engine, sidecar)
+        self._launcher = Launcher(context, log, path, _INPUT, self._stream.cuda_stream, record)
+        self._placed: Binding | None = None
+        self._buffers = {_INPUT: GrowingBuffer(torch.uint8, self._device)}
+        self._buffers.update((name, GrowingBuffer(dtype, self._device)) for name, dtype in self._outputs.items())
+        self._host_images = GrowingBuffer(torch.uint8, None)
+        self._host_class_map = GrowingBuffer(self._outputs[_CLASS_MAP], None)
+        self._info = _info(path, sidecar, gpu)
+
+    @property
+    def info(self) -> RuntimeInfo:
+        return self._info
+
+    @property
+    def metadata(self) -> GraphMetadata:
+        return self._sidecar.metadata
+
+    def predict(self, images: UInt8Array) -> UInt8Array:
+        """See `Runtime.predict`."""
+        self._check(images)
+        staged = self._host_images.view(images.shape)
+        staged.numpy()[...] = images
+        binding = self._placed_binding(images.shape)
+        found = self._host_class_map.view(tuple(binding.outputs[_CLASS_MAP].shape))
+        with torch.cuda.stream(self._stream):
+            binding.images.copy_(staged, non_blocking=True)
+            self._launcher.launch(binding)
+            found.copy_(binding.outputs[_CLASS_MAP], non_blocking=True)
+        self._stream.synchronize()
+        class_map: UInt8Array = found.numpy().copy()  # the memory is written again by the next call
+        return class_map
+
+    def bind(self, images: UInt8Array) -> Callable[[], Tensor]:
+        """See `Runtime.bind`; the call returns the class map on the GPU, the same memory at every call."""
+        self._check(images)
+        placed = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self._device)
+        binding = self._new_binding(placed)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+
+        def run() -> Tensor:
+            with torch.cuda.stream(self._stream):
+                self._launcher.launch(binding)
+            self._stream.synchronize()
+            return binding.outputs[_CLASS_MAP]
+
+        return run
+
+    def predict_tensor(self, images: Tensor) -> Tensor:
+        """Class maps of images that are on the GPU, without a copy and without waiting.
+
+        Args:
+            images: ``[B,H,W,3]`` uint8 RGB on the GPU of this runtime. It is copied only if it is not contiguous
+                or does not start at a multiple of 256 bytes.
+
+        Returns:
+            ``[B,H,W]`` class indices on the GPU, ready for whatever follows on the current stream.
+
+        Raises:
+            UsageError: another device, type or shape than the engine takes.
+        """
+        if images.device != self._device or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise UsageError(
+                f"predict_tensor takes uint8 [batch, height, width, 3] on {self._device}; "
+                f"got {images.dtype} {list(images.shape)} on {images.device}"
+            )
+        self._check_shape(tuple(images.shape))
+        caller = torch.cuda.current_stream(self._device)
+        if not usable_in_place(images):
+            images = images.clone(memory_format=torch.contiguous_format)
+        binding = self._new_binding(images)
+        self._stream.wait_stream(caller)
+        with torch.cuda.stream(self._stream):
+            self._launcher.launch(binding)
+        caller.wait_stream(self._stream)
+        for tensor in (images, *binding.outputs.values()):
+            tensor.record_stream(self._stream)
+        return binding.outputs[_CLASS_MAP]
+
+    def _check(self, images: UInt8Array) -> None:
+        check_images(images, self._info)
+        self._check_shape(images.shape)
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        check_shape(self._path, self._sidecar.profile, (shape[0], shape[1], shape[2]))
+
+    def _placed_binding(self, shape: tuple[int, ...]) -> Binding:
+        """The buffers of this runtime at a shape; the same object as long as the shape stays."""
+        if self._placed is None or self._placed.images.shape != shape:
+            images = self._buffers[_INPUT].view(shape)
+            shapes = self._launcher.output_shapes(shape, self._outputs)
+            self._placed = Binding(images, {name: self._buffers[name].view(shapes[name]) for name in shapes})
+        return self._placed
+
+    def _new_binding(self, images: Tensor) -> Binding:
+        shapes = self._launcher.output_shapes(tuple(images.shape), self._outputs)
+        outputs = {
+            name: torch.empty(shapes[name], dtype=dtype, device=self._device) for name, dtype in self._outputs.items()
+        }
+        return Binding(images, outputs)
+
+
+def _info(path: Path, sidecar: EngineSidecar, gpu: str) -> RuntimeInfo:
+    profile, metadata = sidecar.profile, sidecar.metadata
+    return RuntimeInfo(
+        kind="tensorrt",
+        path=path,
+        classes=metadata.classes.table(),
+        ignore_index=metadata.ignore_index,
+        precision=sidecar.precision,
+        device="cuda",
+        backend=f"{sidecar.library}, {gpu}",
+        threads=torch.get_num_threads(),
+        parameters=metadata.parameters,
+        file_bytes=sidecar.engine_bytes,
+        fixed_size=profile.fixed_size(),
+        size_range=(profile.min[1:], profile.max[1:]),
+        verified=_verdict(path),
+        details={"profile": str(profile), "heavy_layers": sidecar.layers.heavy},
+    )
+
+
+def _verdict(path: Path) -> bool | None:
+    """What the bundle around an engine says of it."""
+    bundle = path.absolute().parent.parent
+    if path.absolute().parent.name != ENGINE_FOLDER or not (bundle / MANIFEST_FILE).is_file():
+        return None
+    return read_manifest(bundle).verified(f"{ENGINE_FOLDER}/{path.name}")

@@ -1,0 +1,61 @@
+"""What a student starts from, and what it and its teacher are shown."""
+
+import pytest
+import torch
+
+from protoseg_deploy.data.loading import Batch
+from protoseg_deploy.distillation import Distillation, FrozenTeacher, distill
+from protoseg_deploy.methods import build_method
+from protoseg_deploy.models import Segmenter, load_network
+from protoseg_deploy.training import train
+from tests.conftest import with_values
+
+
+@pytest.mark.parametrize(("view", "shown", "judged"), [("weak", 1, 1), ("strong", 2, 2), ("weak_to_strong", 2, 1)])
+def test_views_of_unlabelled_images(tiny_recipe, monkeypatch, view, shown, judged):
+    recipe = with_values(tiny_recipe, distill={"unlabeled_view": view})
+    student, network = Segmenter(recipe.model, 3), Segmenter(recipe.model, 3)
+    batch = Batch(
+        images=torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+        labels=torch.zeros(2, 32, 32, dtype=torch.long),
+        weak=torch.full((2, 3, 32, 32), 1, dtype=torch.uint8),
+        strong=torch.full((2, 3, 32, 32), 2, dtype=torch.uint8),
+        valid=torch.ones(2, 32, 32, dtype=torch.bool),
+    )
+    seen = {}
+    forward = Segmenter.forward_features
+
+    def spy(self, images):
+        seen["student" if self is student else "teacher"] = images
+        return forward(self, images)
+
+    monkeypatch.setattr(Segmenter, "forward_features", spy)
+    Distillation(recipe, student, FrozenTeacher(network, "linear", None)).step(student, student, batch, 0)
+    for who, value in (("student", shown), ("teacher", judged)):
+        assert seen[who].flatten(1)[:, 0].tolist() == [0, 0, value, value]
+
+
+@pytest.mark.parametrize("inherits", [True, False])
+def test_a_student_of_the_same_backbone_starts_from_the_teacher(tiny_recipe, tmp_path, monkeypatch, inherits):
+    train(with_values(tiny_recipe, train={"steps": 2, "eval_every": 2}), tmp_path / "teacher", build_method, quiet=True)
+    teacher, _ = load_network(tmp_path / "teacher" / "best.safetensors")
+    first: dict[str, torch.Tensor] = {}
+    step = Distillation.step
+
+    def remember(self, student, *arguments):
+        if not first:
+            first.update({name: value.detach().clone() for name, value in student.state_dict().items()})
+        return step(self, student, *arguments)
+
+    monkeypatch.setattr(Distillation, "step", remember)
+    overrides = ["model.decoder_channels=8", f"distill.start_from_teacher={str(inherits).lower()}"]
+    distill(tmp_path / "teacher", tmp_path / "student", overrides, quiet=True)
+    same = {
+        name: torch.equal(value, first[name])
+        for name, value in teacher.state_dict().items()
+        if value.shape == first[name].shape and name.endswith("conv1.weight")
+    }
+    assert len(same) > 3
+    assert set(same.values()) == {inherits}
+    # what does not fit has nothing to inherit
+    assert first["decoder.project.0.weight"].shape[0] == 8

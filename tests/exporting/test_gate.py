@@ -1,0 +1,111 @@
+"""Every precision against the fp32 graph: sound ones pass, a fault in one is found there and nowhere else."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from protoseg_deploy.cli import cli
+from protoseg_deploy.evaluation.samples import run_samples
+from protoseg_deploy.exporting import VerificationFailedError, bisect_graph, export_bundle, verify_bundle
+from protoseg_deploy.models import load_network, save_network
+from protoseg_deploy.runtimes import open_runtime, read_manifest
+from protoseg_deploy.runtimes.manifest import graph_file
+from protoseg_deploy.runtimes.metadata import PRECISIONS
+from tests.exporting.planting import align_the_corners, beyond_fp16, double_a_scale, edit_graph, swap_red_and_blue
+
+
+@pytest.fixture
+def bundle(every_precision: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(every_precision, tmp_path / "bundle")
+
+
+def outcome(bundle: Path, colour_run: Path) -> dict[str, str]:
+    return {stage.stage: stage.status for stage in verify_bundle(bundle, run_samples(colour_run)).stages}
+
+
+def test_all_precisions_pass(every_precision: Path) -> None:
+    manifest = read_manifest(every_precision)
+    verification = manifest.verification
+    assert [stage.stage for stage in verification.stages] == [f"onnx {precision}" for precision in PRECISIONS]
+    assert {stage.against for stage in verification.stages[1:]} == {"onnx fp32"}
+    assert all(manifest.verified(graph_file(precision)) for precision in PRECISIONS)
+    emulated = {stage.stage: stage.emulated for stage in verification.stages}
+    assert emulated == {"onnx fp32": False, "onnx fp16": True, "onnx bf16": True, "onnx int8": False}
+    for precision in PRECISIONS:
+        info = open_runtime(every_precision, device="cpu", precision=precision).info
+        assert (info.precision, info.verified) == (precision, True)
+    # precisions that differ in name only would agree to the last pixel
+    sizes = {precision: manifest.files[graph_file(precision)].bytes for precision in PRECISIONS}
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    assert sizes["bf16"] < 0.6 * sizes["fp32"]
+    assert sizes["int8"] < 0.4 * sizes["fp32"]
+
+
+def test_a_wrong_scale_is_found_in_int8(bundle: Path, colour_run: Path) -> None:
+    edit_graph(bundle, "model.int8.onnx", double_a_scale)
+    statuses = outcome(bundle, colour_run)
+    assert statuses.pop("onnx int8") == "failed"
+    assert set(statuses.values()) == {"passed"}
+    failed = read_manifest(bundle).verification.first_failure()
+    assert failed.stage == "onnx int8"
+    assert "--bisect int8" in failed.next_step
+    image = run_samples(colour_run)[0].image
+    found = bisect_graph(bundle, "int8", image)
+    assert found.culprit is not None
+    assert found.culprit.kind == "Conv"
+    assert found.culprit.gain == pytest.approx(2, abs=0.4)  # not quite: what is too large is cut off
+
+
+def test_an_overflow_is_found_in_fp16(colour_run: Path, tmp_path: Path) -> None:
+    """The fp32 graph of such a network is sound, and so is bf16, which has the range of fp32."""
+    run = shutil.copytree(colour_run, tmp_path / "run")
+    segmenter, spec = load_network(run / "best.safetensors")
+    beyond_fp16(segmenter)
+    save_network(run / "best.safetensors", segmenter.state_dict(), spec)
+    with pytest.raises(VerificationFailedError, match="`onnx fp16` does not do what `onnx fp32` does") as caught:
+        export_bundle(run, tmp_path / "bundle", precisions=("fp32", "fp16", "bf16"), samples=run_samples(run))
+    assert not (tmp_path / "bundle").exists()
+    statuses = {stage.stage: stage.status for stage in caught.value.verification.stages}
+    assert statuses == {"onnx fp32": "passed", "onnx fp16": "failed", "onnx bf16": "passed"}
+    found = bisect_graph(caught.value.kept, "fp16", run_samples(run)[0].image)
+    assert found.culprit is not None
+    assert found.culprit.output_db < 0
+
+
+@pytest.mark.parametrize("fault", [swap_red_and_blue, align_the_corners])
+def test_a_fault_in_the_first_graph_is_not_blamed_on_later_ones(bundle: Path, colour_run: Path, fault) -> None:
+    """Spoilt everywhere alike, as by an exporter that is wrong from the start."""
+    for precision in PRECISIONS:
+        edit_graph(bundle, graph_file(precision), fault)
+    arguments = ["verify", str(bundle), "--images", str(colour_run.parent / "data" / "images")]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 1
+    assert "`onnx fp32` does not do what `pytorch` does" in result.stderr
+    assert "--bisect fp32" in result.stderr
+    manifest = read_manifest(bundle)
+    assert manifest.verification.first_failure().stage == "onnx fp32"
+    # what was made from a faulty graph is not verified, however faithful a copy it is
+    assert not any(manifest.verified(graph_file(precision)) for precision in PRECISIONS)
+
+
+def test_a_sound_graph_has_no_culprit(every_precision: Path, colour_run: Path) -> None:
+    image = run_samples(colour_run)[0].image
+    for precision in PRECISIONS:
+        found = bisect_graph(every_precision, precision, image)
+        assert found.culprit is None, (precision, found.summary())
+        assert found.compared > 20
+    arguments = ["verify", str(every_precision), "--images", str(image.parent), "--bisect", "fp16"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0
+    assert "faithful copy" in result.stdout
+
+
+def test_manifest_lists_all_graphs(every_precision: Path) -> None:
+    document = json.loads((every_precision / "manifest.json").read_text())
+    assert document["format"] == 2
+    assert list(document["graphs"]) == list(PRECISIONS)
+    assert document["graphs"]["int8"]["conversion"]["method"] == "percentile"

@@ -1,0 +1,124 @@
+"""OpenVINO computes the same graphs as ONNX Runtime, in the precision that the graph has."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.exporting import export_bundle
+from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
+from protoseg_deploy.recipe import ClassTable, Model
+from protoseg_deploy.runtimes import OnnxRuntime, open_runtime
+from tests.exporting.families import FAMILIES, Family, exported
+
+openvino = pytest.importorskip("openvino")
+
+from protoseg_deploy.runtimes.openvino import OpenVinoRuntime  # noqa: E402
+
+CAPABILITIES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("openvino")
+    spec = NetworkSpec(
+        Model(backbone="resnet10t", weights="none", decoder="lraspp", decoder_channels=16),
+        ClassTable(("sky", "road", "tree"), ((10, 20, 30), (0, 255, 0), (1, 2, 3))),
+        ignore_index=254,
+    )
+    torch.manual_seed(0)
+    network = build_segmenter(spec)
+    torch.nn.init.normal_(network.head.weight, std=3.0)  # so that more than one class is predicted
+    save_network(root / "run" / "best.safetensors", network.state_dict(), spec)
+    export_bundle(root / "run", root / "bundle", precisions=("fp32", "fp16", "bf16"))
+    return root / "bundle"
+
+
+def patches(seed: int, batch: int, height: int, width: int) -> np.ndarray:
+    """Squares of 8x8 pixels in random colours."""
+    small = np.random.default_rng(seed).integers(0, 256, (batch, -(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+    return np.ascontiguousarray(small.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_every_family_gives_the_class_maps_of_onnxruntime(family: Family, precision) -> None:
+    runtime = OpenVinoRuntime(exported(family, precision), threads=1)
+    images = patches(0, 2, *(family.size or (97, 131)))
+    expected, logits = OnnxRuntime(exported(family), device="cpu", threads=1)._session.run(
+        ["class_map", "logits"], {"images": images}
+    )
+    found = runtime.predict(images)
+    layers = runtime.info.details["layer_precisions"]
+    if precision == "fp32":
+        assert layers.keys() == {"f32"}
+        ordered = np.sort(logits, axis=1)
+        sure = ordered[:, -1] - ordered[:, -2] > 1e-3 * logits.std()
+        assert sure.mean() > 0.95
+        np.testing.assert_array_equal(found[sure], expected[sure])
+        assert runtime.info.details["emulated"] == ""
+    else:
+        assert (found == expected).mean() > 0.93
+        assert ("bf16" in layers) == (runtime.info.details["emulated"] == "") == ("BF16" in CAPABILITIES)
+
+
+def test_it_is_a_runtime_like_the_others(bundle: Path) -> None:
+    runtime = open_runtime(bundle, backend="openvino", threads=1)
+    reference = open_runtime(bundle, device="cpu", threads=1)
+    assert runtime.info.backend.startswith("OpenVINO 20")
+    for name in ("classes", "ignore_index", "precision", "device", "threads", "parameters", "file_bytes", "verified"):
+        assert getattr(runtime.info, name) == getattr(reference.info, name), name
+    first, second = patches(1, 2, 40, 56), patches(2, 2, 40, 56)
+    class_map = runtime.predict(first)
+    assert class_map.dtype == np.uint8
+    assert len(np.unique(class_map)) > 1
+    kept = class_map.copy()
+    run = runtime.bind(first)
+    np.testing.assert_array_equal(class_map, reference.predict(first))
+    np.testing.assert_array_equal(runtime.predict(second), reference.predict(second))
+    np.testing.assert_array_equal(class_map, kept)  # a result is the caller's own
+    for _ in range(2):
+        np.testing.assert_array_equal(run(), class_map)
+    other = patches(3, 1, 33, 71)
+    other.flags.writeable = False
+    for images in (other, other[:, ::-1], second[:, :, 8:40]):
+        np.testing.assert_array_equal(runtime.predict(images), reference.predict(images))
+    with pytest.raises(UsageError, match="uint8 RGB"):
+        runtime.predict(first[0])
+
+
+@pytest.mark.skipif("FP16" in CAPABILITIES, reason="this processor computes fp16")
+def test_fp16_is_said_to_be_computed_otherwise(bundle: Path) -> None:
+    """OpenVINO would take bf16 for it, of three bits less, without a word."""
+    runtime = open_runtime(bundle, backend="openvino", precision="fp16", threads=1)
+    assert runtime.info.details["layer_precisions"].keys() == {"f32"}
+    assert "fp16 not computed as such" in runtime.info.details["emulated"]
+
+
+def test_openvino_is_not_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UsageError, match="OpenVINO is not installed") as caught:
+        open_runtime(bundle, backend="openvino")
+    assert "protoseg-deploy[openvino]" in caught.value.hint
+
+
+def test_openvino_has_no_gpu(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="--device cuda does not go with it"):
+        open_runtime(bundle, backend="openvino", device="cuda")
+
+
+def test_a_graph_that_openvino_cannot_run(bundle: Path, tmp_path: Path) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    model.graph.node[-1].op_type, model.graph.node[-1].domain = "Unheard", "of"
+    onnx.save(model, tmp_path / "strange.onnx")
+    with pytest.raises(ProtosegError, match=r"OpenVINO cannot run .*strange\.onnx: .*\w") as caught:
+        open_runtime(tmp_path / "strange.onnx", backend="openvino")
+    assert "--backend onnxruntime" in caught.value.hint
+    assert "Exception from" not in caught.value.message
+    (tmp_path / "text.onnx").write_bytes(b"this is no graph")
+    with pytest.raises(ProtosegError, match="cannot be loaded as an ONNX model"):
+        open_runtime(tmp_path / "text.onnx", backend="openvino")

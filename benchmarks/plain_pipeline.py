@@ -220,12 +220,14 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         graph = out or Path(scratch) / "plain.onnx"
         export_plain(segmenter, spec.input_scale, graph)
-        ours = {p: open_runtime(bundle, device="cpu", threads=threads, precision=p) for p in precisions}
+        ours: dict[str, Runtime] = {
+            p: open_runtime(bundle, device="cpu", threads=threads, precision=p) for p in precisions
+        }
         info = replace(
             ours["fp32"].info, path=graph, backend="NumPy, ONNX Runtime, NumPy", file_bytes=graph.stat().st_size
         )
         plain = PlainPipeline(graph, segmenter, info)
-        pipelines: dict[str, Runtime] = {"plain": plain, **{f"bundle {p}": runtime for p, runtime in ours.items()}}
+        pipelines: dict[str, Runtime] = {"plain": plain, **ours}
         differing = _differing(pipelines, images)
         reports = dict(
             zip(
@@ -236,7 +238,7 @@ def main(
         )
         inputs: dict[str, tuple[Path, dict[str, NDArray[Any]]]] = {
             "plain": (graph, {"input": plain.normalise(images[:1])}),
-            **{f"bundle {p}": (bundle / manifest.graphs[p].file, {"images": images[:1]}) for p in precisions},
+            **{p: (bundle / manifest.graphs[p].file, {"images": images[:1]}) for p in precisions},
         }
         profiles = profile_graphs(inputs, threads)
     if as_json:
@@ -282,11 +284,11 @@ def _print(
             f"{first.array.p50_ms / report.array.p50_ms:.2f}x",
             f"{profiles[name].outside_percent:.1f} %",
             f"{differing[name]:,}",
-            f"{report.info.file_bytes / 1e6:.1f} MB",
+            f"{report.info.file_bytes / 1e6:.1f}",
         )
         for name, report in reports.items()
     ]
-    columns = ("", "p50 ms", "graph alone", "against plain", "outside conv.", "pixels that differ", "file")
+    columns = ("", "p50 ms", "graph only", "speed", "outside conv", "differ", "MB")
     print_table(columns, rows, f"{title}; class maps compared on {np.prod(images.shape[:3]):,} pixels")
     for name, profile in profiles.items():
         print_table(

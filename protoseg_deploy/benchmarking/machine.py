@@ -10,7 +10,16 @@ from typing import Any
 import psutil
 import torch
 
-_LIBRARIES = ("protoseg-deploy", "torch", "onnxruntime-gpu", "onnxruntime", "tensorrt", "numpy")
+_LIBRARIES = (
+    "protoseg-deploy",
+    "torch",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "openvino",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)

@@ -6,28 +6,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, json_option, note, print_json, print_table, progress_bar
+from protoseg_deploy.cli.arguments import (
+    PATH,
+    json_option,
+    note,
+    precision_list,
+    print_json,
+    print_table,
+    progress_bar,
+)
 from protoseg_deploy.cli.verify import show_verification
-from protoseg_deploy.runtimes.metadata import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from protoseg_deploy.errors import ProtosegError
     from protoseg_deploy.exporting.engine_options import EngineOptions
     from protoseg_deploy.exporting.engines import BuiltEngine
     from protoseg_deploy.runtimes import Verification
+    from protoseg_deploy.runtimes.metadata import Precision
     from protoseg_deploy.runtimes.tensorrt import Profile
 
 _UNITS = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def _precisions(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[Precision, ...] | None:
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in PRECISIONS]
-    if unknown:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(PRECISIONS)}")
-    return tuple(precision for precision in PRECISIONS if precision in names)
 
 
 def _profile(_context: click.Context, _option: click.Parameter, text: str | None) -> "Profile | None":
@@ -69,7 +67,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     "--precision",
     "precisions",
     metavar="LIST",
-    callback=_precisions,
+    callback=precision_list,
     help="Of fp32, fp16, bf16, int8: one engine each.  [default: all of the bundle]",
 )
 @click.option(
@@ -94,11 +92,12 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option(
     "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Verify on at most so many."
 )
+@click.option("--no-verify", is_flag=True, help="Leave the verification out, though the engines could run here.")
 @json_option
 def command(
     bundle: Path,
     engine: str,
-    precisions: tuple[Precision, ...] | None,
+    precisions: "tuple[Precision, ...]",
     profile: "Profile | None",
     target_sm: str | None,
     workspace: int | None,
@@ -107,6 +106,7 @@ def command(
     images: Path | None,
     masks: Path | None,
     verify_images: int,
+    no_verify: bool,
     as_json: bool,
 ) -> None:
     """Build engines from the graphs of BUNDLE into BUNDLE/engines, each with a sidecar that says what it is.
@@ -123,6 +123,8 @@ def command(
     protoseg build bundles/mine --engine tensorrt-rtx --precision fp16,int8 --target-sm 8.6,8.9
     protoseg build bundles/mine --engine tensorrt --hardware-compatible --version-compatible
     """
+    import torch
+
     from protoseg_deploy.errors import ProtosegError, UsageError
     from protoseg_deploy.exporting import failure_message
     from protoseg_deploy.exporting.engine_options import EngineOptions
@@ -131,6 +133,8 @@ def command(
 
     if masks is not None and images is None:
         raise UsageError("--masks without --images", "Give the folder of the images too.")
+    if no_verify and images is not None:
+        raise UsageError("--no-verify and --images contradict each other")
     options = EngineOptions(
         engine="tensorrt" if engine == "tensorrt" else "tensorrt-rtx",
         profile=profile,
@@ -152,7 +156,7 @@ def command(
     with progress_bar("building", hidden=as_json) as show:
         for number, precision in enumerate(wanted):
             show(number, len(wanted))
-            if precisions is None and (reason := _impossible(precision, options)):
+            if not precisions and (reason := _impossible(precision, options)):
                 skipped[precision] = reason
                 continue
             try:
@@ -160,24 +164,34 @@ def command(
             except ProtosegError as error:
                 failed[precision] = error
         show(len(wanted), len(wanted))
-    verification = _verify(bundle, images, masks, verify_images, as_json) if built else None
+    verification = None
+    if built and images is not None:
+        verification = _verify(bundle, images, masks, verify_images, as_json)
     if as_json:
         print_json(_document(bundle, built, skipped, failed, verification))
     else:
         _show(bundle, built, verification)
     for precision, reason in skipped.items():
         note(f"{precision} left out: {reason}")
-    if built and verification is None:
-        note(f"not verified: {_why_not_verified(bundle)}")
     if failed:
         faults = [f"{precision}: {error.message}" for precision, error in failed.items()]
         hints = dict.fromkeys(error.hint for error in failed.values() if error.hint)
         raise ProtosegError("\n".join(["not built", *faults]), "\n".join(hints))
     if verification is not None and not verification.passed:
         raise ProtosegError(*failure_message(bundle, verification))
+    later = f"`protoseg verify {bundle} --images DIR`"
+    if not torch.cuda.is_available():
+        note(f"the engines are not verified: there is no NVIDIA GPU here; {later} does it on the machine they are for")
+    elif verification is None and no_verify:
+        note(f"the engines are not verified; {later} does it later")
+    elif verification is None:
+        raise ProtosegError(
+            f"{bundle}: the engines are built but NOT verified: there are no images to verify them on",
+            f"Give them with --images DIR, now or to {later}, or accept unverified engines with --no-verify.",
+        )
 
 
-def _impossible(precision: Precision, options: "EngineOptions") -> str:
+def _impossible(precision: "Precision", options: "EngineOptions") -> str:
     """Why no engine of that precision can be built for the targets; empty if one can."""
     from protoseg_deploy.errors import UsageError
     from protoseg_deploy.exporting.engine_options import check_target
@@ -189,42 +203,21 @@ def _impossible(precision: Precision, options: "EngineOptions") -> str:
     return ""
 
 
-def _verify(bundle: Path, images: Path | None, masks: Path | None, count: int, hidden: bool) -> "Verification | None":
-    """The gate over the whole bundle; None where no engine can run, or there is nothing to verify on."""
-    import torch
-
-    from protoseg_deploy.errors import ProtosegError
-    from protoseg_deploy.evaluation.samples import folder_samples, run_samples
+def _verify(bundle: Path, images: Path, masks: Path | None, count: int, hidden: bool) -> "Verification":
+    """The gate over the whole bundle."""
+    from protoseg_deploy.evaluation.samples import folder_samples
     from protoseg_deploy.exporting import verify_bundle
-    from protoseg_deploy.runtimes import read_manifest
 
-    if not torch.cuda.is_available():
-        return None
-    if images is not None:
-        samples = folder_samples(images, masks, count=count)
-    else:
-        try:
-            samples = run_samples(Path(read_manifest(bundle).provenance.run), count)
-        except ProtosegError:
-            return None
+    samples = folder_samples(images, masks, count=count)
     with progress_bar("verifying", hidden=hidden) as show:
         return verify_bundle(bundle, samples, progress=show)
-
-
-def _why_not_verified(bundle: Path) -> str:
-    import torch
-
-    later = f"`protoseg verify {bundle} --images DIR`"
-    if not torch.cuda.is_available():
-        return f"there is no NVIDIA GPU here; {later} does it on the machine the engines are for"
-    return f"the run that was exported is not at hand; {later} does it"
 
 
 def _document(
     bundle: Path,
     built: list["BuiltEngine"],
-    skipped: dict[Precision, str],
-    failed: dict[Precision, "ProtosegError"],
+    skipped: "dict[Precision, str]",
+    failed: "dict[Precision, ProtosegError]",
     verification: "Verification | None",
 ) -> dict[str, object]:
     return {

@@ -23,6 +23,7 @@ from protoseg_deploy.exporting.engine_options import (
     engine_name,
     targets_of,
 )
+from protoseg_deploy.exporting.onnx_export import save_graph
 from protoseg_deploy.exporting.symmetry import symmetric_graph
 from protoseg_deploy.models import write_atomically
 from protoseg_deploy.runtimes.graphs import find_graph, read_metadata
@@ -57,7 +58,10 @@ def build_into_bundle(bundle: Path, precision: Precision, options: EngineOptions
         UsageError: the bundle has no such graph, the library is missing, or the target cannot have that precision.
         ProtosegError: the library refuses the graph, or the engine is not of the precision asked for.
     """
+    check_target(precision, options)
     graph = check_graph(bundle, read_manifest(bundle), precision)
+    if precision == "int8":
+        graph = _symmetric_twin(graph, bundle / ENGINE_FOLDER)
     name = engine_name(precision, options)
     file = f"{ENGINE_FOLDER}/{name}.engine"
     sidecar = build_engine(graph, bundle / file, options)
@@ -65,17 +69,29 @@ def build_into_bundle(bundle: Path, precision: Precision, options: EngineOptions
         file=file,
         sidecar=f"{ENGINE_FOLDER}/{sidecar_file(bundle / file).name}",
         precision=precision,
+        graph=graph.relative_to(bundle).as_posix(),
         engine=options.engine,
     )
     add_engine(bundle, name, entry)
     return BuiltEngine(name, bundle / file, sidecar)
 
 
+def _symmetric_twin(graph: Path, folder: Path) -> Path:
+    """Write the int8 graph as TensorRT takes it: a file of its own, so that it is verified as well."""
+    twin = folder / f"{graph.stem}.symmetric.onnx"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ProtosegError(f"cannot write {folder}: {error.strerror}") from None
+    save_graph(symmetric_graph(onnx.load(graph)), twin)
+    return twin
+
+
 def build_engine(graph: Path, target: Path, options: EngineOptions) -> EngineSidecar:
     """Build an engine and write it, and its sidecar, in one step each.
 
     Args:
-        graph: an ONNX graph of this program.
+        graph: an ONNX graph of this program; of int8 the one of `symmetric_graph`.
         target: file to write; the sidecar goes beside it.
         options: library, shapes, GPUs.
 
@@ -90,7 +106,7 @@ def build_engine(graph: Path, target: Path, options: EngineOptions) -> EngineSid
     check_profile(profile, metadata.fixed_size)
     log = open_log(library)
     start = time.perf_counter()
-    builder, network = _parse(library, log, graph, options, metadata.precision)
+    builder, network = _parse(library, log, graph, options)
     layers = network_layers(network)
     expected = layer_table(layers, "network", metadata.precision)
     if metadata.precision != "fp32":
@@ -133,17 +149,13 @@ def build_engine(graph: Path, target: Path, options: EngineOptions) -> EngineSid
     return sidecar
 
 
-def _parse(library: Any, log: Any, graph: Path, options: EngineOptions, precision: Precision) -> tuple[Any, Any]:
+def _parse(library: Any, log: Any, graph: Path, options: EngineOptions) -> tuple[Any, Any]:
     """The builder, which must live as long as the network, and the network."""
     builder = library.Builder(log)
     # TensorRT 10 has to be asked for it; later versions and TensorRT-RTX know nothing else and ignore the flag.
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = library.OnnxParser(network, log)
-    if precision == "int8":
-        read = parser.parse(symmetric_graph(onnx.load(graph)).SerializeToString())
-    else:
-        read = parser.parse_from_file(str(graph))
-    if not read:
+    if not parser.parse_from_file(str(graph)):
         faults = [parser.get_error(number) for number in range(parser.num_errors)]
         told = [f"  {fault.node_name()} ({fault.node_operator()}): {_one_line(fault.desc())}" for fault in faults]
         raise ProtosegError(

@@ -5,7 +5,8 @@ Low precision is for what lies between the first and the last convolution or mat
 - normalisations and softmax;
 - statistics (means, powers, roots) and the arithmetic that follows them up to the next layer;
 - nodes whose weights the type cannot hold;
-- what does not depend on the pixels: shape arithmetic, resampled position embeddings;
+- what does not depend on the pixels, such as shape arithmetic; but not its matrix products (resampled position
+  embeddings), because engines for GPUs of compute capability 7.5 have none in float32;
 - pieces between such nodes that hold no convolution or product: two casts cost more than they gain.
 
 So images are normalised, and logits are upsampled and compared, in float32.
@@ -43,8 +44,8 @@ _MOVEMENT = _operators(
 _ACTIVATIONS = _operators("Relu LeakyRelu PRelu Elu Selu Celu Sigmoid HardSigmoid HardSwish Tanh Erf Gelu Swish Mish")
 _SAMPLING = _operators("MaxPool AveragePool Resize")
 _LOW = _PRODUCTS | _ARITHMETIC | _MOVEMENT | _ACTIVATIONS | _SAMPLING
-# TensorRT reads it in float32 and float16 only.
-_FLOAT16_ONLY = frozenset({"HardSwish"})
+# TensorRT has no bfloat16 for these.
+_FLOAT16_ONLY = frozenset({"HardSwish", "Mish", "ConvTranspose"})
 _STATISTICS = _operators(
     "ReduceMean ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceMax ReduceMin ReduceLogSumExp "
     "GlobalAveragePool Pow Sqrt Reciprocal Exp Log CumSum"
@@ -106,6 +107,14 @@ def plan_precision(model: ModelProto, precision: LowPrecision, keep: frozenset[s
             else:
                 out_of_range.append(node.name)
     low = _connected(nodes, low, products)
+    low |= {
+        place
+        for place, node in enumerate(nodes)
+        if place not in seeing
+        and node.op_type == "MatMul"
+        and node.name not in keep
+        and types.get(node.output[0]) == TensorProto.FLOAT
+    }
     kept = {p for p in seeing - low if any(types.get(name) == TensorProto.FLOAT for name in nodes[p].output)}
     return PrecisionPlan(frozenset(low), frozenset(kept), tuple(out_of_range), types, opset)
 

@@ -58,13 +58,15 @@ def _division_of_image(graph: onnx.GraphProto, weights: Mapping[str, onnx.Tensor
     for node in graph.node:
         if node.op_type == "Div" and _three_constants(weights, node.input[1]):
             before = makers.get(node.input[0])
+            if before is not None and before.op_type == "Reshape":  # the mean is subtracted from flat planes
+                before = makers.get(before.input[0])
             if before is not None and before.op_type == "Sub" and _three_constants(weights, before.input[1]):
                 return node
     return None
 
 
 def _three_constants(weights: Mapping[str, onnx.TensorProto], name: str) -> bool:
-    return name in weights and list(weights[name].dims) in ([1, 3, 1, 1], [3, 1, 1])
+    return name in weights and list(weights[name].dims) == [1, 3, 1, 1]
 
 
 def _convolutions(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:

@@ -29,6 +29,10 @@ def int8_limits(max_drop: float) -> Limits:
     return LIMITS["int8"].model_copy(update={"max_miou_drop_points": max_drop})
 
 
+_SYMMETRIC = "symmetric int8"
+"""The int8 graph as TensorRT takes it, see `protoseg_deploy.exporting.symmetry`."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One artefact that can be compared, or the reason why it cannot."""
@@ -67,16 +71,19 @@ def find_stages(
         stages.append(
             Stage(f"openvino {precision}", artefact, precision, f"onnx {precision}", limits[precision], runtime)
         )
+    twins = {entry.graph for entry in manifest.engines.values() if entry.graph not in manifest.files_of_graphs()}
+    for twin in sorted(twins):
+        runtime = open_runtime(check_file(bundle, manifest, twin), device=device)
+        stages.append(Stage(_SYMMETRIC, twin, "int8", "onnx int8", limits["int8"], runtime))
     for name, entry in manifest.engines.items():
+        against = _SYMMETRIC if entry.graph in twins else f"onnx {entry.precision}"
         held_to = limits["fp16" if entry.precision == "fp32" else entry.precision]
         check_file(bundle, manifest, entry.file)
         try:
             engine, reason = open_runtime(bundle / entry.file), ""
         except UsageError as error:  # no GPU, another GPU, no TensorRT: not the fault of the engine
             engine, reason = None, error.message
-        stages.append(
-            Stage(f"engine {name}", entry.file, entry.precision, f"onnx {entry.precision}", held_to, engine, reason)
-        )
+        stages.append(Stage(f"engine {name}", entry.file, entry.precision, against, held_to, engine, reason))
     return stages
 
 
@@ -97,13 +104,13 @@ class Pass:
 
 
 def passes_of(stages: Sequence[Stage], fixed: tuple[int, int] | None) -> list[Pass]:
-    """The graphs in one pass; each engine in one of its own with the graphs it descends from, at the sizes it takes."""
+    """The graphs in one pass; everything else in one of its own with what it was made from, at the sizes it takes."""
     graphs = tuple(stage for stage in stages if stage.is_graph)
     passes = [Pass(graphs, frozenset(stage.name for stage in graphs), fixed, fixed)]
     for stage in stages:
         if stage.runtime is None or stage in graphs:
             continue
-        parent = next(graph for graph in graphs if graph.name == stage.against)
+        parent = next(other for other in stages if other.name == stage.against)
         smallest, largest = stage.runtime.info.size_range or (fixed, fixed)
         passes.append(Pass((parent, stage), frozenset({stage.name}), smallest, largest))
     return passes
@@ -116,6 +123,7 @@ def with_next_step(verdicts: list[StageVerdict], bundle: Path) -> list[StageVerd
             kind, _, name = verdict.stage.partition(" ")
             steps = {
                 "onnx": f"`protoseg verify {bundle} --images DIR --bisect {name}` names the operation that differs.",
+                "symmetric": "Build engines of fp16 or bf16, or export with a smaller --max-drop: then less is int8.",
                 "openvino": f"Run this precision with ONNX Runtime, or another precision with OpenVINO: {bundle}@fp32.",
                 "engine": f"Build it again with `protoseg build {bundle}`; if it fails again, build fp32 and compare.",
             }

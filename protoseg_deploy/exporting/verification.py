@@ -178,7 +178,7 @@ def _verdict(bundle: Path, stage: Stage, tally: Tally | None) -> StageVerdict:
 
 def _inner_faults(bundle: Path, stage: Stage, image: Path) -> tuple[str, ...]:
     """What is wrong inside a graph made from the fp32 graph, whether or not class maps show it."""
-    if stage.precision == "fp32" or not stage.is_graph:
+    if stage.against != "onnx fp32" or not stage.is_graph:
         return ()
     found = bisect_graph(bundle, stage.precision, image)
     wrong = next((step for step in found.steps if step.wrong), None)

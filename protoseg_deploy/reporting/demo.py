@@ -20,7 +20,7 @@ from protoseg_deploy.distillation import distill
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.colors import colorize
 from protoseg_deploy.evaluation.evaluate import evaluate
-from protoseg_deploy.exporting import export_bundle
+from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.models import write_atomically
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table, load_recipe
@@ -95,9 +95,11 @@ def _run_demo(folder: Path, say: Callable[[str], object], overrides: tuple[str, 
     say(f"protoseg distill {runs / 'prototype'} --run {student} {' '.join(STUDENT)}")
     distill(runs / "prototype", student, STUDENT, resume=Run(student).exists())
     recipe = load_recipe("demo", arguments)
-    samples = find_data(recipe.data, need_unlabeled=False, need_val=True).val
-    say(f"protoseg export {student} --bundle {bundle}")
-    made = export_bundle(student, bundle, samples=samples)
+    sets = find_data(recipe.data, need_unlabeled=True, need_val=True)
+    samples = sets.val
+    say(f"protoseg export {student} --bundle {bundle} --precision fp32,int8")
+    calibration = Calibration(sets.unlabeled)
+    made = export_bundle(student, bundle, precisions=("fp32", "int8"), calibration=calibration, samples=samples)
     verification = made.manifest.verification
     assert verification is not None
     for stage in verification.stages:
@@ -107,6 +109,7 @@ def _run_demo(folder: Path, say: Callable[[str], object], overrides: tuple[str, 
         )
     runtimes = {name: open_runtime(runs / name) for name in METHODS}
     runtimes |= {"student": open_runtime(student), "student ONNX": open_runtime(bundle)}
+    runtimes["student int8"] = open_runtime(bundle, device="cpu", precision="int8")
     say("evaluating and measuring all of them on the validation images")
     rows = _measure(runtimes, runs, recipe, samples)
     _draw(runtimes, rows, recipe, samples, folder / "panel.png")

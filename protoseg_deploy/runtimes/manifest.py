@@ -96,7 +96,8 @@ class EngineEntry(Document):
     file: str
     sidecar: str
     precision: Precision
-    """Of the graph it was built from."""
+    graph: str
+    """File it was built from."""
     engine: Literal["tensorrt", "tensorrt-rtx"]
 
 
@@ -181,6 +182,10 @@ class Manifest(Document):
     files: dict[str, FileEntry]
     verification: Verification | None = None
     """None: never verified."""
+
+    def files_of_graphs(self) -> set[str]:
+        """Names of the ONNX files that are `graphs`."""
+        return {graph.file for graph in self.graphs.values()}
 
     def verified(self, artefact: str) -> bool | None:
         """Whether a file of the bundle, and everything it was made from, passed; None: never compared.
@@ -292,10 +297,12 @@ def add_engine(bundle: Path, name: str, entry: EngineEntry) -> Manifest:
     manifest = read_manifest(bundle)
     verification = manifest.verification
     if verification is not None:
-        stages = tuple(stage for stage in verification.stages if stage.artefact != entry.file)
+        changed = {entry.file, entry.graph} - manifest.files_of_graphs()
+        stages = tuple(stage for stage in verification.stages if stage.artefact not in changed)
         passed = all(stage.status != "failed" for stage in stages)
         verification = verification.model_copy(update={"stages": stages, "passed": passed})
-    files = {**manifest.files, **{file: file_entry(bundle / file) for file in (entry.file, entry.sidecar)}}
+    added = {entry.file, entry.sidecar, entry.graph} - manifest.files_of_graphs()
+    files = {**manifest.files, **{file: file_entry(bundle / file) for file in sorted(added)}}
     engines = {**manifest.engines, name: entry}
     manifest = manifest.model_copy(update={"engines": engines, "files": files, "verification": verification})
     write_manifest(bundle, manifest)

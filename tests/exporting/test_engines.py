@@ -18,7 +18,9 @@ from PIL import Image
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting.engine_options import EngineOptions, engine_name
 from protoseg_deploy.exporting.engines import build_engine
+from protoseg_deploy.exporting.onnx_export import save_graph
 from protoseg_deploy.exporting.quantization import quantize_graph
+from protoseg_deploy.exporting.symmetry import symmetric_graph
 from protoseg_deploy.runtimes.manifest import file_sha256
 from protoseg_deploy.runtimes.metadata import PRECISIONS, GraphMetadata, Precision
 from protoseg_deploy.runtimes.tensorrt import Profile, read_sidecar
@@ -68,6 +70,7 @@ def graph(family: Family, precision: Precision) -> Path:
         Image.fromarray(picture).save(images[-1])
     target = fp32.with_name(f"{family}.int8.onnx")
     quantize_graph(fp32, target, images, method="minmax")
+    save_graph(symmetric_graph(onnx.load(target)), target)
     return target
 
 

@@ -5,15 +5,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from protoseg_deploy.cli import cli
 from protoseg_deploy.evaluation.samples import run_samples
 from protoseg_deploy.exporting import VerificationFailedError, bisect_graph, export_bundle, verify_bundle
+from protoseg_deploy.exporting.engine_options import EngineOptions
+from protoseg_deploy.exporting.engines import build_into_bundle
 from protoseg_deploy.models import load_network, save_network
 from protoseg_deploy.runtimes import open_runtime, read_manifest
 from protoseg_deploy.runtimes.manifest import graph_file
 from protoseg_deploy.runtimes.metadata import PRECISIONS
+from protoseg_deploy.runtimes.tensorrt import Profile
 from tests.exporting.planting import align_the_corners, beyond_fp16, double_a_scale, edit_graph, swap_red_and_blue
 
 
@@ -109,3 +113,44 @@ def test_manifest_lists_all_graphs(every_precision: Path) -> None:
     assert document["format"] == 2
     assert list(document["graphs"]) == list(PRECISIONS)
     assert document["graphs"]["int8"]["conversion"]["method"] == "percentile"
+
+
+def test_what_tensorrt_takes_for_int8_is_a_stage_of_its_own(bundle: Path, colour_run: Path) -> None:
+    """TensorRT's int8 is symmetric: another graph, verified on a CPU before any GPU sees it."""
+    pytest.importorskip("tensorrt_rtx")
+    shape = (1, 64, 64)
+    options = EngineOptions("tensorrt-rtx", target_sm=("8.6",), profile=Profile(min=shape, opt=shape, max=shape))
+    built = build_into_bundle(bundle, "int8", options)
+    manifest = read_manifest(bundle)
+    twin = manifest.engines[built.name].graph
+    assert manifest.verified(twin) is None
+    statuses = outcome(bundle, colour_run)
+    assert statuses.pop(f"engine {built.name}") == ("passed" if torch.cuda.is_available() else "not run")
+    assert set(statuses.values()) == {"passed"}
+    stage = read_manifest(bundle).verification.stage("symmetric int8")
+    assert (stage.artefact, stage.against) == (twin, "onnx int8")
+    assert read_manifest(bundle).verified(twin) is True
+
+    edit_graph(bundle, twin, swap_red_and_blue)
+    statuses = outcome(bundle, colour_run)
+    assert statuses["symmetric int8"] == "failed"
+    assert statuses["onnx int8"] == "passed"
+    assert read_manifest(bundle).verified(f"engines/{built.name}.engine") is False
+    # built again, an engine is of the graph as it should be, and its earlier verdict is gone
+    build_into_bundle(bundle, "int8", options)
+    assert read_manifest(bundle).verified(f"engines/{built.name}.engine") is None
+
+
+def test_openvino_has_verdicts_of_its_own(bundle: Path, colour_run: Path) -> None:
+    pytest.importorskip("openvino")
+    assert open_runtime(bundle, precision="int8", backend="openvino").info.verified is None
+    arguments = ["verify", str(bundle), "--images", str(colour_run.parent / "data" / "images"), "--json"]
+    document = json.loads(CliRunner().invoke(cli, [*arguments, "--backend", "openvino"]).stdout)
+    stages = {stage["stage"]: stage for stage in document["stages"]}
+    for precision in PRECISIONS:
+        stage = stages[f"openvino {precision}"]
+        assert "OpenVINO" in stage["backend"]
+        assert stage["against"] == f"onnx {precision}"
+        verified = open_runtime(bundle, precision=precision, backend="openvino").info.verified
+        assert verified is (stage["status"] == "passed")
+    assert stages["openvino fp32"]["status"] == stages["openvino bf16"]["status"] == "passed"

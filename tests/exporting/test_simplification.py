@@ -83,13 +83,11 @@ def deployed() -> DeployedSegmenter:
 
 def test_a_whole_network(deployed: DeployedSegmenter) -> None:
     model = trace(deployed, torch.randint(0, 256, (2, 141, 203, 3), dtype=torch.uint8), (0, 1, 2))
-    before = len(model.graph.node)
     simplify(model)
     assert "Gather" not in kinds(model)  # what the exporter makes of a global average by itself
     constants = {entry.name: entry.dims for entry in model.graph.initializer}
     on_images = {node.op_type for node in model.graph.node for name in node.input if 3 in constants.get(name, [])[1:2]}
     assert on_images == {"Sub", "Conv"}
-    assert len(model.graph.node) < before
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for batch, height, width in [(1, 97, 131), (3, 64, 50)]:
         images = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)

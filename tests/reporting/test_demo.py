@@ -33,15 +33,18 @@ def test_the_table_has_every_stage(made):
         "prototype",
         "student",
         "student ONNX",
+        "student int8",
     ]
     for row in document["rows"]:
         assert 0 <= row["miou_percent"] <= 100
         assert row["parameters"] > 0
         assert row["file_bytes"] > 0
         assert row["latency_p50_ms"] > 0
-    student, onnx = document["rows"][3:]
+    student, onnx, int8 = document["rows"][3:]
     assert student["miou_percent"] == pytest.approx(onnx["miou_percent"], abs=0.2)
     assert student["parameters"] < document["rows"][2]["parameters"] / 4
+    assert int8["file_bytes"] < 0.5 * onnx["file_bytes"]
+    assert int8["miou_percent"] > onnx["miou_percent"] - 1
 
 
 def test_stages_are_shown_as_commands_that_can_be_typed(made):

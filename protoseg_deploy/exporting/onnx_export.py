@@ -16,8 +16,8 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor
 
 from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.exporting.folding import fold_deviation
 from protoseg_deploy.exporting.resampling import translations
-from protoseg_deploy.exporting.simplification import simplify
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, class_map_dtype
 from protoseg_deploy.runtimes.manifest import Axis, OutputSpec
 from protoseg_deploy.runtimes.metadata import GraphMetadata
@@ -94,7 +94,7 @@ def export_onnx(
     module = DeployedSegmenter(fused, spec.input_scale, confidence=options.confidence, logits=options.logits).eval()
     outputs = output_specs(spec, options)
     model = _trace(module, options, [output.name for output in outputs], spec.model.backbone)
-    simplify(model)
+    fold_deviation(model.graph)
     _clean(model)
     _declare_shapes(model, input_shape(options), outputs)
     model.producer_name, model.producer_version = "protoseg", metadata.program

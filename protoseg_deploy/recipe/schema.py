@@ -235,6 +235,8 @@ class Distill(Section):
     channel_temperature: Positive = 4.0
     target: Literal["linear", "prototype", "mean"] = "linear"
     """The teacher's linear head, its prototype head, or the mean of both probabilities."""
+    cutmix_probability: Share = 0.0
+    """Chance that a view of an unlabelled image gets a box pasted in from another one; the teacher sees it too."""
     start_from_teacher: bool = True
     """Copy all weights of the teacher that fit the student: its whole backbone where that is the same."""
     unlabeled_view: Literal["weak", "strong", "weak_to_strong"] = "strong"

@@ -13,7 +13,7 @@ from protoseg_deploy.cli import cli
 from protoseg_deploy.training import Run
 from tests.conftest import recipe_tree, write_scenes
 
-VERBS = ["demo", "recipe", "check", "train", "distill", "evaluate", "export", "verify", "predict", "bench"]
+VERBS = ["demo", "recipe", "check", "train", "distill", "evaluate", "export", "build", "verify", "predict", "bench"]
 
 
 def run(*arguments, exit_code=0):

@@ -4,8 +4,10 @@ The networks are random but not degenerate: their normalisations are measured an
 so that classes vary over an image and every branch counts.
 """
 
+import fcntl
 import functools
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +50,16 @@ FAMILIES = (
     Family("vit_small_patch14_dinov2", "fpn"),
 )
 
-_FOLDER = tempfile.TemporaryDirectory(prefix="families-")
+folder = Path()
+"""Where the graphs lie; set at the start of a session, the same for all processes that run tests."""
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Keep other processes from making the same file."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @functools.cache
@@ -71,18 +82,24 @@ def exported(family: Family, precision: Precision = "fp32") -> Path:
 
 @functools.cache
 def _exported(family: Family, precision: Precision) -> Path:
-    path = Path(_FOLDER.name) / f"{family}.{precision}.onnx"
+    path = folder / f"{family}.{precision}.onnx"
+    with one_at_a_time(path):
+        if not path.is_file():
+            _make(family, precision, path)
+    return path
+
+
+def _make(family: Family, precision: Precision, path: Path) -> None:
     segmenter, spec = network(family)
     options = GraphOptions(family.size, logits=True)
     described = metadata(segmenter, spec, options, precision)
     if precision == "fp32":
         export_onnx(segmenter, spec, described, path, options)
-        return path
+        return
     assert precision != "int8"
     model, _ = cast_graph(onnx.load(exported(family)), precision)
     onnx.helper.set_model_props(model, described.to_properties())
     save_graph(model, path)
-    return path
 
 
 def metadata(

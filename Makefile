@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint test-gpu clean
+.PHONY: demo test lint test-gpu test-all-engines clean
 
 # Builds .venv once; rebuilt when the dependencies change.
 $(STAMP): pyproject.toml constraints.txt
@@ -24,6 +24,10 @@ test: lint
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest tests/gpu -rs
+
+# Engines of every precision of every backbone family for every GPU generation; `make test` builds a spread of them.
+test-all-engines: $(STAMP)
+	PROTOSEG_ALL_ENGINES=1 $(BIN)/python -m pytest tests/exporting/test_engines.py -n auto
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -62,19 +62,25 @@ def runtime_argument(text: str, precision: str | None, backend: str | None) -> R
     """Read ``PATH[@PRECISION][@BACKEND]``; what is not written there is as the options say.
 
     A path that exists as it was typed is that path, whatever it ends in.
+
+    Raises:
+        click.BadParameter: two precisions or two backends, or no such path.
     """
-    given = {"precision": precision, "backend": backend}
+    typed: dict[str, str] = {}
     path = text
     while not Path(path).exists():
         rest, _, word = path.rpartition("@")
         name = "precision" if word in PRECISIONS else "backend" if word in _BACKENDS else None
         if name is None or not rest:
             break
-        path, given[name] = rest, word
+        if name in typed:
+            raise click.BadParameter(f"{text} names two {name}s, {word} and {typed[name]}: one is enough")
+        path, typed[name] = rest, word
     if not Path(path).exists() and "@" in path:
         raise click.BadParameter(
             f"no such file or folder: {path}. After an @ comes one of {', '.join((*PRECISIONS, *_BACKENDS))}"
         )
+    given = {"precision": precision, "backend": backend, **typed}
     return RuntimeArgument(
         text, Path(path), cast("Precision | None", given["precision"]), cast("Backend | None", given["backend"])
     )
@@ -86,7 +92,10 @@ def note_verification(info: "RuntimeInfo") -> None:
     if info.verified is False:
         note(f"{artefact} failed its verification: its class maps may not be those of the network it was made from.")
     elif info.verified is None and info.kind != "pytorch":
-        note(f"{artefact} is unverified: `protoseg verify` compares it with the network it was made from.")
+        note(
+            f"{artefact} is unverified: `protoseg verify BUNDLE --images DIR` compares what ONNX Runtime, OpenVINO and "
+            "engines make of it with the network it was made from."
+        )
 
 
 def describe_runtime(info: "RuntimeInfo") -> dict[str, object]:

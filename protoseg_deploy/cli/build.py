@@ -19,7 +19,6 @@ from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
     from protoseg_deploy.errors import ProtosegError
-    from protoseg_deploy.exporting.engine_options import EngineOptions
     from protoseg_deploy.exporting.engines import BuiltEngine
     from protoseg_deploy.runtimes import Verification
     from protoseg_deploy.runtimes.metadata import Precision
@@ -127,7 +126,7 @@ def command(
 
     from protoseg_deploy.errors import ProtosegError, UsageError
     from protoseg_deploy.exporting import failure_message
-    from protoseg_deploy.exporting.engine_options import EngineOptions
+    from protoseg_deploy.exporting.engine_options import EngineOptions, check_options, why_impossible
     from protoseg_deploy.exporting.engines import build_into_bundle
     from protoseg_deploy.runtimes import read_manifest
 
@@ -145,6 +144,7 @@ def command(
     )
     manifest = read_manifest(bundle)
     wanted = precisions or tuple(manifest.graphs)
+    check_options(options)
     if missing := [precision for precision in wanted if precision not in manifest.graphs]:
         raise UsageError(
             f"{bundle} has no {missing[0]} graph; it has {', '.join(manifest.graphs)}",
@@ -156,7 +156,7 @@ def command(
     with progress_bar("building", hidden=as_json) as show:
         for number, precision in enumerate(wanted):
             show(number, len(wanted))
-            if not precisions and (reason := _impossible(precision, options)):
+            if not precisions and (reason := why_impossible(precision, options)):
                 skipped[precision] = reason
                 continue
             try:
@@ -164,6 +164,8 @@ def command(
             except ProtosegError as error:
                 failed[precision] = error
         show(len(wanted), len(wanted))
+    if skipped and not built and not failed:
+        raise UsageError(f"nothing to build: {'; '.join(skipped.values())}", "Choose other targets or precisions.")
     verification = None
     if built and images is not None:
         verification = _verify(bundle, images, masks, verify_images, as_json)
@@ -189,18 +191,6 @@ def command(
             f"{bundle}: the engines are built but NOT verified: there are no images to verify them on",
             f"Give them with --images DIR, now or to {later}, or accept unverified engines with --no-verify.",
         )
-
-
-def _impossible(precision: "Precision", options: "EngineOptions") -> str:
-    """Why no engine of that precision can be built for the targets; empty if one can."""
-    from protoseg_deploy.errors import UsageError
-    from protoseg_deploy.exporting.engine_options import check_target
-
-    try:
-        check_target(precision, options)
-    except UsageError as error:
-        return error.message
-    return ""
 
 
 def _verify(bundle: Path, images: Path, masks: Path | None, count: int, hidden: bool) -> "Verification":

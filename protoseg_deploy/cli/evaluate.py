@@ -104,4 +104,4 @@ def command(
         f"({result.images / result.seconds:.1f} images/s with reading)"
     )
     if result.tiled_images:
-        click.echo(f"{result.tiled_images} images were not of the fixed size of this artefact and went in tiles")
+        click.echo(f"{result.tiled_images} images were not of a size this artefact takes and went in tiles")

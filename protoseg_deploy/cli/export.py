@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration-method",
     type=click.Choice(["entropy", "percentile", "minmax"]),
-    default="entropy",
+    default="percentile",
     show_default=True,
     help="How int8 finds the range of an activation.",
 )
@@ -108,7 +108,7 @@ def command(
     from protoseg_deploy.data import Sample
     from protoseg_deploy.errors import ProtosegError, UsageError
     from protoseg_deploy.evaluation.samples import folder_samples, run_samples, run_unlabeled
-    from protoseg_deploy.exporting import Calibration, export_bundle
+    from protoseg_deploy.exporting import Calibration, VerificationFailedError, export_bundle
 
     if masks is not None and images is None:
         raise UsageError("--masks without --images", "Give the folder of the images too.")
@@ -132,20 +132,31 @@ def command(
                 else [sample.image for sample in folder_samples(calibration_images)]
             )
             calibration = Calibration(found, calibration_count, calibration_method, max_drop, show)
-        made = export_bundle(
-            run,
-            bundle,
-            precisions=precisions,
-            size=size,
-            confidence=confidence,
-            logits=logits,
-            which="last" if last else "best",
-            opset=opset,
-            calibration=calibration,
-            samples=samples,
-            verify=not no_verify,
-            progress=show,
-        )
+        try:
+            made = export_bundle(
+                run,
+                bundle,
+                precisions=precisions,
+                size=size,
+                confidence=confidence,
+                logits=logits,
+                which="last" if last else "best",
+                opset=opset,
+                calibration=calibration,
+                samples=samples,
+                verify=not no_verify,
+                progress=show,
+            )
+        except VerificationFailedError as error:
+            if as_json:
+                print_json(
+                    {
+                        "bundle": None,
+                        "kept": str(error.kept),
+                        "verification": error.verification.model_dump(mode="json"),
+                    }
+                )
+            raise
     if as_json:
         print_json(_document(made))
     else:

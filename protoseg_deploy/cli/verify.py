@@ -53,8 +53,8 @@ def command(
 
     The stages: PyTorch, the fp32 graph, the graphs of other precisions, the engines that can run here. A stage passes
     if enough pixels agree, if those that do not are ones PyTorch itself is undecided about, and if the mIoU stays; the
-    limits depend on the precision and are shown. The first stage that falls short is named with the next step to take
-    (exit code 1). The verdicts go into the manifest of the bundle, pictures of the worst images into
+    limits depend on the precision. The first stage that falls short is named with the next step to take (exit code 1).
+    The verdicts go into the manifest of the bundle, pictures of the worst images into
     BUNDLE/verification. Files whose checksum is not that of the manifest are refused.
 
     \b
@@ -69,7 +69,7 @@ def command(
 
     samples = folder_samples(images, masks, mask_template, count)
     if bisect is not None:
-        found = bisect_graph(bundle, bisect, samples[0].image)
+        found = bisect_graph(bundle, bisect, _worst_image(bundle, bisect, [sample.image for sample in samples]))
         if as_json:
             print_json(found.to_dict())
         else:
@@ -86,6 +86,15 @@ def command(
         show_verification(bundle, verification)
     if not verification.passed:
         raise ProtosegError(*failure_message(bundle, verification))
+
+
+def _worst_image(bundle: Path, precision: "Precision", images: list[Path]) -> Path:
+    """The image on which the gate found the graph to differ most, if it is among them; else the first."""
+    from protoseg_deploy.runtimes import read_manifest
+
+    verification = read_manifest(bundle).verification
+    stage = None if verification is None else verification.stage(f"onnx {precision}")
+    return next((image for image in images if stage is not None and image.name == stage.worst_image), images[0])
 
 
 def show_verification(bundle: Path, verification: "Verification") -> None:
@@ -119,4 +128,4 @@ def _show_bisection(found: "Bisection") -> None:
 
 
 def _decibel(value: float) -> str:
-    return "equal" if value > 150 else f"{value:.1f}"
+    return "equal" if value >= 150 else f"{value:.1f}"

@@ -18,7 +18,7 @@ from protoseg_deploy.models import (
     load_prototypes,
     save_network,
 )
-from protoseg_deploy.recipe import ClassTable, Recipe, load_recipe
+from protoseg_deploy.recipe import ClassTable, Model, Recipe, load_recipe
 from protoseg_deploy.training import Run, resolved_recipe, train
 
 _COMPARED_IMAGES = 8
@@ -58,7 +58,7 @@ def distill(
         folder: of the student's run; new or empty unless `resume`.
         overrides: ``KEY=VALUE``, typically ``model.backbone=…``.
         resume: continue an interrupted training.
-        train_anyway: train a student of the same architecture from its initial weights.
+        train_anyway: train a student of the same architecture.
         quiet: show no progress.
 
     Raises:
@@ -86,7 +86,7 @@ def distill(
         if classes.names != spec.classes.names:
             raise UsageError("data.classes differ from those of the teacher", "A student learns the teacher's classes.")
         if resolved.distill.start_from_teacher:
-            _inherit(student, network)
+            _inherit(student, network, resolved.model, teacher_recipe.model)
         device = student.head.weight.device
         teacher = FrozenTeacher(
             network.to(device),
@@ -142,13 +142,20 @@ def _require_equal_logits(teacher: Segmenter, student: Segmenter, samples: Seque
             )
 
 
-def _inherit(student: Segmenter, teacher: Segmenter) -> None:
-    """Copy every tensor of the teacher that fits, which is the whole backbone where that is the same."""
-    own = student.state_dict()
-    fitting = {name: value for name, value in teacher.state_dict().items() if name in own}
-    student.load_state_dict(
-        {name: value for name, value in fitting.items() if value.shape == own[name].shape}, strict=False
-    )
+def _inherit(student: Segmenter, teacher: Segmenter, own: Model, others: Model) -> None:
+    """Copy what both networks have: the backbone if it is the same, of the same decoder every tensor that fits."""
+    parts = [("backbone.", own.backbone == others.backbone)]
+    parts += [
+        (part, own.backbone == others.backbone and own.decoder == others.decoder) for part in ("decoder.", "head.")
+    ]
+    shared = tuple(part for part, same in parts if same)
+    state = student.state_dict()
+    fitting = {
+        name: value
+        for name, value in teacher.state_dict().items()
+        if name.startswith(shared) and name in state and value.shape == state[name].shape
+    }
+    student.load_state_dict(fitting, strict=False)
 
 
 def _check_weights(recipe: Recipe, teacher: Recipe) -> None:

@@ -40,7 +40,7 @@ class Evaluation:
     """Counted pixels by true class."""
     images: int
     tiled_images: int
-    """Images that were not of the runtime's fixed size and were predicted in tiles."""
+    """Images that were not of the runtime's fixed size, or above its largest, and were predicted in tiles."""
     seconds: float
     """From the first file to the last counted pixel."""
     predict_seconds: float
@@ -73,23 +73,25 @@ def evaluate(
     """Compare a runtime's class maps with masks, pixel by pixel.
 
     Nothing is resized: an image and its mask must have the same size. Images of equal size that follow each other
-    share a batch. Images that are not of the size a runtime is bound to are predicted in overlapping tiles.
+    share a batch. Images that are not of the size a runtime is bound to, or larger than an engine's profile allows, are
+    predicted in overlapping tiles.
 
     Args:
         runtime: what is judged.
         samples: images with masks.
         value_map: mask values to replace first.
         ignore_index: mask value that does not count.
-        batch: images per call; 1 on a CPU and 4 on a GPU when absent.
+        batch: images per call; 1 on a CPU and 4 on a GPU, or fewer if an engine takes no more, when absent.
         progress: called with (images done, images in all).
 
     Raises:
         DataError: unreadable images or masks, sizes that differ, mask values that are no class: all of them, by file.
+        UsageError: an engine takes no such batch, or no images as small as these.
     """
     if not samples:
         raise DataError("there is nothing to evaluate: no image with a mask")
     info = runtime.info
-    batch = batch or (1 if info.device == "cpu" else 4)
+    batch = _images_per_call(info, batch)
     matrix = ConfusionMatrix(len(info.classes), ignore_index)
     faults: list[str] = []
     waiting: list[tuple[UInt8Array, UInt8Array]] = []
@@ -101,10 +103,11 @@ def evaluate(
         nonlocal done, tiled, predict_ns
         images = np.stack([image for image, _ in waiting])
         begin = time.perf_counter_ns()
-        if _fits(info, images.shape[1:3]):
+        tile = _tile_of(info, (images.shape[1], images.shape[2]))
+        if tile == images.shape[1:3]:
             predicted = runtime.predict(images)
         else:
-            predicted = _predict_in_tiles(runtime, images, batch)
+            predicted = _predict_in_tiles(runtime, images, tile, batch)
             tiled += len(images)
         predict_ns += time.perf_counter_ns() - begin
         matrix.update(predicted, np.stack([mask for _, mask in waiting]))
@@ -171,14 +174,36 @@ def check_same_classes(info: RuntimeInfo, classes: ClassTable, source: str) -> N
     )
 
 
-def _fits(info: RuntimeInfo, size: tuple[int, ...]) -> bool:
-    return info.fixed_size is None or info.fixed_size == size
+def _images_per_call(info: RuntimeInfo, asked: int | None) -> int:
+    default = 1 if info.device == "cpu" else 4
+    if info.batch_range is None:
+        return asked or default
+    smallest, largest = info.batch_range
+    if smallest > 1:  # the last images of a size, and the last tiles of an image, are fewer than any other number
+        raise UsageError(
+            f"{info.path} takes batches of {smallest} to {largest} images; to be evaluated it has to take single ones",
+            "Build it with a --profile whose smallest batch is 1.",
+        )
+    if asked is not None and asked > largest:
+        raise UsageError(
+            f"--batch {asked}: {info.path} takes batches of up to {largest}",
+            f"Use --batch {largest}, or build it with a --profile whose largest batch is {asked}.",
+        )
+    return asked or min(default, largest)
 
 
-def _predict_in_tiles(runtime: Runtime, images: UInt8Array, batch: int) -> UInt8Array:
-    fixed = runtime.info.fixed_size
-    assert fixed is not None
-    return np.stack([predict_tiled(runtime, image, fixed, default_overlap(fixed), batch) for image in images])
+def _tile_of(info: RuntimeInfo, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width in which images of a size are predicted: the same, unless a runtime does not take it."""
+    if info.fixed_size is not None:
+        return info.fixed_size
+    if info.size_range is None:
+        return size
+    highest, widest = info.size_range[1]
+    return min(size[0], highest), min(size[1], widest)
+
+
+def _predict_in_tiles(runtime: Runtime, images: UInt8Array, tile: tuple[int, int], batch: int) -> UInt8Array:
+    return np.stack([predict_tiled(runtime, image, tile, default_overlap(tile), batch) for image in images])
 
 
 def _check_mask(sample: Sample, image: UInt8Array, mask: UInt8Array, classes: ClassTable, ignore_index: int) -> None:

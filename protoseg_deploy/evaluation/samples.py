@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from protoseg_deploy.data import IMAGE_SUFFIXES, Sample
 from protoseg_deploy.data.folders import find_data, find_samples
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.recipe import Data, LabeledFolder, Recipe, load_recipe
+
+Item = TypeVar("Item")
 
 VERIFICATION_IMAGES = 50
 """How many images of a run an export is verified on."""
@@ -74,7 +77,7 @@ def folder_samples(
     return samples if count is None else evenly_spaced(samples, count)
 
 
-def evenly_spaced(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
+def evenly_spaced(samples: Sequence[Item], count: int) -> tuple[Item, ...]:
     """At most `count` of them, in order, the first and the last included where there is room for two."""
     if count >= len(samples):
         return tuple(samples)

@@ -16,11 +16,13 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from protoseg_deploy.data import read_image
 from protoseg_deploy.exporting.onnx_export import GraphOptions, export_onnx
 from protoseg_deploy.models import load_network
 from protoseg_deploy.runtimes.base import UInt8Array
+from protoseg_deploy.runtimes.graph_types import element_types
 from protoseg_deploy.runtimes.manifest import (
     GRAPH_FILE,
     REFERENCE_FILE,
@@ -36,7 +38,7 @@ from protoseg_deploy.runtimes.tiling import fit_image
 EQUAL_DB = 150.0
 """Signal-to-noise ratio from which two fp32 tensors are called equal."""
 OVERFLOW_DB = -999.0
-"""Stands for the ratio of a tensor with numbers that are not finite, or of another shape."""
+"""Stands for the ratio of a tensor with numbers that should be finite and are not, or of another shape."""
 
 _USUAL_DB: dict[Precision, float] = {"fp32": 110.0, "fp16": 65.0, "bf16": 45.0, "int8": 35.0}
 """Signal-to-noise ratio one sound operation reaches on exact inputs; below it, what comes in limits what goes out."""
@@ -74,7 +76,7 @@ class Step:
 
     def describe(self) -> str:
         if self.output_db == OVERFLOW_DB:
-            return "gives numbers that are not finite"
+            return "gives numbers that are not finite, or another shape"
         if self.wrong:
             return f"gives {self.gain:.2f} times what it should"
         return f"loses {self.loss_db:.0f} dB"
@@ -159,11 +161,8 @@ def compare_graphs(
         image: ``[1,H,W,3]`` uint8.
         precision: of the examined graph.
     """
-    floats = {
-        value.name
-        for value in onnx.shape_inference.infer_shapes(reference).graph.value_info
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    }
+    types = element_types(reference)
+    floats = {name for node in reference.graph.node for name in node.output if types.get(name) == TensorProto.FLOAT}
     made_by = {name: node for node in examined.graph.node for name in node.output if name}
     shared = [name for name in made_by if name in floats]
     if not shared:
@@ -221,8 +220,8 @@ def _tensors(model: onnx.ModelProto, names: Iterable[str], image: UInt8Array) ->
     fetched = []
     for number, name in enumerate(names):
         fetched.append(f"fetched:{number}")
-        copy.graph.node.append(onnx.helper.make_node("Cast", [name], [fetched[-1]], to=onnx.TensorProto.FLOAT))
-        copy.graph.output.append(onnx.helper.make_tensor_value_info(fetched[-1], onnx.TensorProto.FLOAT, None))
+        copy.graph.node.append(onnx.helper.make_node("Cast", [name], [fetched[-1]], to=TensorProto.FLOAT))
+        copy.graph.output.append(onnx.helper.make_tensor_value_info(fetched[-1], TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -236,11 +235,12 @@ def _tensors(model: onnx.ModelProto, names: Iterable[str], image: UInt8Array) ->
 
 
 def _ratio_db(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Signal-to-noise ratio."""
-    if expected.shape != found.shape or not np.isfinite(found).all():
+    """Signal-to-noise ratio of what is finite in the expected tensor."""
+    finite = np.isfinite(expected)
+    if expected.shape != found.shape or not np.isfinite(found[finite]).all():
         return OVERFLOW_DB
-    signal = float(np.square(expected, dtype=np.float64).sum())
-    noise = float(np.square(expected.astype(np.float64) - found).sum())
+    signal = float(np.square(expected[finite], dtype=np.float64).sum())
+    noise = float(np.square(expected[finite].astype(np.float64) - found[finite]).sum())
     if noise == 0:
         return EQUAL_DB
     return min(EQUAL_DB, 10 * math.log10(max(signal, 1e-30) / noise))
@@ -251,7 +251,7 @@ def _gain(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
 
     Without the means a bias does not hide what happened to the product it was added to.
     """
-    if expected.ndim == 0:
+    if expected.ndim == 0 or not np.isfinite(expected).all():
         return 1.0
     centred = expected.astype(np.float64) - expected.mean(axis=-1, keepdims=True, dtype=np.float64)
     other = found.astype(np.float64) - found.mean(axis=-1, keepdims=True, dtype=np.float64)

@@ -16,6 +16,7 @@ from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.exporting.folder import check_target, put_in_place, scratch_folder
 from protoseg_deploy.exporting.onnx_export import (
+    DEFAULT_OPSET,
     GraphOptions,
     export_onnx,
     input_shape,
@@ -72,7 +73,7 @@ def failure_message(bundle: Path, verification: Verification) -> tuple[str, str]
     picture = worst_picture(bundle, failed.stage)
     return (
         f"{bundle}: `{failed.stage}` does not do what `{failed.against}` does: {'; '.join(failed.reasons)}{also}",
-        failed.next_step + (f"\nWorst image: {picture}" if picture else ""),
+        failed.next_step.replace("BUNDLE", str(bundle)) + (f"\nWorst image: {picture}" if picture else ""),
     )
 
 
@@ -85,7 +86,7 @@ def export_bundle(
     confidence: bool = False,
     logits: bool = False,
     which: str = "best",
-    opset: int | None = None,
+    opset: int = DEFAULT_OPSET,
     calibration: Calibration | None = None,
     samples: Sequence[Sample] = (),
     verify: bool = True,
@@ -101,7 +102,7 @@ def export_bundle(
         confidence: add the output ``confidence``, uint8 ``[B,H,W]``.
         logits: add the output ``logits``, float32 ``[B,C,H,W]``.
         which: ``best`` or ``last`` network of the run.
-        opset: of the fp32 graph; the default of `GraphOptions` when absent.
+        opset: of the fp32 graph.
         calibration: images and options of int8.
         samples: images to verify on, and to measure int8's accuracy on.
         verify: False leaves the verification out; so does an absence of samples. The manifest says so.
@@ -112,8 +113,10 @@ def export_bundle(
         VerificationFailedError: a graph does not do what the network does; what was made lies in ``<bundle>-failed``.
         ProtosegError: no network there, it cannot be exported, or int8 would cost too much.
     """
+    failed = bundle.absolute().with_name(f"{bundle.absolute().name}-failed")
     check_target(bundle)
-    options = GraphOptions(size, confidence, logits) if opset is None else GraphOptions(size, confidence, logits, opset)
+    check_target(failed)
+    options = GraphOptions(size, confidence, logits, opset)
     network = network_file(run, which)
     segmenter, spec = load_network(network)
     masks = _masks(network, spec)
@@ -130,8 +133,6 @@ def export_bundle(
         if samples and verify:
             verification = verify_bundle(folder, samples, progress=progress)
             if not verification.passed:
-                failed = bundle.absolute().with_name(f"{bundle.absolute().name}-failed")
-                check_target(failed)
                 put_in_place(folder, failed)
                 raise VerificationFailedError(verification, failed)
         put_in_place(folder, bundle)

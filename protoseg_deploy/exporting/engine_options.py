@@ -6,7 +6,7 @@ import torch
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.metadata import Precision
-from protoseg_deploy.runtimes.tensorrt import EngineKind, Profile
+from protoseg_deploy.runtimes.tensorrt import EngineKind, Profile, load_library
 from protoseg_deploy.runtimes.tensorrt.sidecar import AMPERE
 
 _LARGEST_BATCH = 4
@@ -64,18 +64,33 @@ def default_profile(fixed_size: tuple[int, int] | None) -> Profile:
     return Profile(min=(1, *sizes[0]), opt=(1, *sizes[1]), max=(_LARGEST_BATCH, *sizes[2]))
 
 
+def check_options(options: EngineOptions) -> None:
+    """Refuse what no engine of any precision can be built with.
+
+    Raises:
+        UsageError: the library is missing, a target is no compute capability, or TensorRT has no GPU to build for.
+    """
+    load_library(options.engine)
+    targets_of(options)
+
+
 def check_target(precision: Precision, options: EngineOptions) -> None:
     """Refuse a precision that a target has no arithmetic for.
 
     Raises:
         UsageError: bf16 below compute capability 8.0.
     """
+    reason = why_impossible(precision, options)
+    if reason:
+        raise UsageError(reason, "Build fp16 for it, or leave it out of --target-sm.")
+
+
+def why_impossible(precision: Precision, options: EngineOptions) -> str:
+    """Why no engine of a precision can be built for the targets; empty if one can."""
     too_old = [target for target in targets_of(options) if capability_of(target) < AMPERE]
-    if precision == "bf16" and too_old:
-        raise UsageError(
-            f"bf16 needs a GPU of compute capability 8.0 or later; {' and '.join(too_old)} has none",
-            "Build fp16 for it, or leave it out of --target-sm.",
-        )
+    if precision != "bf16" or not too_old:
+        return ""
+    return f"bf16 needs a GPU of compute capability 8.0 or later; {' and '.join(too_old)} has none"
 
 
 def targets_of(options: EngineOptions) -> tuple[str, ...]:

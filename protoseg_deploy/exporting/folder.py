@@ -1,5 +1,6 @@
 """A bundle appears all at once: written beside its place, renamed at the very end."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,10 +13,19 @@ from protoseg_deploy.runtimes.manifest import MANIFEST_FILE
 
 def check_target(bundle: Path) -> None:
     """A folder of something else must never be deleted."""
-    if bundle.exists() and not (bundle.is_dir() and (not any(bundle.iterdir()) or (bundle / MANIFEST_FILE).is_file())):
+    if bundle.exists() and not (bundle.is_dir() and (not any(bundle.iterdir()) or _is_bundle(bundle))):
         raise UsageError(
             f"{bundle} exists and is not a bundle", "Choose another --bundle folder; only bundles are replaced."
         )
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder holds a manifest of ours, of any version; other programs have a ``manifest.json`` too."""
+    try:
+        content = json.loads((folder / MANIFEST_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"format", "network", "classes", "files"} <= content.keys()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from onnx import ModelProto
 
 from protoseg_deploy.data import read_image
 from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.evaluation.samples import evenly_spaced
 from protoseg_deploy.exporting.calibration import DEFAULT_METHOD, Method, Ranges, value_ranges
 from protoseg_deploy.exporting.int8_plan import FLOAT_RESULT, plan_int8
 from protoseg_deploy.exporting.onnx_export import save_graph
@@ -109,10 +110,11 @@ def quantize_graph(
     def build(keep: frozenset[str]) -> ModelProto:
         return quantize_model(model, ranges, keep)
 
-    best = build(frozenset())
     steps: tuple[Step, ...] = ()
     reference: float | None = None
-    if evaluate is not None:
+    if evaluate is None:
+        best = build(frozenset())
+    else:
         with tempfile.TemporaryDirectory(prefix=".int8-", dir=target.absolute().parent) as folder:
             candidate = Path(folder) / "candidate.onnx"
 
@@ -204,11 +206,6 @@ def load_float32(graph: Path) -> ModelProto:
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
     return model
-
-
-def evenly_spaced(images: Sequence[Path], count: int) -> list[Path]:
-    """At most `count` of the images, spread over the list: neighbours in a recording look alike."""
-    return [images[number * len(images) // count] for number in range(count)] if len(images) > count else list(images)
 
 
 def _metadata(model: ModelProto, graph: Path) -> GraphMetadata:

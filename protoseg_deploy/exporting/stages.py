@@ -29,6 +29,8 @@ def int8_limits(max_drop: float) -> Limits:
     return LIMITS["int8"].model_copy(update={"max_miou_drop_points": max_drop})
 
 
+SizeRange = tuple[tuple[int, int], tuple[int, int]]
+
 _SYMMETRIC = "symmetric int8"
 """The int8 graph as TensorRT takes it, see `protoseg_deploy.exporting.symmetry`."""
 
@@ -74,7 +76,7 @@ def find_stages(
     twins = {entry.graph for entry in manifest.engines.values() if entry.graph not in manifest.files_of_graphs()}
     for twin in sorted(twins):
         runtime = open_runtime(check_file(bundle, manifest, twin), device=device)
-        stages.append(Stage(_SYMMETRIC, twin, "int8", "onnx int8", limits["int8"], runtime))
+        stages.append(Stage(_SYMMETRIC, twin, "int8", "onnx fp32", limits["int8"], runtime))
     for name, entry in manifest.engines.items():
         against = _SYMMETRIC if entry.graph in twins else f"onnx {entry.precision}"
         held_to = limits["fp16" if entry.precision == "fp32" else entry.precision]
@@ -93,39 +95,43 @@ class Pass:
 
     stages: tuple[Stage, ...]
     counted: frozenset[str]
-    smallest: tuple[int, int] | None
-    largest: tuple[int, int] | None
+    sizes: SizeRange | None
+    """Smallest and largest height and width; None: any."""
 
     def fit(self, array: UInt8Array) -> UInt8Array:
-        if self.smallest is None or self.largest is None:
+        if self.sizes is None:
             return array
-        size = np.clip(array.shape[:2], self.smallest, self.largest)
+        size = np.clip(array.shape[:2], *self.sizes)
         return fit_image(array, (int(size[0]), int(size[1])))
 
 
 def passes_of(stages: Sequence[Stage], fixed: tuple[int, int] | None) -> list[Pass]:
-    """The graphs in one pass; everything else in one of its own with what it was made from, at the sizes it takes."""
-    graphs = tuple(stage for stage in stages if stage.is_graph)
-    passes = [Pass(graphs, frozenset(stage.name for stage in graphs), fixed, fixed)]
+    """Stages that take images of the same sizes together, each with what it was made from, the graphs first."""
+    by_name = {stage.name: stage for stage in stages}
+    groups: dict[SizeRange | None, list[Stage]] = {}
     for stage in stages:
-        if stage.runtime is None or stage in graphs:
-            continue
-        parent = next(other for other in stages if other.name == stage.against)
-        smallest, largest = stage.runtime.info.size_range or (fixed, fixed)
-        passes.append(Pass((parent, stage), frozenset({stage.name}), smallest, largest))
+        if stage.runtime is not None:
+            own = None if fixed is None else (fixed, fixed)
+            groups.setdefault(stage.runtime.info.size_range or own, []).append(stage)
+    passes = []
+    for sizes, group in groups.items():
+        parents = [by_name[stage.against] for stage in group if stage.against != "pytorch"]
+        needed = dict.fromkeys(stage.name for stage in (*parents, *group))
+        ordered = tuple(stage for stage in stages if stage.name in needed)
+        passes.append(Pass(ordered, frozenset(stage.name for stage in group), sizes))
     return passes
 
 
-def with_next_step(verdicts: list[StageVerdict], bundle: Path) -> list[StageVerdict]:
-    """Tell the first failure what to do; the ones after it may be its consequences."""
+def with_next_step(verdicts: list[StageVerdict]) -> list[StageVerdict]:
+    """Tell the first failure what to do, with BUNDLE for its path; the ones after it may be its consequences."""
     for number, verdict in enumerate(verdicts):
         if verdict.status == "failed":
             kind, _, name = verdict.stage.partition(" ")
             steps = {
-                "onnx": f"`protoseg verify {bundle} --images DIR --bisect {name}` names the operation that differs.",
+                "onnx": f"`protoseg verify BUNDLE --images DIR --bisect {name}` names the operation that differs.",
                 "symmetric": "Build engines of fp16 or bf16, or export with a smaller --max-drop: then less is int8.",
-                "openvino": f"Run this precision with ONNX Runtime, or another precision with OpenVINO: {bundle}@fp32.",
-                "engine": f"Build it again with `protoseg build {bundle}`; if it fails again, build fp32 and compare.",
+                "openvino": "Run this precision with ONNX Runtime, or another with OpenVINO: BUNDLE@fp32@openvino.",
+                "engine": "Build it again with `protoseg build BUNDLE`; if it fails again, build fp32 and compare.",
             }
             verdicts[number] = verdict.model_copy(update={"next_step": steps[kind]})
             break

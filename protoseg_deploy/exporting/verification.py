@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from protoseg_deploy.data import Sample, read_image
@@ -47,8 +48,6 @@ def verify_bundle(
     bundle: Path,
     samples: Sequence[Sample],
     *,
-    ignore_index: int | None = None,
-    value_map: Mapping[int, int] | None = None,
     device: str = "cpu",
     openvino: bool = False,
     limits: Mapping[Precision, Limits] | None = None,
@@ -63,8 +62,6 @@ def verify_bundle(
         bundle: a bundle folder.
         samples: images, one by one at their own size, with or without masks. Artefacts bound to one size see the
             centre of larger images and mirrored borders around smaller ones, and so does what they are compared with.
-        ignore_index: of the masks; absent: as the manifest says.
-        value_map: of the masks; absent: as the manifest says.
         device: where ONNX Runtime computes; PyTorch is the reference and stays on the CPU.
         openvino: compare what OpenVINO makes of every graph, too.
         limits: thresholds by precision; where absent, what the export allowed int8 to lose, and `LIMITS`.
@@ -77,11 +74,7 @@ def verify_bundle(
     if not samples:
         raise DataError("verification needs at least one image")
     manifest = read_manifest(bundle)
-    masks = Truth(
-        manifest.classes.table(),
-        manifest.masks.ignore_index if ignore_index is None else ignore_index,
-        manifest.masks.value_map if value_map is None else value_map,
-    )
+    masks = Truth(manifest.classes.table(), manifest.masks.ignore_index, manifest.masks.value_map)
     segmenter, spec = load_network(check_file(bundle, manifest, REFERENCE_FILE))
     reference = DeployedSegmenter(segmenter, spec.input_scale).eval()
     stages = find_stages(bundle, manifest, device, openvino, {**exported_limits(manifest), **(limits or {})})
@@ -102,7 +95,10 @@ def verify_bundle(
         if progress is not None:
             progress(number + 1, len(samples))
     verdicts = [_verdict(bundle, stage, tallies.get(stage.name)) for stage in stages]
-    verdicts = with_next_step(verdicts, bundle)
+    earlier = manifest.verification
+    if earlier is not None and earlier.images_sha256 == digest.hexdigest():
+        verdicts = _with_earlier(verdicts, earlier)
+    verdicts = with_next_step(verdicts)
     verification = Verification(
         passed=all(verdict.status != "failed" for verdict in verdicts),
         images=len(samples),
@@ -113,7 +109,8 @@ def verify_bundle(
         stages=tuple(verdicts),
     )
     _keep_pictures(bundle, tallies, masks.classes)
-    write_manifest(bundle, manifest.model_copy(update={"verification": verification}))
+    # Read again: an engine may have been built meanwhile.
+    write_manifest(bundle, read_manifest(bundle).model_copy(update={"verification": verification}))
     return verification
 
 
@@ -139,7 +136,8 @@ def _compare(
         pytorch.update(maps["pytorch"], mask)
     for stage in one.stages:
         assert stage.runtime is not None
-        maps[stage.name] = stage.runtime.predict(image[None])[0]
+        smallest_batch = (stage.runtime.info.batch_range or (1, 1))[0]
+        maps[stage.name] = stage.runtime.predict(np.repeat(image[None], smallest_batch, axis=0))[0]
         if stage.name in one.counted:
             expected = maps[stage.against]
             tallies[stage.name].add(sample, image, expected, maps[stage.name], logits, mask)
@@ -183,6 +181,14 @@ def _inner_faults(bundle: Path, stage: Stage, image: Path) -> tuple[str, ...]:
     found = bisect_graph(bundle, stage.precision, image)
     wrong = next((step for step in found.steps if step.wrong), None)
     return () if wrong is None else (f"{wrong.operation} ({wrong.kind}) {wrong.describe()} on {image.name}",)
+
+
+def _with_earlier(verdicts: list[StageVerdict], earlier: Verification) -> list[StageVerdict]:
+    """Keep what was found on the same images where a stage cannot run here, or was not asked for."""
+    kept = {stage.stage: stage for stage in earlier.stages if stage.status != "not run"}
+    merged = [kept.pop(v.stage, v) if v.status == "not run" else v for v in verdicts]
+    names = {verdict.stage for verdict in merged}
+    return merged + [stage for name, stage in kept.items() if name not in names and name.startswith("openvino ")]
 
 
 def _picture(bundle: Path, stage: str) -> Path:

@@ -238,7 +238,7 @@ class Distill(Section):
     cutmix_probability: Share = 0.0
     """Chance that a view of an unlabelled image gets a box pasted in from another one; the teacher sees it too."""
     start_from_teacher: bool = True
-    """Copy all weights of the teacher that fit the student: its whole backbone where that is the same."""
+    """A student with the teacher's backbone starts from its weights; with the same decoder from those that fit, too."""
     unlabeled_view: Literal["weak", "strong", "weak_to_strong"] = "strong"
     """What teacher and student see of unlabelled images; ``weak_to_strong``: the teacher weak views, the student strong
     ones."""

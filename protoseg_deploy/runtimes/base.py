@@ -40,6 +40,8 @@ class RuntimeInfo:
     """Height and width the artefact is bound to; None where any size goes."""
     size_range: tuple[tuple[int, int], tuple[int, int]] | None = None
     """Smallest and largest height and width of an engine's profile; None where there is no such bound."""
+    batch_range: tuple[int, int] | None = None
+    """Smallest and largest batch of an engine's profile; None where there is no such bound."""
     verified: bool | None = None
     """Verdict of the parity check stored with the artefact; None where there is none."""
     details: dict[str, Any] = field(default_factory=dict)

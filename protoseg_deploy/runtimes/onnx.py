@@ -44,7 +44,8 @@ class OnnxRuntime:
         precision: Precision | None = None,
         tensorrt: bool = False,
     ) -> None:
-        graph = find_graph(path, precision)
+        # Verdicts of a bundle are of the CPU and CUDA providers; what TensorRT makes of a graph nobody has compared.
+        graph = find_graph(path, precision, library="tensorrt-ep" if tensorrt else "")
         self._metadata = read_metadata(graph.file)
         # The same default as PyTorch, so that the two are compared on equal terms.
         threads = threads or torch.get_num_threads()

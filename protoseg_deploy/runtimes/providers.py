@@ -149,7 +149,9 @@ def _session(graph: Graph, provider: str, precision: Precision, threads: int) ->
             f"ONNX Runtime's {PROVIDERS[provider]} cannot compute {graph.file}: {_reason(error)}",
             "Try another --backend, another --device or another --precision.",
         ) from None
-    except RuntimeError as error:  # the libraries of the TensorRT provider are missing
+    except RuntimeError as error:  # with a provider of a GPU: its libraries are missing
+        if provider == "cpu":
+            raise unreadable(graph.file, _reason(error)) from None
         raise _not_loaded(provider, f"({_reason(error)})") from None
     finally:
         ort.set_default_logger_severity(_DEFAULT_SEVERITY)
@@ -160,7 +162,13 @@ def _listed(provider: str, graph: Graph) -> list[Any]:
     if provider != "tensorrt":
         return [PROVIDERS[provider]]
     cache = engine_cache(graph)
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProtosegError(
+            f"cannot create the folder for TensorRT's engines, {cache}: {error.strerror}",
+            "Make its place writable. Beside a graph that is read-only as a whole, XDG_CACHE_HOME is used instead.",
+        ) from None
     # No flag for a precision: without one the provider builds a strongly typed network, as the graph says.
     options = {
         "trt_engine_cache_enable": "1",

@@ -102,11 +102,19 @@ def test_one_failure_does_not_lose_the_others(bundle: Path) -> None:
         (("--workspace", "4"), "is no size"),
         (("--version-compatible",), "run under the version they were built with only"),
         (("--masks", "m"), "--masks without --images"),
+        (("--target-sm", "86"), "'86' is no compute capability"),
+        (("--target-sm", "7.5", "--precision", "bf16,"), "'' is none of"),
     ],
 )
 def test_arguments_that_cannot_be(bundle: Path, arguments: tuple[str, ...], message: str) -> None:
     refused = run("build", bundle, "--engine", "tensorrt-rtx", *arguments, exit_code=2)
     assert message in " ".join(refused.output.split())
+
+
+def test_tensorrt_needs_a_gpu(bundle: Path) -> None:
+    """Nothing was built, so nothing has succeeded."""
+    refused = run("build", bundle, "--engine", "tensorrt", exit_code=2)
+    assert "TensorRT" in refused.output
 
 
 def test_a_precision_the_bundle_lacks(bundle: Path) -> None:

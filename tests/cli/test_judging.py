@@ -242,6 +242,16 @@ def test_what_stands_behind_an_at_sign(run_folder: Path, tmp_path: Path) -> None
     )
 
 
+def test_one_precision_and_one_backend_at_most(tmp_path: Path) -> None:
+    wanted = RuntimeArgument(f"{tmp_path}@openvino@int8", tmp_path, "int8", "openvino")
+    assert runtime_argument(wanted.text, None, None) == wanted
+    with pytest.raises(click.BadParameter, match="two precisions, int8 and fp16"):
+        runtime_argument(f"{tmp_path}@int8@fp16", None, None)
+    with pytest.raises(click.BadParameter, match="two backends, openvino and onnxruntime"):
+        runtime_argument(f"{tmp_path}@openvino@fp16@onnxruntime", None, None)
+    assert "two precisions" in run("bench", f"{tmp_path}@int8@int8", exit_code=2).stderr
+
+
 def test_choices_are_what_runtimes_know() -> None:
     for verb in ("evaluate", "predict", "bench"):
         options = {option.name: option for option in cli.get_command(click.Context(cli), verb).params}

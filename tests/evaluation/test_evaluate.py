@@ -1,5 +1,6 @@
 """Evaluation of a runtime whose class maps are known."""
 
+import dataclasses
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -66,6 +67,35 @@ def test_a_fixed_size_is_evaluated_in_tiles_at_full_resolution(tmp_path: Path) -
     tiled, whole = evaluate(fixed, samples), evaluate(free, samples)
     assert tiled.iou_percent == whole.iou_percent
     assert (tiled.tiled_images, whole.tiled_images) == (2, 0)
+
+
+def engine(batches: tuple[int, int], sizes: tuple[tuple[int, int], tuple[int, int]]) -> FakeRuntime:
+    """A runtime on a GPU that is bound as engines are."""
+    runtime = FakeRuntime()
+    runtime.info = dataclasses.replace(runtime.info, device="cuda", batch_range=batches, size_range=sizes)
+    return runtime
+
+
+@pytest.mark.parametrize("largest", [1, 3, 16])
+def test_an_engine_is_given_what_its_profile_allows(tmp_path: Path, largest: int) -> None:
+    samples, _, _ = random_samples(tmp_path, [(8, 9)] * 6 + [(40, 9), (30, 40), (4, 40)])
+    runtime = engine((1, largest), ((4, 4), (16, 12)))
+    result = evaluate(runtime, samples)
+    assert result.iou_percent == evaluate(FakeRuntime(), samples).iou_percent
+    assert result.tiled_images == 3
+    assert max(shape[0] for shape in runtime.shapes) == min(4, largest)
+    assert all(4 <= height <= 16 and 4 <= width <= 12 for _, height, width, _ in runtime.shapes)
+
+
+def test_batches_an_engine_does_not_take(tmp_path: Path) -> None:
+    samples, _, _ = random_samples(tmp_path, [(8, 8)])
+    sizes = ((4, 4), (16, 16))
+    with pytest.raises(UsageError, match="--batch 3: fake takes batches of up to 2") as asked:
+        evaluate(engine((1, 2), sizes), samples, batch=3)
+    assert "--batch 2" in asked.value.hint
+    with pytest.raises(UsageError, match="takes batches of 2 to 4 images") as several:
+        evaluate(engine((2, 4), sizes), samples)
+    assert "--profile" in several.value.hint
 
 
 def test_the_value_map_applies_before_anything_else(tmp_path: Path) -> None:

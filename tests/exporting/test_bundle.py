@@ -108,6 +108,11 @@ def test_only_bundles_are_replaced(colour_run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     with pytest.raises(UsageError, match="exists and is not a bundle"):
         export_bundle(colour_run, tmp_path / "thesis.txt")
+    # browsers' extensions, web applications and many others have one too
+    (tmp_path / "manifest.json").write_text('{"name": "thesis", "version": 2}')
+    with pytest.raises(UsageError, match="exists and is not a bundle"):
+        export_bundle(colour_run, tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_without_a_network(colour_run: Path, tmp_path: Path) -> None:

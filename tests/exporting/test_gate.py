@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,14 @@ import torch
 from click.testing import CliRunner
 
 from protoseg_deploy.cli import cli
+from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.samples import run_samples
-from protoseg_deploy.exporting import VerificationFailedError, bisect_graph, export_bundle, verify_bundle
+from protoseg_deploy.exporting import VerificationFailedError, bisect_graph, export_bundle, stages, verify_bundle
 from protoseg_deploy.exporting.engine_options import EngineOptions
 from protoseg_deploy.exporting.engines import build_into_bundle
 from protoseg_deploy.models import load_network, save_network
 from protoseg_deploy.runtimes import open_runtime, read_manifest
-from protoseg_deploy.runtimes.manifest import graph_file
+from protoseg_deploy.runtimes.manifest import EngineEntry, add_engine, graph_file
 from protoseg_deploy.runtimes.metadata import PRECISIONS
 from protoseg_deploy.runtimes.tensorrt import Profile
 from tests.exporting.planting import align_the_corners, beyond_fp16, double_a_scale, edit_graph, swap_red_and_blue
@@ -29,6 +31,10 @@ def bundle(every_precision: Path, tmp_path: Path) -> Path:
 
 def outcome(bundle: Path, colour_run: Path) -> dict[str, str]:
     return {stage.stage: stage.status for stage in verify_bundle(bundle, run_samples(colour_run)).stages}
+
+
+def _is_ampere() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() == (8, 6)
 
 
 def test_all_precisions_pass(every_precision: Path) -> None:
@@ -75,6 +81,9 @@ def test_an_overflow_is_found_in_fp16(colour_run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "bundle").exists()
     statuses = {stage.stage: stage.status for stage in caught.value.verification.stages}
     assert statuses == {"onnx fp32": "passed", "onnx fp16": "failed", "onnx bf16": "passed"}
+    assert ".tmp" not in caught.value.hint
+    assert f"protoseg verify {caught.value.kept} --images DIR --bisect fp16" in caught.value.hint
+    assert str(tmp_path) not in (caught.value.kept / "manifest.json").read_text()
     found = bisect_graph(caught.value.kept, "fp16", run_samples(run)[0].image)
     assert found.culprit is not None
     assert found.culprit.output_db < 0
@@ -125,10 +134,10 @@ def test_what_tensorrt_takes_for_int8_is_a_stage_of_its_own(bundle: Path, colour
     twin = manifest.engines[built.name].graph
     assert manifest.verified(twin) is None
     statuses = outcome(bundle, colour_run)
-    assert statuses.pop(f"engine {built.name}") == ("passed" if torch.cuda.is_available() else "not run")
+    assert statuses.pop(f"engine {built.name}") == ("passed" if _is_ampere() else "not run")
     assert set(statuses.values()) == {"passed"}
     stage = read_manifest(bundle).verification.stage("symmetric int8")
-    assert (stage.artefact, stage.against) == (twin, "onnx int8")
+    assert (stage.artefact, stage.against) == (twin, "onnx fp32")
     assert read_manifest(bundle).verified(twin) is True
 
     edit_graph(bundle, twin, swap_red_and_blue)
@@ -154,3 +163,53 @@ def test_openvino_has_verdicts_of_its_own(bundle: Path, colour_run: Path) -> Non
         verified = open_runtime(bundle, precision=precision, backend="openvino").info.verified
         assert verified is (stage["status"] == "passed")
     assert stages["openvino fp32"]["status"] == stages["openvino bf16"]["status"] == "passed"
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_an_engine_is_compared_with_its_graph(bundle: Path, colour_run: Path, monkeypatch, sound: bool) -> None:
+    """With a stand-in for a GPU: an engine that takes batches of two or more and 64 to 96 pixels a side."""
+    real = stages.open_runtime
+    computed = real(bundle, device="cpu", precision="fp16")
+    shapes = []
+
+    class Engine:
+        info = replace(computed.info, size_range=((64, 64), (96, 96)), batch_range=(2, 4), details={})
+
+        def predict(self, images):
+            shapes.append(images.shape)
+            return computed.predict(images if sound else images[..., ::-1])
+
+    folder = bundle / "engines"
+    folder.mkdir()
+    for name in ("fp16-sm99.engine", "fp16-sm99.json"):
+        (folder / name).write_text(name)
+    entry = EngineEntry(
+        file="engines/fp16-sm99.engine",
+        sidecar="engines/fp16-sm99.json",
+        precision="fp16",
+        graph="model.fp16.onnx",
+        engine="tensorrt",
+    )
+    add_engine(bundle, "fp16-sm99", entry)
+    monkeypatch.setattr(
+        stages, "open_runtime", lambda path, **options: Engine() if path.suffix == ".engine" else real(path, **options)
+    )
+    verification = verify_bundle(bundle, run_samples(colour_run))
+    stage = verification.stage("engine fp16-sm99")
+    assert stage.against == "onnx fp16"
+    assert {shape[0] for shape in shapes} == {2}
+    assert {shape[1:3] for shape in shapes} == {(96, 96), (64, 96), (96, 75)}
+    assert stage.status == ("passed" if sound else "failed")
+    assert read_manifest(bundle).verified(entry.file) is sound
+    if not sound:
+        assert verification.first_failure() == stage
+        assert "`protoseg build" in stage.next_step
+
+    # where it cannot run any more, what was found on the same images stays
+    def refuse(path, **options):
+        if path.suffix == ".engine":
+            raise UsageError("another GPU")
+        return real(path, **options)
+
+    monkeypatch.setattr(stages, "open_runtime", refuse)
+    assert verify_bundle(bundle, run_samples(colour_run)).stage("engine fp16-sm99").status == stage.status

@@ -192,6 +192,24 @@ def test_engines_of_retrained_networks_are_not_mixed_up(folder: Path, tmp_path: 
     assert providers.engine_cache(find_graph(graph)) == tmp_path / "cache" / "protoseg" / "tensorrt-ep" / cache.name
 
 
+def test_a_folder_for_engines_that_cannot_be(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "bundle" / "model.onnx", tmp_path)
+    (tmp_path / "engines").write_text("in the way")
+    with pytest.raises(ProtosegError, match=r"cannot create the folder for TensorRT's engines, .*: Not a directory"):
+        providers._listed("tensorrt", find_graph(tmp_path / "model.onnx"))
+
+
+def test_a_plain_error_of_the_cpu_provider_is_a_graph_it_cannot_load(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("something native")
+
+    monkeypatch.setattr(providers.ort, "InferenceSession", fail)
+    with pytest.raises(ProtosegError, match="cannot be loaded as an ONNX model: something native"):
+        OnnxRuntime(folder / "bundle", device="cpu")
+
+
 def test_a_graph_without_kernels_is_not_called_damaged(folder: Path, tmp_path: Path) -> None:
     model = onnx.load(folder / "bundle" / "model.onnx")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(2), "matrix"))
@@ -249,7 +267,9 @@ def test_precisions_and_backends_that_do_not_fit(folder: Path, tmp_path: Path) -
         open_runtime(tmp_path / "some.engine", device="cpu")
 
 
-def test_a_graph_of_a_bundle_is_checked_and_verified_as_such(folder: Path, tmp_path: Path) -> None:
+def test_a_graph_of_a_bundle_is_checked_and_verified_as_such(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each graph has a verdict of its own, and a changed one is refused even when opened as a file."""
     bundle = tmp_path / "bundle"
     shutil.copytree(folder / "bundle", bundle)
@@ -278,6 +298,12 @@ def test_a_graph_of_a_bundle_is_checked_and_verified_as_such(folder: Path, tmp_p
     for path, precision in ((bundle, "fp16"), (bundle / "model.fp16.onnx", None)):
         with pytest.raises(ProtosegError, match="bytes instead of"):
             open_runtime(path, precision=precision)
+    # the verdict is of ONNX Runtime's own kernels, not of what TensorRT makes of the graph
+    session = OnnxRuntime(bundle)._session
+    opened = providers.Opened(session, "cpu", "", "", {})
+    monkeypatch.setattr("protoseg_deploy.runtimes.onnx.open_session", lambda *_: opened)
+    assert OnnxRuntime(bundle).info.verified is True
+    assert OnnxRuntime(bundle, tensorrt=True).info.verified is None
     # alone, or beside the manifest of something else, a graph is complete but unverified
     (bundle / "model.fp16.onnx").write_bytes(graph)
     (bundle / "manifest.json").write_text('{"name": "a web page"}')

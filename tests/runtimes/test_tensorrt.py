@@ -9,11 +9,23 @@ import torch
 
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes import open_runtime
-from protoseg_deploy.runtimes.manifest import file_sha256
+from protoseg_deploy.runtimes.manifest import (
+    InputSpec,
+    Manifest,
+    Masks,
+    NetworkInfo,
+    Provenance,
+    StageVerdict,
+    Verification,
+    file_entry,
+    file_sha256,
+    write_manifest,
+)
 from protoseg_deploy.runtimes.metadata import Classes, GraphMetadata
 from protoseg_deploy.runtimes.tensorrt import EngineSidecar, LayerTable, Profile, load_library, read_sidecar
 from protoseg_deploy.runtimes.tensorrt.launching import Binding, Launcher
 from protoseg_deploy.runtimes.tensorrt.memory import GrowingBuffer, usable_in_place
+from protoseg_deploy.runtimes.tensorrt.runtime import _verdict
 from protoseg_deploy.runtimes.tensorrt.sidecar import (
     check_engine_file,
     check_gpu,
@@ -90,6 +102,52 @@ def test_a_changed_engine_is_refused(engine: Path) -> None:
     engine.write_bytes(b"another..")
     with pytest.raises(ProtosegError, match="its checksum differs"):
         open_runtime(engine)
+
+
+def manifest_of(bundle: Path, *files: str) -> Manifest:
+    """Of a bundle whose one engine passed its verification."""
+    verdict = StageVerdict(stage="engine fp16", artefact="engines/fp16-sm86.engine", against="pytorch", status="passed")
+    return Manifest(
+        network=NetworkInfo(backbone="x", decoder="y", parameters=1),
+        classes=METADATA.classes,
+        masks=Masks(ignore_index=255),
+        input=InputSpec(shape=(), fixed_size=None, input_scale=1.0, mean=METADATA.mean, std=METADATA.std),
+        outputs=(),
+        graphs={},
+        provenance=Provenance(run="", weights="", recipe_sha256=None, training={}, versions={}),
+        files={name: file_entry(bundle / name) for name in files},
+        verification=Verification(
+            passed=True,
+            images=1,
+            masks=0,
+            fitted_images=0,
+            images_sha256="",
+            miou_pytorch_percent=None,
+            stages=(verdict,),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "replaced"),
+    [(b"another engine", {}, r"fp16-sm86\.engine"), (b"an engine", {"targets": ("8.9",)}, r"fp16-sm86\.json")],
+)
+def test_a_replaced_engine_does_not_keep_the_verdict(
+    tmp_path: Path, content: bytes, changes: dict[str, object], replaced: str
+) -> None:
+    """Engine and sidecar fit each other, but are not the ones of the bundle."""
+    path = tmp_path / "engines" / "fp16-sm86.engine"
+    path.parent.mkdir()
+    assert _verdict(path) is None
+    path.write_bytes(b"an engine")
+    write_sidecar(path, sidecar(path))
+    write_manifest(tmp_path, manifest_of(tmp_path, "engines/fp16-sm86.engine", "engines/fp16-sm86.json"))
+    assert _verdict(path) is True
+    assert _verdict(path.with_stem("fp32")) is None  # lies there without being listed
+    path.write_bytes(content)
+    write_sidecar(path, sidecar(path, **changes))
+    with pytest.raises(ProtosegError, match=f"{replaced} is not the file the manifest describes"):
+        open_runtime(path)
 
 
 def test_an_engine_where_there_is_no_gpu(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

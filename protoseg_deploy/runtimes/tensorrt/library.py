@@ -5,12 +5,11 @@ GPUs) builds for any number of targets, without a GPU, and finishes the kernels 
 """
 
 import importlib
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from protoseg_deploy.errors import UsageError
 
 EngineKind = Literal["tensorrt", "tensorrt-rtx"]
-ENGINE_KINDS: tuple[EngineKind, ...] = get_args(EngineKind)
 LIBRARY_NAMES: dict[EngineKind, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 _MODULES: dict[EngineKind, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

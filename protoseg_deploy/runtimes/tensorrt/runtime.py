@@ -10,7 +10,7 @@ from torch import Tensor
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
-from protoseg_deploy.runtimes.manifest import ENGINE_FOLDER, MANIFEST_FILE, read_manifest
+from protoseg_deploy.runtimes.manifest import ENGINE_FOLDER, MANIFEST_FILE, check_file, read_manifest
 from protoseg_deploy.runtimes.metadata import GraphMetadata
 from protoseg_deploy.runtimes.tensorrt.launching import Binding, Launcher, record_cuda_graph
 from protoseg_deploy.runtimes.tensorrt.library import load_library, open_log
@@ -23,6 +23,7 @@ from protoseg_deploy.runtimes.tensorrt.sidecar import (
     check_shape,
     check_version,
     read_sidecar,
+    sidecar_file,
 )
 
 _INPUT, _CLASS_MAP = "images", "class_map"
@@ -38,13 +39,14 @@ class TensorRTRuntime:
         path: the engine; its sidecar lies beside it.
 
     Raises:
-        ProtosegError: the engine or its sidecar is missing, damaged or changed.
+        ProtosegError: the engine or its sidecar is missing, damaged, changed, or not that of the bundle around it.
         UsageError: there is no GPU, another one than it was built for, or no library of its version.
     """
 
     def __init__(self, path: Path) -> None:
         sidecar = read_sidecar(path)
         check_engine_file(path, sidecar)
+        verified = _verdict(path)
         if not torch.cuda.is_available():
             raise UsageError(
                 f"{path} runs on an NVIDIA GPU, and PyTorch finds none here",
@@ -69,7 +71,7 @@ class TensorRTRuntime:
         self._buffers.update((name, GrowingBuffer(dtype, self._device)) for name, dtype in self._outputs.items())
         self._host_images = GrowingBuffer(torch.uint8, None)
         self._host_class_map = GrowingBuffer(self._outputs[_CLASS_MAP], None)
-        self._info = _info(path, sidecar, gpu)
+        self._info = _info(path, sidecar, gpu, verified)
 
     @property
     def info(self) -> RuntimeInfo:
@@ -153,6 +155,8 @@ class TensorRTRuntime:
             images = self._buffers[_INPUT].view(shape)
             shapes = self._launcher.output_shapes(shape, self._outputs)
             self._placed = Binding(images, {name: self._buffers[name].view(shapes[name]) for name in shapes})
+            # New memory may have been freed just now by the caller, whose stream may still be at work in it.
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
         return self._placed
 
     def _new_binding(self, images: Tensor) -> Binding:
@@ -163,7 +167,7 @@ class TensorRTRuntime:
         return Binding(images, outputs)
 
 
-def _info(path: Path, sidecar: EngineSidecar, gpu: str) -> RuntimeInfo:
+def _info(path: Path, sidecar: EngineSidecar, gpu: str, verified: bool | None) -> RuntimeInfo:
     profile, metadata = sidecar.profile, sidecar.metadata
     return RuntimeInfo(
         kind="tensorrt",
@@ -178,14 +182,23 @@ def _info(path: Path, sidecar: EngineSidecar, gpu: str) -> RuntimeInfo:
         file_bytes=sidecar.engine_bytes,
         fixed_size=profile.fixed_size(),
         size_range=(profile.min[1:], profile.max[1:]),
-        verified=_verdict(path),
+        batch_range=(profile.min[0], profile.max[0]),
+        verified=verified,
         details={"profile": str(profile), "heavy_layers": sidecar.layers.heavy},
     )
 
 
 def _verdict(path: Path) -> bool | None:
-    """What the bundle around an engine says of it."""
+    """What the bundle around an engine says of it; None: there is no bundle, or it never compared the engine.
+
+    Raises:
+        ProtosegError: the engine or its sidecar is not the file the bundle lists, though the two may fit each other.
+    """
     bundle = path.absolute().parent.parent
     if path.absolute().parent.name != ENGINE_FOLDER or not (bundle / MANIFEST_FILE).is_file():
         return None
-    return read_manifest(bundle).verified(f"{ENGINE_FOLDER}/{path.name}")
+    manifest = read_manifest(bundle)
+    for file in (path, sidecar_file(path)):
+        if f"{ENGINE_FOLDER}/{file.name}" in manifest.files:
+            check_file(bundle, manifest, f"{ENGINE_FOLDER}/{file.name}")
+    return manifest.verified(f"{ENGINE_FOLDER}/{path.name}")

@@ -4,14 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from protoseg_deploy.data.loading import Batch, derived_seed
-from protoseg_deploy.data.views import CutMix
+from protoseg_deploy.data.loading import Batch
 from protoseg_deploy.methods import Method, PrototypeBank, StepResult
-from protoseg_deploy.methods.base import split_output, step_generator
+from protoseg_deploy.methods.base import split_output
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Distill, Features, Recipe
-
-_CUTMIX = 21
 
 
 class FrozenTeacher:
@@ -64,11 +61,9 @@ class Distillation(Method):
 
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
         spec = self.recipe.distill
-        generator = step_generator(batch.valid.device, derived_seed(self.recipe.train.seed, _CUTMIX, step))
-        cutmix = CutMix.draw(batch.valid.shape, spec.cutmix_probability, generator)
-        shown = torch.cat([batch.images, cutmix(batch.weak if spec.unlabeled_view == "weak" else batch.strong)])
-        judged = torch.cat([batch.images, cutmix(batch.strong if spec.unlabeled_view == "strong" else batch.weak)])
-        seen = torch.cat([torch.ones_like(batch.labels, dtype=torch.bool), cutmix(batch.valid)])
+        shown = torch.cat([batch.images, batch.weak if spec.unlabeled_view == "weak" else batch.strong])
+        judged = torch.cat([batch.images, batch.strong if spec.unlabeled_view == "strong" else batch.weak])
+        seen = torch.cat([torch.ones_like(batch.labels, dtype=torch.bool), batch.valid])
         output = student.forward_features(shown)
         target = self.frozen_teacher.logits(judged, spec.temperature)
         labeled, _ = split_output(output, len(batch.images))

@@ -235,11 +235,9 @@ class Distill(Section):
     channel_temperature: Positive = 4.0
     target: Literal["linear", "prototype", "mean"] = "linear"
     """The teacher's linear head, its prototype head, or the mean of both probabilities."""
-    cutmix_probability: Share = 0.0
-    """Chance that a view of an unlabelled image gets a box pasted in from another one; the teacher sees it too."""
     start_from_teacher: bool = True
     """A student with the teacher's backbone starts from its weights; with the same decoder from those that fit, too."""
-    unlabeled_view: Literal["weak", "strong", "weak_to_strong"] = "strong"
+    unlabeled_view: Literal["weak", "strong", "weak_to_strong"] = "weak_to_strong"
     """What teacher and student see of unlabelled images; ``weak_to_strong``: the teacher weak views, the student strong
     ones."""
 

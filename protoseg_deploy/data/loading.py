@@ -4,49 +4,26 @@ What a step sees depends on the seed and the step alone: not on the number of wo
 interrupted. That is what makes resuming exact.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.data.folders import Sample
 from protoseg_deploy.data.images import read_image, read_mask
-from protoseg_deploy.data.views import strong_view, view_around_class, weak_view
+from protoseg_deploy.data.order import epoch_order
+from protoseg_deploy.data.photometric import draw_disturbance
+from protoseg_deploy.data.views import view_around_class, weak_view
+from protoseg_deploy.distributed import World
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.recipe import Recipe
 
 _LABELED, _UNLABELED, _ORDER = 1, 2, 3
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step learns from. Images are uint8 RGB, masks int64."""
-
-    images: Tensor
-    """``[Bl,3,S,S]`` weak views of labelled images."""
-    labels: Tensor
-    """``[Bl,S,S]`` class indices, ignore index where nothing is known."""
-    weak: Tensor
-    """``[Bu,3,S,S]`` weak views of unlabelled images; Bu = 0 where a method wants none."""
-    strong: Tensor
-    """``[Bu,3,S,S]`` the same with disturbed colours."""
-    valid: Tensor
-    """``[Bu,S,S]`` bool, false outside the image."""
-
-    def to(self, device: torch.device) -> "Batch":
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return Batch(move(self.images), move(self.labels).long(), move(self.weak), move(self.strong), move(self.valid))
-
-    def pin_memory(self) -> "Batch":
-        return Batch(*(getattr(self, name).pin_memory() for name in self.__dataclass_fields__))
+_ALONE = World(0, 1)
 
 
 class TrainingBatches(Dataset[Batch | ProtosegError]):
@@ -58,12 +35,28 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         recipe: crops, batch sizes, seed.
         labeled: labelled samples.
         unlabeled: unlabelled images; empty where a method wants none.
+        strong_views: V, how many of each unlabelled image.
+        disturb_in_loader: make strong views here; otherwise only how they are disturbed is drawn, and they are made
+            where the networks are.
+        world: which slots of the global batch to fill.
     """
 
-    def __init__(self, recipe: Recipe, labeled: tuple[Sample, ...], unlabeled: tuple[Path, ...]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        labeled: tuple[Sample, ...],
+        unlabeled: Sequence[Path],
+        *,
+        strong_views: int = 1,
+        disturb_in_loader: bool = True,
+        world: World = _ALONE,
+    ) -> None:
         self.recipe = recipe
         self.labeled = labeled
         self.unlabeled = unlabeled
+        self.strong_views = strong_views
+        self.disturb_in_loader = disturb_in_loader
+        self.world = world
 
     def __len__(self) -> int:
         return self.recipe.train.steps
@@ -81,22 +74,23 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
             DataError: an image or a mask cannot be read.
         """
         spec = self.recipe.train
+        order = epoch_order(len(self.labeled), spec.batch_labeled, step, spec.seed, _LABELED)
         labeled = [
-            self._labeled(self.labeled[index], (_LABELED, step, slot))
-            for slot, index in enumerate(epoch_order(len(self.labeled), spec.batch_labeled, step, spec.seed, _LABELED))
+            self._labeled(self.labeled[order[slot]], (_LABELED, step, slot))
+            for slot in self.world.slots(spec.batch_labeled)
         ]
         images, labels = (torch.stack(part) for part in zip(*labeled, strict=True))
         if not self.unlabeled:
             nothing = images.new_empty(0, *images.shape[1:])
-            return Batch(images, labels, nothing, nothing, nothing[:, 0].bool())
+            return Batch(images, labels, nothing, nothing[:, 0].bool(), torch.empty(0), nothing[None, :0])
+        order = epoch_order(len(self.unlabeled), spec.batch_unlabeled, step, spec.seed, _UNLABELED)
         unlabeled = [
-            self._unlabeled(self.unlabeled[index], (_UNLABELED, step, slot))
-            for slot, index in enumerate(
-                epoch_order(len(self.unlabeled), spec.batch_unlabeled, step, spec.seed, _UNLABELED)
-            )
+            self._unlabeled(self.unlabeled[order[slot]], (_UNLABELED, step, slot))
+            for slot in self.world.slots(spec.batch_unlabeled)
         ]
-        weak, strong, valid = (torch.stack(part) for part in zip(*unlabeled, strict=True))
-        return Batch(images, labels, weak, strong, valid)
+        weak, valid, disturbances = (torch.stack(part) for part in zip(*unlabeled, strict=True))
+        batch = Batch(images, labels, weak, valid, disturbances.transpose(0, 1), weak.new_empty(0))
+        return batch.disturbed() if self.disturb_in_loader else batch
 
     def labeled_views(self, rounds: int) -> Iterator[tuple[Tensor, Tensor]]:
         """`rounds` weak views of every labelled image, ``[1,3,S,S]`` and ``[1,S,S]`` int64; the same each time."""
@@ -132,7 +126,8 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         image = _to_tensor(read_image(path))
         with _Seeded(self.recipe.train.seed, *key):
             view = weak_view(image, None, self.recipe.train, data.input_scale, data.ignore_index)
-            return view.image, strong_view(view.image), view.mask == 0
+            disturbances = torch.stack([draw_disturbance() for _ in range(self.strong_views)])
+        return view.image, view.mask == 0, disturbances
 
 
 def training_loader(
@@ -148,24 +143,6 @@ def training_loader(
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # iterating would draw from the global one, which a resumed run has restored
     )
-
-
-def epoch_order(pool: int, batch: int, step: int, seed: int, role: int) -> list[int]:
-    """Indices of step `step` when a pool is passed over again and again, each time in a new random order."""
-    indices: list[int] = []
-    position, end = step * batch, (step + 1) * batch
-    while position < end:
-        epoch, offset = divmod(position, pool)
-        taken = _epoch_permutation(pool, seed, role, epoch)[offset : offset + end - position]
-        indices.extend(taken.tolist())
-        position += len(taken)
-    return indices
-
-
-@lru_cache(maxsize=4)
-def _epoch_permutation(pool: int, seed: int, role: int, epoch: int) -> NDArray[np.int64]:
-    """Kept for the steps of the same epoch: two pools, at the turn of an epoch."""
-    return np.random.default_rng((seed, _ORDER, role, epoch)).permutation(pool)
 
 
 def derived_seed(seed: int, *key: int) -> int:

@@ -1,16 +1,14 @@
-"""Weak and strong views, and CutMix.
+"""Weak views, and CutMix.
 
-The weak view decides the geometry (resize, crop, flip), the strong view is the weak one with its colours disturbed, and
-CutMix pastes a box of one strong view into another, labels and masks with it. Whatever lies outside the image is
-*ignored*, never a class.
+The weak view decides the geometry (resize, crop, flip), a strong view is the weak one with its colours disturbed (see
+`photometric`), and CutMix pastes a box of one strong view into another, labels and masks with it. Whatever lies outside
+the image is *ignored*, never a class.
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from protoseg_deploy.recipe import Train, scale_ratio
@@ -78,22 +76,6 @@ def view_around_class(
     return View(_pad_image(image, crop), _pad_mask(mask, crop, ignore_index))
 
 
-def strong_view(image: Tensor) -> Tensor:
-    """``[3,S,S]`` uint8 with disturbed colours and focus, drawn from torch's global generator."""
-    return _disturbance()(image)  # type: ignore[no-any-return]
-
-
-@cache
-def _disturbance() -> v2.Transform:
-    return v2.Compose(
-        [
-            v2.RandomApply([v2.ColorJitter(0.5, 0.5, 0.5, 0.25)], p=0.8),
-            v2.RandomGrayscale(p=0.2),
-            v2.RandomApply([v2.GaussianBlur(kernel_size=13, sigma=(0.1, 2.0))], p=0.5),
-        ]
-    )
-
-
 def _at_input_scale(image: Tensor, mask: Tensor, input_scale: float) -> tuple[Tensor, Tensor]:
     """Image and mask as the network sees images: resized without antialiasing, as inside an exported graph."""
     if input_scale == 1.0:
@@ -129,10 +111,13 @@ def _pad_mask(mask: Tensor, crop: int, ignore_index: int) -> Tensor:
 
 
 class CutMix:
-    """One box per image, pasted from its neighbour in the batch.
+    """One box per image, pasted from its partner in the batch.
+
+    Images are partners two by two (0 and 1, 2 and 3, …), so that a batch spread over processes mixes as a whole one
+    does; in an odd batch each is mixed with the one before.
 
     Args:
-        boxes: ``[B,H,W]`` bool, true where the neighbour shows.
+        boxes: ``[B,H,W]`` bool, true where the partner shows.
     """
 
     def __init__(self, boxes: Tensor) -> None:
@@ -157,4 +142,11 @@ class CutMix:
     def __call__(self, values: Tensor) -> Tensor:
         """Mix ``[B,H,W]`` or ``[B,C,H,W]`` values; every kind of value of a batch is mixed by the same boxes."""
         boxes = self.boxes if values.dim() == 3 else self.boxes.unsqueeze(1)
-        return torch.where(boxes, values.roll(1, dims=0), values)
+        partners = values.roll(1, dims=0)
+        if len(values) % 2 == 0:
+            partners = torch.stack([values[1::2], values[::2]], dim=1).flatten(0, 1)
+        return torch.where(boxes, partners, values)
+
+    def __getitem__(self, images: slice) -> "CutMix":
+        """The boxes of some of the images."""
+        return CutMix(self.boxes[images])

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from protoseg_deploy.data.loading import Batch
+from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.methods import Method, PrototypeBank, StepResult
 from protoseg_deploy.methods.base import split_output
 from protoseg_deploy.models import Segmenter
@@ -61,8 +61,8 @@ class Distillation(Method):
 
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
         spec = self.recipe.distill
-        shown = torch.cat([batch.images, batch.weak if spec.unlabeled_view == "weak" else batch.strong])
-        judged = torch.cat([batch.images, batch.strong if spec.unlabeled_view == "strong" else batch.weak])
+        shown = torch.cat([batch.images, batch.weak if spec.unlabeled_view == "weak" else batch.strong[0]])
+        judged = torch.cat([batch.images, batch.strong[0] if spec.unlabeled_view == "strong" else batch.weak])
         seen = torch.cat([torch.ones_like(batch.labels, dtype=torch.bool), batch.valid])
         output = student.forward_features(shown)
         target = self.frozen_teacher.logits(judged, spec.temperature)

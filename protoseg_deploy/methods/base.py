@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from protoseg_deploy.data.loading import Batch
+from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.methods.clustering import LabeledViews
 from protoseg_deploy.methods.terms import labeled_cross_entropy
 from protoseg_deploy.models import Segmenter, SegmenterOutput, resize_logits

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from protoseg_deploy.data.loading import Batch, derived_seed
+from protoseg_deploy.data.batch import Batch
+from protoseg_deploy.data.loading import derived_seed
 from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.methods.alignment import DistributionAlignment
 from protoseg_deploy.methods.base import Method, StepResult, split_output, step_generator
@@ -68,10 +69,10 @@ class FixMatch(Method):
         else:
             pseudo = self._pseudo_labels(teacher, batch, step)
             confident = share(pseudo.trusted, pseudo.valid)
-            generator = step_generator(batch.strong.device, derived_seed(seed, _CUTMIX, step))
+            generator = step_generator(batch.weak.device, derived_seed(seed, _CUTMIX, step))
             cutmix = CutMix.draw(pseudo.labels.shape, self.recipe.method.cutmix_probability, generator)
             pseudo = pseudo.mixed(cutmix)
-            output = student.forward_features(torch.cat([batch.images, cutmix(batch.strong)]))
+            output = student.forward_features(torch.cat([batch.images, cutmix(batch.strong[0])]))
             labeled, strong = split_output(output, len(batch.images))
             result = StepResult(self.labeled_losses(labeled, batch.labels))
             weight = ramp * self.recipe.method.unlabeled_weight

@@ -90,6 +90,9 @@ class Data(Section):
     """Seed of the labelled subset."""
     input_scale: Annotated[float, Field(gt=0.0, le=4.0)] = 1.0
     """The network sees images at this scale; class maps come back at the original size."""
+    max_unreadable_share: Share = 0.01
+    """Unlabelled images that cannot be read are replaced by others and reported; training stops where they are a larger
+    share than this."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -177,6 +180,10 @@ class Train(Section):
     """The loop: length, views, optimiser, bookkeeping."""
 
     steps: Count = 10_000
+    extended_from: Count | None = None
+    """Steps there were before ``protoseg train --extend-to``; starts and ramps stay shares of these."""
+    max_hours: Positive | None = None
+    """Stop after a checkpoint once training has taken this long; ``--resume`` goes on from there."""
     crop: Annotated[int, Field(ge=16)] = 321
     """Side of the square training crop, pixels at ``data.input_scale``."""
     scale: Annotated[tuple[Positive, Positive], Strict(False)] = (0.5, 2.0)
@@ -184,13 +191,19 @@ class Train(Section):
     flip: bool = True
     """Random horizontal flip."""
     batch_labeled: Count = 8
+    """Labelled images a step, over all processes."""
     batch_unlabeled: Count = 8
+    """Unlabelled images a step, over all processes."""
+    accumulate: Count = 1
+    """Split a step's images into this many parts, one forward and backward pass each, to save memory."""
     seed: Seed = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type; fp16 scales the loss. bf16 also runs on recent CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Loader processes; results do not depend on their number."""
+    """Loader processes of each training process; results do not depend on their number."""
+    compile: bool = False
+    """Compile student and teacher with ``torch.compile``: slow first steps, faster ones after them."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.001
     """Learning rate of the backbone."""
@@ -203,12 +216,21 @@ class Train(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate rises linearly."""
     clip_grad_norm: Positive | None = None
+    max_skipped_steps: Count = 10
+    """A step whose loss or gradient is not finite is skipped; after this many in a row training stops."""
     ohem: Ohem | None = None
     """Hard example mining on the labelled loss."""
     auxiliary_weight: NonNegative = 0.0
     """Weight of an auxiliary head on the last but one level of the backbone; training only."""
     eval_every: Count = 1_000
     """Steps between evaluations."""
+    eval_batch: Count = 1
+    """Validation images (of the same size), or windows, a forward pass."""
+    eval_window: Annotated[int, Field(ge=16)] | None = None
+    """Evaluate in square windows of this side, pixels at ``data.input_scale``, and average their logits; absent: whole
+    images."""
+    eval_stride: Count | None = None
+    """From window to window; two thirds of ``eval_window`` when absent."""
     checkpoint_every: Count = 500
     """Steps between checkpoints to resume from."""
     log_every: Count = 20
@@ -220,6 +242,17 @@ class Train(Section):
         if scale[0] > scale[1]:
             raise ValueError(f"a range is [smallest, largest], got {list(scale)}")
         return scale
+
+    @model_validator(mode="after")
+    def _windows_overlap(self) -> Self:
+        if self.eval_stride is not None and (self.eval_window is None or self.eval_stride > self.eval_window):
+            raise ValueError("`eval_stride` goes with `eval_window` and is not larger")
+        return self
+
+    @property
+    def planned_steps(self) -> int:
+        """What starts and ramps are shares of."""
+        return self.extended_from or self.steps
 
 
 class Distill(Section):

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from protoseg_deploy.data import DataSets, find_data
-from protoseg_deploy.data.loading import Batch, TrainingBatches, training_loader
+from protoseg_deploy.data.batch import Batch
+from protoseg_deploy.data.loading import TrainingBatches, training_loader
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method, StepResult
 from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights, save_network, save_prototypes

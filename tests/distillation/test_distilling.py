@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from protoseg_deploy.data.loading import Batch
+from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.distillation import Distillation, FrozenTeacher, distill
 from protoseg_deploy.distillation.distill import _inherit
 from protoseg_deploy.methods import build_method
@@ -20,7 +20,8 @@ def test_views_of_unlabelled_images(tiny_recipe, monkeypatch, view, shown, judge
         images=torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
         labels=torch.zeros(2, 32, 32, dtype=torch.long),
         weak=torch.full((2, 3, 32, 32), 1, dtype=torch.uint8),
-        strong=torch.full((2, 3, 32, 32), 2, dtype=torch.uint8),
+        strong=torch.full((1, 2, 3, 32, 32), 2, dtype=torch.uint8),
+        disturbances=torch.zeros(1, 2, 1),
         valid=torch.ones(2, 32, 32, dtype=torch.bool),
     )
     seen = {}

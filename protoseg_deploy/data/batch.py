@@ -1,0 +1,61 @@
+"""What one step learns from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from protoseg_deploy.data.photometric import disturb
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step's part of a process. Images are uint8 RGB, masks int64 once on the device."""
+
+    images: Tensor
+    """``[Bl,3,S,S]`` weak views of labelled images."""
+    labels: Tensor
+    """``[Bl,S,S]`` class indices, ignore index where nothing is known."""
+    weak: Tensor
+    """``[Bu,3,S,S]`` weak views of unlabelled images; Bu = 0 where a method wants none."""
+    valid: Tensor
+    """``[Bu,S,S]`` bool, false outside the image."""
+    disturbances: Tensor
+    """``[V,Bu,P]`` float32, how the colours of each strong view differ from the weak one: see `photometric`."""
+    strong: Tensor
+    """``[V,Bu,3,S,S]`` the weak views with disturbed colours; ``[0]`` until they are made (`disturbed`)."""
+    unreadable: tuple[str, ...] = ()
+    """Unlabelled images that could not be read and were replaced, each with its reason."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """On a device, strong views made there unless the loader has made them."""
+        moved = self._each(lambda _, tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, labels=moved.labels.long()).disturbed()
+
+    def disturbed(self) -> "Batch":
+        """With its strong views."""
+        if len(self.strong) == len(self.disturbances):
+            return self
+        return replace(self, strong=torch.stack([disturb(self.weak, view) for view in self.disturbances]))
+
+    def pin_memory(self) -> "Batch":
+        return self._each(lambda _, tensor: tensor.pin_memory())
+
+    def parts(self, count: int) -> list["Batch"]:
+        """The batch split into `count` batches for gradient accumulation; the sizes are multiples of `count`."""
+
+        def part(number: int) -> "Batch":
+            return self._each(lambda name, tensor: _part(tensor, name in {"disturbances", "strong"}, number, count))
+
+        return [part(number) for number in range(count)]
+
+    def _each(self, change: Callable[[str, Tensor], Tensor]) -> "Batch":
+        changed = {name: change(name, value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **changed)  # type: ignore[arg-type]
+
+
+def _part(tensor: Tensor, views_first: bool, number: int, count: int) -> Tensor:
+    if tensor.numel() == 0:
+        return tensor
+    return tensor.chunk(count, dim=1 if views_first else 0)[number]

@@ -62,6 +62,16 @@ def gather_over_processes(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def copy_of_first(value: Tensor) -> Tensor:
+    """The value the first process has, in every process."""
+    if world().size == 1:
+        return value
+    copied = value.detach().clone().contiguous()
+    dist.broadcast(copied, src=0)
+    return copied
+
+
 def mean_over(total: Tensor, count: Tensor) -> Tensor:
     """``total / count`` over the pixels of all processes, as a term of a loss whose gradients are averaged.
 

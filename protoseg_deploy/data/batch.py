@@ -25,6 +25,10 @@ class Batch:
     """``[V,Bu,P]`` float32, how the colours of each strong view differ from the weak one: see `photometric`."""
     strong: Tensor
     """``[V,Bu,3,S,S]`` the weak views with disturbed colours; ``[0]`` until they are made (`disturbed`)."""
+    first_slots: tuple[int, int] = (0, 0)
+    """Places of the first labelled and the first unlabelled image in the global batch of the step."""
+    files: tuple[str, ...] = ()
+    """The labelled images, then the unlabelled ones."""
     unreadable: tuple[str, ...] = ()
     """Unlabelled images that could not be read and were replaced, each with its reason."""
 
@@ -46,7 +50,9 @@ class Batch:
         """The batch split into `count` batches for gradient accumulation; the sizes are multiples of `count`."""
 
         def part(number: int) -> "Batch":
-            return self._each(lambda name, tensor: _part(tensor, name in {"disturbances", "strong"}, number, count))
+            sizes = [len(images) * number // count for images in (self.images, self.weak)]
+            chosen = self._each(lambda name, tensor: _part(tensor, name in {"disturbances", "strong"}, number, count))
+            return replace(chosen, first_slots=(self.first_slots[0] + sizes[0], self.first_slots[1] + sizes[1]))
 
         return [part(number) for number in range(count)]
 

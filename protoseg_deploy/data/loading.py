@@ -74,22 +74,36 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
             DataError: an image or a mask cannot be read.
         """
         spec = self.recipe.train
+        slots = self.world.slots(spec.batch_labeled), self.world.slots(spec.batch_unlabeled)
+        first_slots = slots[0].start, slots[1].start
         order = epoch_order(len(self.labeled), spec.batch_labeled, step, spec.seed, _LABELED)
+        samples = [self.labeled[order[slot]] for slot in slots[0]]
         labeled = [
-            self._labeled(self.labeled[order[slot]], (_LABELED, step, slot))
-            for slot in self.world.slots(spec.batch_labeled)
+            self._labeled(sample, (_LABELED, step, slot)) for sample, slot in zip(samples, slots[0], strict=True)
         ]
         images, labels = (torch.stack(part) for part in zip(*labeled, strict=True))
+        files = [str(sample.image) for sample in samples]
         if not self.unlabeled:
             nothing = images.new_empty(0, *images.shape[1:])
-            return Batch(images, labels, nothing, nothing[:, 0].bool(), torch.empty(0), nothing[None, :0])
+            missing = torch.empty(0)
+            return Batch(images, labels, nothing, nothing[:, 0].bool(), missing, missing, first_slots, tuple(files))
         order = epoch_order(len(self.unlabeled), spec.batch_unlabeled, step, spec.seed, _UNLABELED)
+        paths = [self.unlabeled[order[slot]] for slot in slots[1]]
         unlabeled = [
-            self._unlabeled(self.unlabeled[order[slot]], (_UNLABELED, step, slot))
-            for slot in self.world.slots(spec.batch_unlabeled)
+            self._unlabeled(path, (_UNLABELED, step, slot)) for path, slot in zip(paths, slots[1], strict=True)
         ]
+        files += [str(path) for path in paths]
         weak, valid, disturbances = (torch.stack(part) for part in zip(*unlabeled, strict=True))
-        batch = Batch(images, labels, weak, valid, disturbances.transpose(0, 1), weak.new_empty(0))
+        batch = Batch(
+            images,
+            labels,
+            weak,
+            valid,
+            disturbances.transpose(0, 1),
+            strong=weak.new_empty(0),
+            first_slots=first_slots,
+            files=tuple(files),
+        )
         return batch.disturbed() if self.disturb_in_loader else batch
 
     def labeled_views(self, rounds: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,21 +33,62 @@ def find_images(folder: Path, *, leave_out: Sequence[Path], key: str, faults: li
         key: the recipe key to name when nothing is found.
         faults: an empty folder is added here.
     """
-    skipped = {path.resolve() for path in leave_out} - {folder.resolve()}
-    found: list[Path] = []
-    entered: set[Path] = set()
-    for place, subfolders, names in os.walk(folder, followlinks=True):
-        here = Path(place)
-        resolved = here.resolve()
-        if resolved in entered or resolved in skipped:  # a link back to a parent would never end
-            subfolders.clear()
-            continue
-        entered.add(resolved)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        found += [here / name for name in names if not name.startswith(".") and is_image_name(name)]
+    found = [folder / f"{below}{name}" for below, names in scan_images(folder, leave_out, {}) for name in names]
     if not found:
-        faults.append(f"{key}: no images in {folder} (looked for {', '.join(IMAGE_SUFFIXES)})")
+        faults.append(no_images(folder, key))
     return sorted(found)
+
+
+def no_images(folder: Path, key: str) -> str:
+    return f"{key}: no images in {folder} (looked for {', '.join(IMAGE_SUFFIXES)})"
+
+
+def scan_images(
+    folder: Path, leave_out: Sequence[Path], scanned: dict[str, int]
+) -> Iterator[tuple[str, Sequence[str]]]:
+    """All image files below a folder, a few calls to the system per folder and none per file.
+
+    Args:
+        folder: where to start.
+        leave_out: folders not to enter; `folder` itself is always searched.
+        scanned: the folders entered are added here, each with its time of modification as it was before, in ns.
+
+    Yields:
+        Where files lie below `folder` (``""`` or ``a/b/``) and their sorted names. All paths that can be put together
+        from these come in sorted order, by code points.
+    """
+    skipped = {_identity(path) for path in leave_out} - {_identity(folder)}
+    entered: set[tuple[int, int]] = set()
+
+    def scan(place: str, below: str) -> Iterator[tuple[str, Sequence[str]]]:
+        try:
+            status = os.stat(place)
+            if (status.st_dev, status.st_ino) in entered | skipped:  # a link back to a parent would never end
+                return
+            with os.scandir(place) as entries:
+                visible = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+        except OSError:  # gone in the meantime, or closed to this user
+            return
+        entered.add((status.st_dev, status.st_ino))
+        scanned[place] = status.st_mtime_ns
+        files = sorted(name for name, is_folder in visible if not is_folder and is_image_name(name))
+        done = 0
+        for name in sorted(f"{name}/" for name, is_folder in visible if is_folder):
+            before = bisect_left(files, name)  # files that come before the folder in the order of whole paths
+            yield below, files[done:before]
+            yield from scan(os.path.join(place, name[:-1]), below + name)
+            done = before
+        yield below, files[done:]
+
+    return scan(str(folder), "")
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def is_image_name(name: str) -> bool:

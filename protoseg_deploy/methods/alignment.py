@@ -1,11 +1,14 @@
 """Distribution alignment: pseudo-labels that keep rare classes as frequent as the labelled images have them."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from protoseg_deploy.distributed import sum_over_processes
+from protoseg_deploy.methods.statistics import StepStatistics
 
-class DistributionAlignment(nn.Module):
+
+class DistributionAlignment(StepStatistics):
     """Weighs a teacher's probabilities by how much it over- or underrates each class.
 
     ``p' ∝ p · q_labelled / q_teacher`` (Berthelot et al., ReMixMatch, ICLR 2020), per pixel; both class distributions
@@ -25,6 +28,7 @@ class DistributionAlignment(nn.Module):
 
     def __init__(self, num_classes: int, momentum: float = 0.99, largest_ratio: float = 10.0) -> None:
         super().__init__()
+        self._collected: Tensor | None = None
         self.momentum = momentum
         self.largest_ratio = largest_ratio
         self.register_buffer("labeled", torch.zeros(num_classes))
@@ -33,7 +37,7 @@ class DistributionAlignment(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor, valid: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-        """Aligned logits; moves both averages.
+        """Aligned logits, by averages that include what is shown here.
 
         Args:
             logits: ``[B,C,H,W]`` float32 of the teacher on weak views.
@@ -51,11 +55,28 @@ class DistributionAlignment(nn.Module):
         )
         weights = valid[:, None].to(logits.dtype)
         totals = (logits.softmax(dim=1) * weights).sum(dim=(0, 2, 3))
-        momentum = torch.clamp(self.updates / (self.updates + 1), max=self.momentum)
-        self.labeled.lerp_(F.normalize(counts, p=1, dim=0), 1 - momentum)
-        self.predicted.lerp_(F.normalize(totals, p=1, dim=0), 1 - momentum)
-        self.updates += 1
-        ratio = (self.labeled.clamp(min=1e-6) / self.predicted.clamp(min=1e-6)).clamp(
-            1 / self.largest_ratio, self.largest_ratio
-        )
+        seen = sum_over_processes(torch.stack([counts, totals]))
+        self._collected = seen if self._collected is None else self._collected + seen
+        labeled, predicted = self._averages()
+        ratio = (labeled.clamp(min=1e-6) / predicted.clamp(min=1e-6)).clamp(1 / self.largest_ratio, self.largest_ratio)
         return logits + ratio.log().view(1, classes, 1, 1)
+
+    @torch.no_grad()
+    def commit(self, taken: Tensor) -> None:
+        if self._collected is None:
+            return
+        labeled, predicted = self._averages()
+        self.labeled.copy_(torch.where(taken, labeled, self.labeled))
+        self.predicted.copy_(torch.where(taken, predicted, self.predicted))
+        self.updates += taken
+        self._collected = None
+
+    def _averages(self) -> tuple[Tensor, Tensor]:
+        """Both running averages with what this step has shown so far."""
+        assert self._collected is not None
+        counts, totals = self._collected
+        momentum = torch.clamp(self.updates / (self.updates + 1), max=self.momentum)
+        return (
+            self.labeled.lerp(F.normalize(counts, p=1, dim=0), 1 - momentum),
+            self.predicted.lerp(F.normalize(totals, p=1, dim=0), 1 - momentum),
+        )

@@ -9,6 +9,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.methods.clustering import LabeledViews
+from protoseg_deploy.methods.statistics import StepStatistics
 from protoseg_deploy.methods.terms import labeled_cross_entropy
 from protoseg_deploy.models import Segmenter, SegmenterOutput, resize_logits
 from protoseg_deploy.recipe import Recipe
@@ -37,6 +38,8 @@ class Method(nn.Module, ABC):
     name: str
     """As it is written into network files and summaries."""
     uses_unlabeled: bool
+    strong_views: int = 1
+    """Of each unlabelled image in a batch."""
 
     def __init__(self, recipe: Recipe, student: Segmenter) -> None:
         super().__init__()
@@ -57,6 +60,16 @@ class Method(nn.Module, ABC):
 
     def prepare(self, student: Segmenter, step: int, labeled_views: LabeledViews) -> None:
         """Called before each step; most methods have nothing to do."""
+
+    def commit(self, taken: Tensor) -> None:
+        """Called once after each step; statistics of all heads take over what its passes collected.
+
+        Args:
+            taken: scalar bool on the device; false where the step was skipped.
+        """
+        for module in self.modules():
+            if isinstance(module, StepStatistics):
+                module.commit(taken)
 
     def diagnostics(self) -> dict[str, list[float]]:
         """Figures per class, read at each evaluation."""
@@ -101,11 +114,6 @@ def split_output(output: SegmenterOutput, labeled: int) -> tuple[SegmenterOutput
         for part in (slice(None, labeled), slice(labeled, None))
     )
     return first, second
-
-
-def step_generator(device: torch.device, seed: int) -> torch.Generator:
-    """A generator of its own for one purpose of one step: drawing from it disturbs nothing else."""
-    return torch.Generator(device=device).manual_seed(seed)
 
 
 def _auxiliary_head(student: Segmenter) -> nn.Sequential:

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from protoseg_deploy.methods.prototypes import PrototypeBank, gather_features, gather_values, sample_positions
+from protoseg_deploy.distributed import mean_over
+from protoseg_deploy.methods.draws import StepDraws
+from protoseg_deploy.methods.prototypes import PrototypeBank, gather_features, gather_values
 from protoseg_deploy.methods.terms import PseudoLabels
 from protoseg_deploy.models import SegmenterOutput
 from protoseg_deploy.recipe import Method
@@ -44,25 +46,27 @@ class PrototypeBranch(nn.Module):
         labels: Tensor,
         strong: SegmenterOutput | None,
         pseudo: PseudoLabels | None,
-        generator: torch.Generator,
+        draws: StepDraws,
     ) -> dict[str, Tensor]:
-        """Losses, unweighted; moves the bank.
+        """Losses, unweighted; collects pixels for the bank.
 
         Args:
             labeled: the student on labelled views.
             labels: ``[Bl,H,W]`` int64.
             strong: the student on strong views; None while unlabelled images do not take part.
             pseudo: mixed like the strong views.
-            generator: of the pixel positions, on the device of the maps.
+            draws: which pixels of which image are sampled.
         """
-        features, targets = self._sample(labeled, labels, generator)
+        positions = draws.labeled_positions(*labeled.image_size, self.grid)
+        features = self._features_at(labeled, positions)
+        targets = gather_values(labels, positions).flatten()
         similarities = self.bank.similarities(features)
         known = targets != self.ignore_index
         losses = {"prototype_labeled": self._loss(similarities, targets, known, known)}
         counted = known
         if strong is not None and pseudo is not None:
-            positions = self._positions(strong, generator)
-            more = gather_features(strong.features(self.features), positions, strong.padded_size).flatten(0, 1)
+            positions = draws.unlabeled_positions(*strong.image_size, self.grid)
+            more = self._features_at(strong, positions)
             pseudo_targets = gather_values(pseudo.labels, positions).flatten()
             valid = gather_values(pseudo.valid, positions).flatten()
             trusted = valid & (gather_values(pseudo.confidence, positions).flatten() >= self.threshold)
@@ -71,18 +75,13 @@ class PrototypeBranch(nn.Module):
             features = torch.cat([features, more])
             similarities = torch.cat([similarities, more_similarities])
             targets, counted = torch.cat([targets, pseudo_targets]), torch.cat([counted, trusted])
-        self.bank.update(features, similarities.detach(), targets, counted)
+        self.bank.collect(features, similarities.detach(), targets, counted)
         return losses
 
-    def _sample(self, output: SegmenterOutput, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        positions = self._positions(output, generator)
-        features = gather_features(output.features(self.features), positions, output.padded_size)
-        return features.flatten(0, 1), gather_values(labels, positions).flatten()
-
-    def _positions(self, output: SegmenterOutput, generator: torch.Generator) -> Tensor:
-        return sample_positions(len(output.logits), *output.image_size, self.grid, generator)
+    def _features_at(self, output: SegmenterOutput, positions: Tensor) -> Tensor:
+        return gather_features(output.features(self.features), positions, output.padded_size).flatten(0, 1)
 
     def _loss(self, similarities: Tensor, targets: Tensor, counted: Tensor, averaged_over: Tensor) -> Tensor:
         safe = torch.where(counted, targets, 0)
         losses = F.cross_entropy(self.bank.logits(similarities), safe, reduction="none")
-        return (losses * counted).sum() / averaged_over.sum().clamp(min=1)
+        return mean_over((losses * counted).sum(), averaged_over.sum())

@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
-from protoseg_deploy.errors import DataError
+from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.methods.prototypes import gather_features
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Features
@@ -46,6 +46,7 @@ def cluster_prototypes(
 
     Raises:
         DataError: a class has no labelled pixel; every such class is named.
+        ProtosegError: the features are not finite.
     """
     device = segmenter.head.weight.device
     generator = torch.Generator().manual_seed(seed)
@@ -76,7 +77,13 @@ def cluster_prototypes(
             f"no labelled pixel of: {', '.join(missing)}; prototypes need every class",
             hint="Label an image that shows them, take more labelled images, or merge the classes by data.value_map.",
         )
-    return torch.stack([_centres(torch.cat(parts), per_class, generator, seed) for parts in collected])
+    features = [torch.cat(parts) for parts in collected]
+    if not all(part.isfinite().all() for part in features):
+        raise ProtosegError(
+            "the network's features are not finite where prototypes are to be placed: training has diverged",
+            "Lower train.lr, set train.clip_grad_norm=1, or train in another precision.",
+        )
+    return torch.stack([_centres(part, per_class, generator, seed) for part in features])
 
 
 def _centres(features: Tensor, count: int, generator: torch.Generator, seed: int) -> Tensor:

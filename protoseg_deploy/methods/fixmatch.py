@@ -5,16 +5,17 @@ from torch import Tensor
 
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.data.loading import derived_seed
-from protoseg_deploy.data.views import CutMix
+from protoseg_deploy.distributed import copy_of_first, world
 from protoseg_deploy.methods.alignment import DistributionAlignment
-from protoseg_deploy.methods.base import Method, StepResult, split_output, step_generator
+from protoseg_deploy.methods.base import Method, StepResult, split_output
 from protoseg_deploy.methods.branch import PrototypeBranch
 from protoseg_deploy.methods.clustering import LabeledViews, cluster_prototypes
+from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.terms import PseudoLabels, confident_labels, consistency, low_entropy_labels, share
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import ClassTable, Recipe
 
-_CUTMIX, _POSITIONS, _CLUSTERS = 11, 12, 13
+_CLUSTERS = 21
 
 
 class FixMatch(Method):
@@ -46,8 +47,9 @@ class FixMatch(Method):
         """Place the prototypes once the supervised phase is over."""
         if self.branch is None or step != self._prototype_start():
             return
-        self.branch.bank.place(
-            cluster_prototypes(
+        placed = self.branch.bank.prototypes
+        if world().is_first:
+            placed = cluster_prototypes(
                 student,
                 labeled_views,
                 self.classes.names,
@@ -55,13 +57,13 @@ class FixMatch(Method):
                 self.recipe.method.prototypes_per_class,
                 self.recipe.data.ignore_index,
                 derived_seed(self.recipe.train.seed, _CLUSTERS),
-            )
-        )
+            ).to(placed)
+        self.branch.bank.place(copy_of_first(placed))
 
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
         ramp = self._unlabeled_ramp(step)
         branch = self.branch if step >= self._prototype_start() else None
-        seed = self.recipe.train.seed
+        draws = StepDraws(self.recipe.train, batch, step)
         if ramp == 0.0:
             labeled = student.forward_features(batch.images)
             result = StepResult(self.labeled_losses(labeled, batch.labels))
@@ -69,8 +71,8 @@ class FixMatch(Method):
         else:
             pseudo = self._pseudo_labels(teacher, batch, step)
             confident = share(pseudo.trusted, pseudo.valid)
-            generator = step_generator(batch.weak.device, derived_seed(seed, _CUTMIX, step))
-            cutmix = CutMix.draw(pseudo.labels.shape, self.recipe.method.cutmix_probability, generator)
+            _, height, width = pseudo.labels.shape
+            cutmix = draws.cutmix(height, width, self.recipe.method.cutmix_probability)
             pseudo = pseudo.mixed(cutmix)
             output = student.forward_features(torch.cat([batch.images, cutmix(batch.strong[0])]))
             labeled, strong = split_output(output, len(batch.images))
@@ -79,8 +81,7 @@ class FixMatch(Method):
             result.losses["unlabeled"] = weight * consistency(strong.full_size_logits(), pseudo)
             result.monitors["confident_share"] = confident
         if branch is not None:
-            generator = step_generator(batch.images.device, derived_seed(seed, _POSITIONS, step))
-            for name, loss in branch(labeled, batch.labels, strong, pseudo, generator).items():
+            for name, loss in branch(labeled, batch.labels, strong, pseudo, draws).items():
                 result.losses[name] = branch.weight * (ramp if name == "prototype_unlabeled" else 1.0) * loss
         return result
 
@@ -110,11 +111,11 @@ class FixMatch(Method):
         return confident_labels(logits, batch.valid, spec.confidence_threshold)
 
     def _prototype_start(self) -> int:
-        return round(self.recipe.method.prototype_start * self.recipe.train.steps)
+        return round(self.recipe.method.prototype_start * self.recipe.train.planned_steps)
 
     def _unlabeled_ramp(self, step: int) -> float:
         """0 before unlabelled images join, then rising to 1."""
-        spec, steps = self.recipe.method, self.recipe.train.steps
+        spec, steps = self.recipe.method, self.recipe.train.planned_steps
         begin, length = spec.unlabeled_start * steps, spec.unlabeled_ramp * steps
         if step < begin:
             return 0.0

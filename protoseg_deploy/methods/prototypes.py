@@ -6,11 +6,14 @@ its own class. Prototypes are kept at unit length: similarity is a cosine, so th
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from protoseg_deploy.distributed import sum_over_processes
+from protoseg_deploy.methods.statistics import StepStatistics
 
-class PrototypeBank(nn.Module):
+
+class PrototypeBank(StepStatistics):
     """``[C,K,D]`` prototypes with their statistics; all of it buffers, so all of it is in a checkpoint.
 
     Args:
@@ -30,6 +33,7 @@ class PrototypeBank(nn.Module):
         self, num_classes: int, per_class: int, channels: int, temperature: float = 0.1, momentum: float = 0.99
     ) -> None:
         super().__init__()
+        self._collected: Tensor | None = None
         self.temperature = temperature
         self.momentum = momentum
         self.register_buffer("prototypes", torch.zeros(num_classes, per_class, channels))
@@ -64,8 +68,8 @@ class PrototypeBank(nn.Module):
         return logits.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def update(self, features: Tensor, similarities: Tensor, labels: Tensor, counted: Tensor) -> None:
-        """Move each prototype towards the mean of the pixels that are nearest to it among those of their class.
+    def collect(self, features: Tensor, similarities: Tensor, labels: Tensor, counted: Tensor) -> None:
+        """Add pixels to what the next `commit` moves the bank by: each to the nearest prototype of its class.
 
         Args:
             features: ``[N,D]``.
@@ -77,15 +81,29 @@ class PrototypeBank(nn.Module):
         labels = labels.clamp(0, classes - 1)
         own = similarities.gather(1, labels.view(-1, 1, 1).expand(-1, 1, per_class)).squeeze(1)
         slots = labels * per_class + own.argmax(dim=-1)
-        weights = counted.to(self.prototypes.dtype)
+        weights = counted.to(self.prototypes.dtype)[:, None]
         unit = F.normalize(features.detach().float(), dim=-1)
-        sums = self.prototypes.new_zeros(classes * per_class, channels).index_add_(0, slots, unit * weights[:, None])
-        counts = self.prototypes.new_zeros(classes * per_class).index_add_(0, slots, weights)
-        means = (sums / counts.clamp(min=1)[:, None]).view_as(self.prototypes)
-        touched = (counts > 0).view(classes, per_class)
+        sums = self.prototypes.new_zeros(classes * per_class, channels + 1)
+        sums.index_add_(0, slots, torch.cat([unit * weights, weights], dim=1))
+        self._collected = sums if self._collected is None else self._collected + sums
+
+    @torch.no_grad()
+    def commit(self, taken: Tensor) -> None:
+        """Move each prototype towards the mean of the pixels collected for it, in all processes, since the last call.
+
+        Args:
+            taken: scalar bool; false leaves the bank as it was.
+        """
+        if self._collected is None:
+            return
+        sums = sum_over_processes(self._collected).view(*self.prototypes.shape[:2], -1)
+        self._collected = None
+        counts = torch.where(taken, sums[..., -1], 0.0)
+        means = sums[..., :-1] / counts.clamp(min=1)[..., None]
+        touched = counts > 0
         moved = F.normalize(self.prototypes.lerp(means, 1.0 - self.momentum), dim=-1)
         self.prototypes.copy_(torch.where(touched[..., None], moved, self.prototypes))
-        self.pixels.add_(counts.view(classes, per_class))
+        self.pixels.add_(counts)
         self.idle_steps.copy_(torch.where(touched, 0, self.idle_steps + 1))
 
     @torch.no_grad()

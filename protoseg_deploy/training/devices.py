@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from protoseg_deploy.distributed import world
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Train
@@ -31,10 +33,11 @@ class Compute:
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise UsageError("train.device: no CUDA device is available", "Set train.device to auto or cpu.")
         name = spec.device if spec.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        device = torch.device(name)
+        device = torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
         if spec.precision == "fp16" and name == "cpu":
             raise UsageError("train.precision: fp16 trains on CUDA only", "Set train.precision to fp32 or bf16.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         if spec.workers != "auto":
             workers, why = spec.workers, "as the recipe says"
         elif name == "cuda":
@@ -42,6 +45,8 @@ class Compute:
         else:
             workers, why = (1 if cores > 1 and torch.get_num_threads() > 1 else 0), f"{cores} cores, CPU training"
         label = torch.cuda.get_device_name(device) if name == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        here = world()
+        label += f", {here.size} processes" if here.size > 1 else ""
         notes = (f"computing in {spec.precision} on {label}; {workers} loader processes ({why})",)
         return cls(device, spec.precision, workers, notes)
 
@@ -49,4 +54,7 @@ class Compute:
         return torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def place(self, network: Segmenter) -> Segmenter:
+        """On the device, channels last; with normalisation over all processes where these have GPUs."""
+        if world().size > 1 and self.device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

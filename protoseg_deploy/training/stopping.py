@@ -18,6 +18,17 @@ class Interrupted(ProtosegError):
         self.exit_code = 128 + signal_number
 
 
+class OutOfTime(ProtosegError):
+    """``train.max_hours`` are over and the run has saved itself; exit code 0, for nothing went wrong."""
+
+    def __init__(self, run: Path, step: int, steps: int, seconds: float) -> None:
+        super().__init__(
+            f"train.max_hours: stopped after {seconds / 3600:.2f} hours at step {step} of {steps}; everything is saved",
+            f"Continue with the same command and --resume (run folder {run}).",
+        )
+        self.exit_code = 0
+
+
 class StopSignals:
     """Remembers SIGINT and SIGTERM until the step is over; a second SIGINT interrupts at once."""
 

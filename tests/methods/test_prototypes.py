@@ -51,7 +51,8 @@ def test_update_matches_a_loop_over_pixels_and_prototypes(bank):
     for (label, nearest), group in members.items():
         expected[label, nearest] = unit(0.9 * expected[label, nearest] + 0.1 * np.mean(group, axis=0))
     before = bank.prototypes.clone()
-    bank.update(features, bank.similarities(features), labels, counted)
+    bank.collect(features, bank.similarities(features), labels, counted)
+    bank.commit(torch.tensor(True))
     assert np.allclose(bank.prototypes.numpy(), expected, atol=1e-6)
     assert torch.equal(bank.prototypes[2], before[2]), "a class without a pixel must not move"
     assert bank.pixels.sum().item() == counted.sum().item()
@@ -69,7 +70,8 @@ def test_update_needs_no_gradient_and_leaves_the_graph_alone(bank):
     features = torch.randn(6, 5, requires_grad=True)
     similarities = bank.similarities(features)
     loss = F.cross_entropy(bank.logits(similarities), torch.tensor([0, 1, 2, 0, 1, 2]))
-    bank.update(features, similarities, torch.tensor([0, 1, 2, 0, 1, 2]), torch.ones(6, dtype=torch.bool))
+    bank.collect(features, similarities, torch.tensor([0, 1, 2, 0, 1, 2]), torch.ones(6, dtype=torch.bool))
+    bank.commit(torch.tensor(True))
     loss.backward()  # would fail if the update had changed a tensor the graph needs
     assert features.grad is not None
     assert features.grad.abs().sum() > 0
@@ -80,7 +82,8 @@ def test_diagnostics_see_collapse_and_death():
     same, apart = torch.ones(3, 4), torch.eye(4)[:3]
     bank.place(torch.stack([same, apart]))
     for _ in range(5):
-        bank.update(torch.eye(4)[:1], bank.similarities(torch.eye(4)[:1]), torch.tensor([1]), torch.tensor([True]))
+        bank.collect(torch.eye(4)[:1], bank.similarities(torch.eye(4)[:1]), torch.tensor([1]), torch.tensor([True]))
+        bank.commit(torch.tensor(True))
     report = bank.diagnostics(dead_after=5)
     assert report["within_class_cosine"][0] == pytest.approx(1.0, abs=1e-6)
     assert report["within_class_cosine"][1] == pytest.approx(0.0, abs=1e-6)

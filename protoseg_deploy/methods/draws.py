@@ -1,0 +1,51 @@
+"""The random numbers of a step that methods use."""
+
+import torch
+from torch import Tensor
+
+from protoseg_deploy.data.batch import Batch
+from protoseg_deploy.data.loading import derived_seed
+from protoseg_deploy.data.views import CutMix
+from protoseg_deploy.methods.prototypes import sample_positions
+from protoseg_deploy.recipe import Train
+
+_CUTMIX, _LABELED_POSITIONS, _UNLABELED_POSITIONS = 11, 12, 13
+
+
+class StepDraws:
+    """Drawn for the whole batch of a step, from its seed and number alone; a batch gets the numbers of its images.
+
+    So a batch that is spread over processes, or over the parts of an accumulated step, sees what it would in one piece.
+
+    Args:
+        spec: seed and global batch sizes.
+        batch: a part of the batch of the step, on the device of the networks.
+        step: counted from 0.
+    """
+
+    def __init__(self, spec: Train, batch: Batch, step: int) -> None:
+        self.spec = spec
+        self.step = step
+        self.device = batch.images.device
+        first_labeled, first_unlabeled = batch.first_slots
+        self.labeled = slice(first_labeled, first_labeled + len(batch.images))
+        self.unlabeled = slice(first_unlabeled, first_unlabeled + len(batch.weak))
+
+    def cutmix(self, height: int, width: int, probability: float, view: int = 0) -> CutMix:
+        """Boxes for one of the strong views."""
+        shape = torch.Size((self.spec.batch_unlabeled, height, width))
+        return CutMix.draw(shape, probability, self._generator(_CUTMIX, view))[self.unlabeled]
+
+    def labeled_positions(self, height: int, width: int, grid: int) -> Tensor:
+        """``[Bl,N,2]`` pixels of the labelled images; see `sample_positions`."""
+        generator = self._generator(_LABELED_POSITIONS)
+        return sample_positions(self.spec.batch_labeled, height, width, grid, generator)[self.labeled]
+
+    def unlabeled_positions(self, height: int, width: int, grid: int) -> Tensor:
+        """``[Bu,N,2]`` pixels of the unlabelled images."""
+        generator = self._generator(_UNLABELED_POSITIONS)
+        return sample_positions(self.spec.batch_unlabeled, height, width, grid, generator)[self.unlabeled]
+
+    def _generator(self, *purpose: int) -> torch.Generator:
+        """One for each purpose: drawing from it disturbs nothing else."""
+        return torch.Generator(device=self.device).manual_seed(derived_seed(self.spec.seed, *purpose, self.step))

@@ -1,0 +1,133 @@
+"""What a run writes down while it trains: metrics, TensorBoard, networks; only the first process does."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from protoseg_deploy.distributed import world
+from protoseg_deploy.evaluation.metrics import ConfusionMatrix
+from protoseg_deploy.methods import Method
+from protoseg_deploy.models import NetworkSpec, Segmenter, save_network, save_prototypes
+from protoseg_deploy.recipe import ClassTable
+from protoseg_deploy.training.averages import StepAverages
+from protoseg_deploy.training.progress import TrainingProgress
+from protoseg_deploy.training.run import Run
+
+
+@dataclass
+class Best:
+    """The best evaluation so far."""
+
+    miou_percent: float = -1.0
+    step: int = 0
+
+
+class RunRecord(contextlib.AbstractContextManager["RunRecord"]):
+    """Writes a run's figures to `metrics.jsonl`, TensorBoard and the terminal, and its networks to files.
+
+    Args:
+        run: its folder.
+        spec: of the network, for its files.
+        progress: what people see.
+        first_step: where this process starts.
+    """
+
+    def __init__(self, run: Run, spec: NetworkSpec, progress: TrainingProgress, first_step: int) -> None:
+        self.run, self.spec, self.progress = run, spec, progress
+        self.writes = world().is_first
+        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first_step) if self.writes else None
+
+    def __exit__(self, *exception: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def losses(self, step: int, averages: StepAverages, lr: float) -> None:
+        """Averages since the last call; every process takes part, for they are over all processes."""
+        if averages.steps == 0:  # just done, for an evaluation or a checkpoint
+            return
+        values, skipped, images_per_second = averages.read()
+        record: dict[str, Any] = {"step": step, **values, "lr": lr, "images_per_second": images_per_second}
+        if skipped:
+            record["skipped_steps"] = skipped
+            self.progress.say(f"warning: skipped {skipped} steps before step {step}: loss or gradient was not finite")
+        if not self.writes:
+            return
+        self.run.append_metrics({"kind": "train", **record})
+        self._scalars("train", {name: value for name, value in record.items() if isinstance(value, float)}, step)
+        self.progress.show(values, images_per_second)
+
+    def evaluation(
+        self,
+        step: int,
+        matrices: Mapping[str, ConfusionMatrix],
+        classes: ClassTable,
+        network: Segmenter,
+        method: Method,
+        best: Best,
+        steps: int,
+    ) -> tuple[dict[str, Any], Best]:
+        """Scores of the networks, the network files that follow from them, and what the method says of itself.
+
+        Args:
+            step: how many are done.
+            matrices: of ``student`` and, where there is one, ``teacher``.
+            classes: their names.
+            network: the one that is saved: the teacher where there is one.
+            method: its prototypes go with the best network.
+            best: so far.
+            steps: of the whole run.
+
+        Returns:
+            The evaluation as it is written down, and the best so far.
+        """
+        miou = {name: matrix.miou_percent() for name, matrix in matrices.items()}
+        saved = "teacher" if "teacher" in matrices else "student"
+        latest = {
+            "step": step,
+            "miou_percent": finite(miou[saved]),
+            "student_miou_percent": finite(miou["student"]),
+            "iou_percent": dict(zip(classes.names, map(finite, matrices[saved].iou_percent()), strict=True)),
+        }
+        improved = best.step == 0 or miou[saved] > best.miou_percent
+        best = Best(miou[saved], step) if improved else best
+        diagnostics = method.diagnostics()
+        if self.writes:
+            self.run.append_metrics({"kind": "evaluation", **latest})
+            self._scalars("miou_percent", miou, step)
+            if diagnostics:
+                self.run.append_metrics({"kind": "prototypes", "step": step, **diagnostics})
+                self._per_class(diagnostics, classes, step)
+            provenance = {
+                "run": self.run.folder.name,
+                "method": method.name,
+                "step": step,
+                "steps": steps,
+                "miou_percent": latest["miou_percent"],
+            }
+            spec = replace(self.spec, provenance=provenance)
+            save_network(self.run.last, network.state_dict(), spec)
+            if improved:
+                save_network(self.run.best, network.state_dict(), spec)
+                prototypes = method.prototypes()
+                if prototypes is not None:
+                    save_prototypes(self.run.prototypes, prototypes)
+            self.progress.evaluated(step, miou, best.miou_percent)
+        return latest, best
+
+    def _scalars(self, tag: str, values: Mapping[str, float], step: int) -> None:
+        assert self.writer is not None
+        for name, value in values.items():
+            self.writer.add_scalar(f"{tag}/{name}", value, step)
+
+    def _per_class(self, diagnostics: Mapping[str, list[Any]], classes: ClassTable, step: int) -> None:
+        for figure, values in diagnostics.items():
+            shown = [sum(count > 0 for count in value) if isinstance(value, list) else value for value in values]
+            self._scalars(f"prototypes/{figure}", dict(zip(classes.names, shown, strict=True)), step)
+
+
+def finite(value: float) -> float | None:
+    """JSON knows no NaN: a class that occurs nowhere has no IoU."""
+    return None if value != value else value

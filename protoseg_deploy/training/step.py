@@ -1,0 +1,202 @@
+"""One optimiser step: passes over the parts of a batch, and what follows only if all of it is finite."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from protoseg_deploy.data.batch import Batch
+from protoseg_deploy.distributed import sum_over_processes, world
+from protoseg_deploy.methods import Method, StepResult
+from protoseg_deploy.models import Segmenter
+from protoseg_deploy.recipe import Train
+from protoseg_deploy.training.devices import Compute
+from protoseg_deploy.training.ema import EmaTeacher
+from protoseg_deploy.training.optimization import build_optimizer, build_schedule
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What became of a step; nothing of it has been read by the host."""
+
+    result: StepResult
+    """Averaged over the parts of the batch."""
+    taken: Tensor
+    """Scalar bool on the device, the same in every process: false where the step was skipped."""
+    broken: Tensor
+    """Scalar bool: loss or gradient were not finite for another reason than the loss scale of fp16."""
+
+
+class _Passes(nn.Module):
+    """What `DistributedDataParallel` wraps: everything that has gradients, from a batch to its losses."""
+
+    def __init__(self, student: Segmenter, method: Method) -> None:
+        super().__init__()
+        self.student = student
+        self.method = method
+
+    def forward(self, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
+        return self.method.step(self.student, teacher, batch, step)
+
+
+class TrainStep:
+    """Student, teacher, method and optimiser, one step at a time.
+
+    A step whose loss or gradient is not finite, in whichever process, changes nothing: no parameter, no statistic of a
+    normalisation, no prototype. That is decided on the device, so that the host never waits for it: the optimiser is a
+    fused one, which reads a flag, and what forward passes changed is put back by the same flag.
+
+    Args:
+        spec: the ``train`` section of a recipe.
+        compute: device and precision.
+        student: on the device, with synchronised normalisation where there are several GPUs.
+        method: on the device.
+        ema: the moving-average teacher, or None where the student is its own.
+    """
+
+    def __init__(
+        self, spec: Train, compute: Compute, student: Segmenter, method: Method, ema: EmaTeacher | None
+    ) -> None:
+        self.spec, self.compute = spec, compute
+        self.student, self.method, self.ema = student, method, ema
+        passes = _Passes(student, method)
+        self.passes: nn.Module = passes
+        if world().size > 1:
+            _freeze_idle(student, spec.crop)
+            devices = [compute.device.index] if compute.device.type == "cuda" else None
+            self.passes = DistributedDataParallel(
+                passes, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        self.optimizer = build_optimizer(spec, student, method)
+        self.schedule = build_schedule(spec, self.optimizer)
+        self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        # For fp32 and bf16 the scale stays 1: what is used of the scaler is that it skips a step without a host sync.
+        scaled = (
+            {"init_scale": 2.0**16} if spec.precision == "fp16" else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
+        )
+        self.scaler = torch.amp.GradScaler(compute.device.type, **scaled)  # type: ignore[arg-type]
+        networks = [student] if ema is None else [student, ema.network]
+        self.compiled = {network: torch.compile(network.forward_features) for network in networks if spec.compile}
+
+    def take(self, batch: Batch, step: int) -> StepOutcome:
+        """One step on this process's part of a batch.
+
+        Args:
+            batch: on the device, as many images as the recipe gives this process.
+            step: counted from 0.
+        """
+        statistics = list(self.student.buffers())
+        before = [statistic.clone() for statistic in statistics]
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._compiled_networks():
+            result = _average([self._pass(part, step, last) for part, last in _parts(batch, self.spec.accumulate)])
+        loss_is_broken = sum_over_processes((~result.total().detach().isfinite()).float()) > 0
+        self._poison_gradients(loss_is_broken)
+        self.scaler.unscale_(self.optimizer)
+        norm = self._gradient_norm()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        taken = norm.isfinite()
+        for statistic, value in zip(statistics, before, strict=True):
+            statistic.copy_(torch.where(taken, statistic, value))
+        self._share_statistics([statistic for statistic in statistics if statistic.is_floating_point()])
+        self.method.commit(taken)
+        if self.ema:
+            self.ema.update(self.student)
+        # In fp16 gradients overflow now and then until the scale fits: that says nothing about the loss.
+        broken = loss_is_broken if self.spec.precision == "fp16" else ~taken
+        return StepOutcome(result, taken, broken)
+
+    @property
+    def lr(self) -> float:
+        """Of the backbone at the next step."""
+        return float(self.schedule.get_last_lr()[0])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+
+    def _pass(self, part: Batch, step: int, last: bool) -> StepResult:
+        teacher = self.ema.network if self.ema else self.student
+        # Gradients of the parts add up in each process and are averaged over processes once.
+        together = last or not isinstance(self.passes, DistributedDataParallel)
+        with nullcontext() if together else self.passes.no_sync():  # type: ignore[operator]
+            with self.compute.autocast():
+                result: StepResult = self.passes(teacher, part, step)
+            loss = result.total() / self.spec.accumulate
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return result
+
+    def _poison_gradients(self, loss_is_broken: Tensor) -> None:
+        """A loss can be infinite while its gradients are not: let the scaler see it all the same."""
+        gradient = next(parameter.grad for parameter in self.trained if parameter.grad is not None)
+        gradient.add_(torch.where(loss_is_broken, float("nan"), 0.0).to(gradient.dtype))
+
+    def _gradient_norm(self) -> Tensor:
+        """Of all gradients together, the same in every process; they are clipped to it where the recipe says so."""
+        if self.spec.clip_grad_norm is not None:
+            return clip_grad_norm_(self.trained, self.spec.clip_grad_norm)
+        return get_total_norm([parameter.grad for parameter in self.trained if parameter.grad is not None])
+
+    def _share_statistics(self, statistics: Sequence[Tensor]) -> None:
+        """Where normalisation is not synchronised (on the CPU), processes average their running statistics."""
+        if world().size == 1 or self.compute.device.type == "cuda" or not statistics:
+            return
+        flat = sum_over_processes(torch.cat([statistic.flatten() for statistic in statistics])) / world().size
+        sizes = [statistic.numel() for statistic in statistics]
+        for statistic, value in zip(statistics, torch.split(flat, sizes), strict=True):
+            statistic.copy_(value.view_as(statistic))
+
+    @contextmanager
+    def _compiled_networks(self) -> Iterator[None]:
+        """Compiled forward passes for the time of a step: evaluation sees images of any size and stays eager."""
+        for network, compiled in self.compiled.items():
+            network.forward_features = compiled  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for network in self.compiled:
+                del network.forward_features
+
+
+def _parts(batch: Batch, count: int) -> list[tuple[Batch, bool]]:
+    """The parts of an accumulated step, each with whether it is the last."""
+    parts = batch.parts(count) if count > 1 else [batch]
+    return [(part, number == count - 1) for number, part in enumerate(parts)]
+
+
+def _average(results: Sequence[StepResult]) -> StepResult:
+    if len(results) == 1:
+        return results[0]
+
+    def mean(values: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.stack([value[name].detach() for value in values]).mean() for name in values[0]}
+
+    return StepResult(mean([result.losses for result in results]), mean([result.monitors for result in results]))
+
+
+def _freeze_idle(student: Segmenter, crop: int) -> None:
+    """Take parameters that no output depends on out of training: processes would wait for their gradients for ever."""
+    was_training = student.training
+    student.eval()  # neither statistics nor random numbers are touched
+    output = student.forward_features(torch.zeros(1, 3, crop, crop, device=student.head.weight.device))
+    maps = [output.logits, output.embedding, output.head_input, *output.pyramid]
+    torch.stack([values.float().sum() for values in maps]).sum().backward()  # type: ignore[no-untyped-call]
+    for parameter in student.parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
+        parameter.grad = None
+    student.train(was_training)

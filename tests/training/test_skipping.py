@@ -1,0 +1,134 @@
+"""Steps whose loss or gradient is not finite: nothing of them stays, and too many of them end a run."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from protoseg_deploy.data import find_data
+from protoseg_deploy.methods import FixMatch, build_method
+from protoseg_deploy.methods.base import StepResult
+from protoseg_deploy.recipe import class_table
+from protoseg_deploy.training import Run, Trainer, resolved_recipe, train
+from protoseg_deploy.training.skipping import SkippedSteps, TooManySkipped
+from tests.conftest import with_values
+
+
+def trainer_of(recipe, folder):
+    recipe = resolved_recipe(recipe, class_table(recipe.data))
+    sets = find_data(recipe.data, need_unlabeled=True, need_val=True)
+    trainer = Trainer(recipe, Run(folder), sets, build_method, quiet=True)
+    trainer.student.train()
+    return trainer
+
+
+def take(trainer, count=1):
+    for _ in range(count):
+        outcome = trainer.train_step(trainer.batches.batch(trainer.step).to(trainer.compute.device))
+        trainer.step += 1
+    return outcome
+
+
+def state_of(trainer):
+    state = copy.deepcopy({**trainer._state(), "schedule": None, "scaler": None})
+    state["teacher"].pop("updates")  # a moving average of the same values moves on
+    state["optimizer"].pop("param_groups")  # as the learning rate does
+    state["method"] = {name: value for name, value in state["method"].items() if "idle" not in name}
+    return state
+
+
+def leaves(tree):
+    if isinstance(tree, dict):
+        for key in tree:
+            yield from leaves(tree[key])
+    elif isinstance(tree, (list, tuple)):
+        for value in tree:
+            yield from leaves(value)
+    else:
+        yield tree
+
+
+def spoil(monkeypatch, what):
+    """FixMatch with an infinite loss whose gradients are finite, or a finite one whose gradients are not."""
+    whole = FixMatch.step
+
+    def step(self, student, teacher, batch, number):
+        result = whole(self, student, teacher, batch, number)
+        weight = student.head.weight
+        infinite_loss = weight.sum() * 0 + float("inf")
+        infinite_slope = (weight * 0).sum().sqrt()  # at 0
+        term = infinite_loss if what == "loss" else infinite_slope
+        return StepResult({**result.losses, "broken": term}, result.monitors)
+
+    monkeypatch.setattr(FixMatch, "step", step)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_broken_step_changes_nothing(tiny_recipe, tmp_path, monkeypatch, what, optimizer):
+    recipe = with_values(tiny_recipe, train={"optimizer": optimizer, "steps": 20}, method={"ema_decay": 0.0})
+    trainer = trainer_of(recipe, tmp_path / "run")
+    assert take(trainer, 4).taken
+    before = state_of(trainer)
+    with monkeypatch.context() as patch:
+        spoil(patch, what)
+        outcome = take(trainer)
+    assert not outcome.taken
+    assert outcome.broken
+    trainer.step -= 1
+    for old, new in zip(leaves(before), leaves(state_of(trainer)), strict=True):
+        assert torch.equal(old, new) if isinstance(old, torch.Tensor) else old == new
+    assert take(trainer).taken, "the next step is a step again"
+    now = trainer.student.state_dict()
+    assert any(not torch.equal(value, now[name]) for name, value in before["student"].items())
+
+
+def test_statistics_of_normalisation_survive_an_image_that_overflows(tiny_recipe, tmp_path):
+    trainer = trainer_of(tiny_recipe, tmp_path / "run")
+    norm = next(module for module in trainer.student.modules() if isinstance(module, nn.BatchNorm2d))
+    before = norm.running_mean.clone()
+    handle = trainer.student.backbone.register_forward_pre_hook(lambda module, inputs: (inputs[0] * float("inf"),))
+    assert not take(trainer).taken
+    handle.remove()
+    assert torch.equal(norm.running_mean, before)
+    assert take(trainer).taken
+    assert not torch.equal(norm.running_mean, before)
+    assert norm.running_mean.isfinite().all()
+
+
+def test_only_steps_in_a_row_are_too_many():
+    skipped = SkippedSteps(3, torch.device("cpu"))
+    pattern = [True, True, False, True, True, True]
+    told = [skipped.see(step, torch.tensor(broken), "batch", {}) for step, broken in enumerate(pattern)]
+    assert told == [None] * 5 + [(5, "batch", {})]
+
+
+def test_skipped_steps_are_counted_and_said(tiny_recipe, tmp_path, monkeypatch, capsys):
+    whole = FixMatch.step
+
+    def step(self, student, teacher, batch, number):
+        result = whole(self, student, teacher, batch, number)
+        if number in (2, 5, 6):
+            result.losses["broken"] = student.head.weight.sum() * float("nan")
+        return result
+
+    monkeypatch.setattr(FixMatch, "step", step)
+    train(tiny_recipe, tmp_path / "run", build_method)
+    records = [record for record in Run(tmp_path / "run").metrics() if record["kind"] == "train"]
+    assert [record.get("skipped_steps", 0) for record in records] == [0, 1, 1, 1]
+    assert all(record["labeled"] > 0 for record in records), "averages are over the steps that counted"
+    assert "skipped" in capsys.readouterr().err
+
+
+def test_too_many_in_a_row_stop_the_run_and_leave_a_replay_behind(tiny_recipe, tmp_path):
+    recipe = with_values(
+        tiny_recipe, train={"lr": 1e30, "optimizer": "sgd", "max_skipped_steps": 3}, method={"name": "fixmatch"}
+    )
+    with pytest.raises(TooManySkipped, match="stopped being a number") as caught:
+        train(recipe, tmp_path / "run", build_method, quiet=True)
+    file = next((tmp_path / "run").glob("skipped-step-*.pt"))
+    assert str(file) in caught.value.hint
+    document = torch.load(file, weights_only=True)
+    assert len(document["files"]) == 4
+    assert document["batch"]["images"].shape == (2, 3, 32, 32)

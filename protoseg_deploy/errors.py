@@ -5,6 +5,7 @@ about it. Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class ProtosegError(Exception):
@@ -39,6 +40,21 @@ class RecipeError(UsageError):
         count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
         super().__init__(f"{source}: {count}\n" + "\n".join(f"  {fault}" for fault in faults))
         self.faults = tuple(faults)
+
+
+class WriteError(ProtosegError):
+    """A file could not be written; what was there before is as it was.
+
+    Args:
+        path: the file.
+        error: why.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"cannot write {path}: {error.strerror or error}",
+            "Free some space or choose another folder; nothing was replaced.",
+        )
 
 
 class DataError(ProtosegError):

@@ -8,7 +8,10 @@ import click
 from protoseg_deploy import __version__
 from protoseg_deploy.errors import ProtosegError
 
-_VERBS = ("demo", "recipe", "check", "train", "distill", "evaluate", "export", "build", "verify", "predict", "bench")
+_VERBS = (
+    "demo", "recipe", "check", "train", "distill", "evaluate", "export", "build", "verify", "predict", "bench",
+    "bench-train",
+)  # fmt: skip
 
 
 class _VerbGroup(click.Group):
@@ -20,7 +23,7 @@ class _VerbGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        module = importlib.import_module(f"protoseg_deploy.cli.{cmd_name}")
+        module = importlib.import_module(f"protoseg_deploy.cli.{cmd_name.replace('-', '_')}")
         command = module.command
         assert isinstance(command, click.Command)
         return command

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 if TYPE_CHECKING:
+    from protoseg_deploy.models import Windows
     from protoseg_deploy.runtimes.base import Backend, Runtime, RuntimeInfo
     from protoseg_deploy.runtimes.metadata import Precision
 
@@ -49,12 +50,20 @@ class RuntimeArgument:
     precision: "Precision | None" = None
     backend: "Backend | None" = None
 
-    def open(self, *, device: str, which: str, threads: int | None = None) -> "Runtime":
+    def open(
+        self, *, device: str, which: str, threads: int | None = None, windows: "Windows | None" = None
+    ) -> "Runtime":
         """See `open_runtime`."""
         from protoseg_deploy.runtimes import opening
 
         return opening.open_runtime(
-            self.path, device=device, threads=threads, which=which, precision=self.precision, backend=self.backend
+            self.path,
+            device=device,
+            threads=threads,
+            which=which,
+            precision=self.precision,
+            backend=self.backend,
+            windows=windows,
         )
 
 

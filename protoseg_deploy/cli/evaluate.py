@@ -1,6 +1,8 @@
 """``protoseg evaluate``: how well a run, a bundle or an ONNX file segments."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +19,9 @@ from protoseg_deploy.cli.arguments import (
     runtime_argument,
 )
 
+if TYPE_CHECKING:
+    from protoseg_deploy.models import Windows
+
 
 @click.command(name="evaluate")
 @click.argument("runtime_text", metavar="RUNTIME")
@@ -25,7 +30,24 @@ from protoseg_deploy.cli.arguments import (
 @click.option("--images", type=PATH, help="Folder of images to judge by instead; needs --masks.")
 @click.option("--masks", type=PATH, help="Folder of their index masks.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
-@click.option("--batch", type=click.IntRange(min=1), help="Images per call; 1 on a CPU and 4 on a GPU when absent.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Images per call; 1 on a CPU and 4 on a GPU when absent. Or windows: train.eval_batch of the run when absent.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(min=16),
+    metavar="N",
+    help="Of a run: average the logits of windows of N pixels a side.  [default: train.eval_window of the run]",
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="From window to window.  [default: train.eval_stride of the run; of --window, two thirds]",
+)
+@click.option("--whole", is_flag=True, help="Whole images, whatever the recipe of the run says.")
 @click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
 @precision_option
 @backend_option
@@ -39,6 +61,9 @@ def command(
     masks: Path | None,
     mask_template: str,
     batch: int | None,
+    window: int | None,
+    stride: int | None,
+    whole: bool,
     last: bool,
     precision: str | None,
     backend: str | None,
@@ -51,12 +76,16 @@ def command(
     by pixel at the size of the masks. Classes that occur in neither count for nothing. An artefact of fixed size is
     given images of other sizes in overlapping tiles.
 
+    A run whose recipe says train.eval_window is evaluated as in training: in overlapping windows (pixels at
+    data.input_scale) whose logits are averaged. What is exported sees whole images: compare with it by --whole.
+
     \b
     protoseg evaluate runs/mine --recipe mine.yaml
     protoseg evaluate bundles/mine --recipe mine.yaml data.root=/data/other
     protoseg evaluate bundles/mine --recipe mine.yaml --precision int8
     protoseg evaluate bundles/mine/model.onnx --images photos --masks truth --mask-template '{stem}_mask.png'
     protoseg evaluate runs/mine --last --recipe mine.yaml --json | jq .miou_percent
+    protoseg evaluate runs/mine --recipe mine.yaml --window 769 --stride 513 --batch 4
     """
     from protoseg_deploy.errors import UsageError
     from protoseg_deploy.evaluation.evaluate import check_same_classes, evaluate
@@ -68,7 +97,8 @@ def command(
     if recipe is None and overrides:
         raise UsageError(f"{overrides[0]}: KEY=VALUE changes a recipe; there is no --recipe")
     argument = runtime_argument(runtime_text, precision, backend)
-    runtime = argument.open(device=device, which="last" if last else "best")
+    windows = _windows(argument.path, window, stride, batch, whole)
+    runtime = argument.open(device=device, which="last" if last else "best", windows=windows)
     value_map: dict[int, int] = {}
     ignore_index = runtime.info.ignore_index
     if recipe is not None:
@@ -82,11 +112,17 @@ def command(
         samples = folder_samples(images, masks, mask_template)
     with progress_bar("evaluating", hidden=as_json) as progress:
         result = evaluate(
-            runtime, samples, value_map=value_map, ignore_index=ignore_index, batch=batch, progress=progress
+            runtime,
+            samples,
+            value_map=value_map,
+            ignore_index=ignore_index,
+            batch=1 if windows else batch,
+            progress=progress,
         )
     info = runtime.info
     if as_json:
-        print_json({**describe_runtime(info), **result.to_dict()})
+        cut = {"window_px": windows and windows.side, "stride_px": windows and windows.stride}
+        print_json({**describe_runtime(info), **cut, **result.to_dict()})
         return
     total = max(1, sum(result.truth_pixels))
     rows: list[tuple[object, ...]] = [
@@ -103,5 +139,30 @@ def command(
         f"pixel accuracy {result.accuracy_percent:.2f} %, {result.images} images in {result.seconds:.1f} s "
         f"({result.images / result.seconds:.1f} images/s with reading)"
     )
+    if windows is not None:
+        click.echo(f"in windows of {windows.side} pixels every {windows.stride}, their logits averaged")
+    elif info.kind == "pytorch":
+        click.echo("on whole images")
     if result.tiled_images:
         click.echo(f"{result.tiled_images} images were not of a size this artefact takes and went in tiles")
+
+
+def _windows(path: Path, window: int | None, stride: int | None, batch: int | None, whole: bool) -> "Windows | None":
+    """What the options say; without any, what the recipe of a run says."""
+    from protoseg_deploy.errors import UsageError
+    from protoseg_deploy.models import Windows, default_stride
+    from protoseg_deploy.runtimes.opening import is_run
+    from protoseg_deploy.runtimes.pytorch import recipe_windows
+
+    if whole:
+        if window is not None or stride is not None:
+            raise UsageError("--whole means no windows: leave --window and --stride out, or --whole")
+        return None
+    windows = recipe_windows(path) if is_run(path) else None
+    if window is not None:
+        windows = Windows(window, stride or default_stride(window), windows.batch if windows else 1)
+    elif stride is not None:
+        if windows is None:
+            raise UsageError(f"--stride {stride} goes with --window: {path} names no train.eval_window")
+        windows = replace(windows, stride=stride)
+    return replace(windows, batch=batch) if windows is not None and batch is not None else windows

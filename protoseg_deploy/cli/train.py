@@ -4,34 +4,80 @@ from pathlib import Path
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table, recipe_arguments
+from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table
 
 
 @click.command(name="train")
-@recipe_arguments
-@click.option("--run", "folder", type=PATH, required=True, help="Folder of the run; new, or with --resume its own.")
+@click.argument("recipe", metavar="[RECIPE]", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--run", "--run-folder", "folder", type=PATH, required=True, help="Folder of the run; new, or one to go on with."
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted run exactly where it stopped.")
+@click.option("--continue", "go_on", is_flag=True, help="Start the run, or resume it where it has been started.")
+@click.option(
+    "--extend-to",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Lengthen a run to N steps, finished or not, and resume.",
+)
 @json_option
-def command(recipe: str, overrides: tuple[str, ...], folder: Path, resume: bool, as_json: bool) -> None:
+def command(
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    folder: Path,
+    resume: bool,
+    go_on: bool,
+    extend_to: int | None,
+    as_json: bool,
+) -> None:
     """Train RECIPE into a run folder.
 
-    RECIPE is a shipped name or a YAML file. The data is checked before the first step. Ctrl-C and SIGTERM save the run;
-    it can be resumed after any kind of interruption.
+    RECIPE is a shipped name or a YAML file; a run that goes on has its own. The data is checked before the first step.
+    Ctrl-C and SIGTERM save the run; it can be resumed after any kind of interruption.
 
     \b
     protoseg train mine.yaml --run runs/mine
-    protoseg train mine.yaml --run runs/mine --resume
+    protoseg train mine.yaml --run runs/mine train.max_hours=8
+    protoseg train --run runs/mine --resume
+    protoseg train --run runs/mine --extend-to 20000
     protoseg train camvid-mobilenetv2 --run runs/base method.name=fixmatch train.seed=1
+    torchrun --nproc-per-node 2 --max-restarts 3 -m protoseg_deploy train mine.yaml \\
+        --run-folder runs/mine --continue
     tensorboard --logdir runs
+
+    --continue is for machines that may go away, and for torchrun, which runs the same command again after a failure;
+    it goes with --extend-to, too. (torchrun takes --run for an abbreviation of its own --run-path: there it is
+    --run-folder.)
+
+    --extend-to keeps starts and ramps, which are shares of the steps, where they were; the learning rate follows the
+    schedule of the new length from the step the run has come to.
+
+    A run that goes on computes what it would have computed. These keys alone may be given new values:
+    data.max_unreadable_share, data.root, model.weights, train.checkpoint_every, train.device, train.eval_batch,
+    train.log_every, train.max_hours, train.max_skipped_steps, train.workers.
     """
-    from protoseg_deploy.data import check_data
+    from protoseg_deploy.data import check_before_training
     from protoseg_deploy.methods import build_method
     from protoseg_deploy.recipe import load_recipe
-    from protoseg_deploy.training import train
+    from protoseg_deploy.training import Run, train
 
-    loaded = load_recipe(recipe, overrides)
+    run = Run(folder)
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():
+        overrides, recipe = (recipe, *overrides), None
+    if go_on:
+        resume = resume or run.exists()
+        if extend_to is not None and run.exists() and run.recipe().train.steps == extend_to:
+            extend_to = None  # done before the restart
+    if recipe is None and not ((resume or extend_to is not None) and run.exists()):
+        raise click.UsageError(f"Missing argument 'RECIPE': {folder} holds no run that could go on with its own.")
     summary = train(
-        loaded, folder, build_method, resume=resume, check=lambda resolved, sets: check_data(resolved, sets).warnings
+        load_recipe(recipe or run.recipe_path, overrides),
+        folder,
+        build_method,
+        resume=resume,
+        extend_to=extend_to,
+        check=check_before_training,
     )
     if as_json:
         print_json(summary)

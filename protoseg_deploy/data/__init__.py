@@ -3,17 +3,20 @@
 `loading` and `views` need torch and are imported by name, so that checking a data set does not wait for it.
 """
 
-from protoseg_deploy.data.checking import check_data
+from protoseg_deploy.data.checking import check_before_training, check_data
 from protoseg_deploy.data.folders import DataSets, Sample, find_data, write_list
 from protoseg_deploy.data.images import IMAGE_SUFFIXES, image_size, read_image, read_mask
+from protoseg_deploy.data.pool import ImagePool
 from protoseg_deploy.data.report import DataReport, PartSummary
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "DataReport",
     "DataSets",
+    "ImagePool",
     "PartSummary",
     "Sample",
+    "check_before_training",
     "check_data",
     "find_data",
     "image_size",

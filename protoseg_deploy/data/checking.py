@@ -1,7 +1,7 @@
 """Looks into every file before a run depends on it; all faults at once, each with its file.
 
-Labelled and validation pairs are decoded completely. Unlabelled images are decoded too, up to a limit: beyond it the
-headers of all are read and an evenly spaced part is decoded.
+Labelled and validation pairs are decoded completely. Unlabelled images are decoded too, up to a limit; beyond it an
+evenly spaced part is decoded and the headers of the others are read, and these have a limit as well.
 """
 
 import hashlib
@@ -39,44 +39,65 @@ class _Seen:
     hints: tuple[str, ...] = ()
 
 
+def check_before_training(recipe: Recipe, sets: DataSets) -> tuple[str, ...]:
+    """The warnings of a check that takes seconds, however many unlabelled images there are.
+
+    Raises:
+        DataError: as `check_data`.
+        UsageError: as `check_data`.
+    """
+    return check_data(recipe, sets, decode_limit=200, open_limit=2_000).warnings
+
+
 def check_data(
-    recipe: Recipe, sets: DataSets, *, decode_limit: int = 2000, progress: Progress | None = None
+    recipe: Recipe,
+    sets: DataSets,
+    *,
+    decode_limit: int = 2_000,
+    open_limit: int = 20_000,
+    progress: Progress | None = None,
 ) -> DataReport:
     """Read the files of a recipe and report what they hold.
 
     Args:
         recipe: classes, ignore index, value map; the method decides whether a class without a label is a fault.
         sets: the files, from `find_data`.
-        decode_limit: at most this many unlabelled images are decoded, evenly spaced; of the others the header is read.
+        decode_limit: at most this many unlabelled images are decoded, evenly spaced.
+        open_limit: about this many, evenly spaced, are opened at all; of those not decoded the header is read.
         progress: told how far the check is.
 
     Returns:
         Counts, sizes, class shares and warnings.
 
     Raises:
-        DataError: files are unreadable, an image and its mask differ in size, a mask holds values that are no class,
-            or a class has no labelled pixel although the method needs one. Every fault is listed.
+        DataError: files are unreadable (unlabelled ones: more of those opened than ``data.max_unreadable_share``), an
+            image and its mask differ in size, a mask holds values that are no class, or a class has no labelled pixel
+            although the method needs one. Every fault is listed.
         UsageError: the JSON file of classes cannot be read.
     """
     classes = class_table(recipe.data)
-    labeled, val, unlabeled = _look_at_all(recipe, sets, len(classes), decode_limit, progress)
-    everything = [*labeled, *val, *unlabeled]
-    faults = [fault for seen in everything for fault in seen.faults]
-    hints = [hint for seen in everything for hint in seen.hints]
+    labeled, val, unlabeled = _look_at_all(recipe, sets, len(classes), (decode_limit, open_limit), progress)
+    unreadable = [seen for seen in unlabeled if seen.faults]
+    tolerated = len(unreadable) <= recipe.data.max_unreadable_share * len(unlabeled)
+    complained = [*labeled, *val, *(() if tolerated else unreadable)]
+    faults = [fault for seen in complained for fault in seen.faults]
+    hints = [hint for seen in complained for hint in seen.hints]
     if not sets.labeled:
         faults.append("there is no labelled image")
-    warnings = [*_unused_masks(sets), *_small_images(recipe, labeled, unlabeled), *_few_images(recipe, sets)]
+    if not tolerated:
+        hints.append(
+            "Unlabelled images that cannot be read are replaced by others in training while their share is within "
+            f"data.max_unreadable_share={recipe.data.max_unreadable_share:g}."
+        )
+    warnings = [*_unused_masks(sets), *_small_images(recipe, sets, labeled, unlabeled), *_few_images(recipe, sets)]
     if not faults:  # what unread masks might hold is not complained about
         labeled_summary, val_summary = _summary(labeled, len(classes)), _summary(val, len(classes))
         unlabeled_decoded = sum(seen.digest is not None for seen in unlabeled)
         _check_classes(recipe, classes, labeled_summary, val_summary, faults, hints, warnings)
         warnings += _only_ignored(labeled, val, len(classes))
         warnings += _leakage(labeled, val, unlabeled)
-        if unlabeled_decoded < len(unlabeled):
-            warnings.append(
-                f"{unlabeled_decoded} of {len(unlabeled)} unlabelled images were decoded, evenly spaced; "
-                "of the others only the header was read"
-            )
+        warnings += _unreadable(unreadable)
+        warnings += _not_looked_at(len(sets.unlabeled), len(unlabeled), len(unreadable), unlabeled_decoded)
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise DataError(f"the data of the recipe cannot be used: {count}", faults, "\n".join(dict.fromkeys(hints)))
@@ -84,7 +105,8 @@ def check_data(
         classes=classes,
         labeled=labeled_summary,
         labeled_pool=sets.labeled_pool,
-        unlabeled=PartSummary.of(_sizes(unlabeled)),
+        unlabeled=PartSummary.of(len(sets.unlabeled), _sizes(unlabeled)),
+        unlabeled_opened=len(unlabeled),
         unlabeled_decoded=unlabeled_decoded,
         val=val_summary,
         warnings=tuple(warnings),
@@ -92,15 +114,18 @@ def check_data(
 
 
 def _look_at_all(
-    recipe: Recipe, sets: DataSets, classes: int, decode_limit: int, progress: Progress | None
+    recipe: Recipe, sets: DataSets, classes: int, limits: tuple[int, int], progress: Progress | None
 ) -> tuple[list[_Seen], list[_Seen], list[_Seen]]:
+    """Labelled and validation pairs, and the unlabelled images looked at within the limits to decode and to open."""
+
     def look_at_pair(sample: Sample) -> _Seen:
         return _look_at_pair(sample, recipe.data.value_map, recipe.data.ignore_index, classes)
 
+    decoded, opened = (_evenly_spaced(len(sets.unlabeled), limit) for limit in limits)
+    images = {sets.unlabeled[index]: index in decoded for index in sorted(decoded | opened)}
     # Often the labelled images are among the unlabelled ones: read once, nothing of theirs is reported twice.
     paired = {sample.image for sample in [*sets.labeled, *sets.val]}
-    unpaired = [image for image in sets.unlabeled if image not in paired]
-    decoded = _evenly_spaced(len(unpaired), decode_limit)
+    unpaired = [image for image in images if image not in paired]
     total = len(sets.labeled) + len(sets.val) + len(unpaired)
     done = 0
 
@@ -118,11 +143,10 @@ def _look_at_all(
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         labeled = counted(pool.map(look_at_pair, sets.labeled))
         val = counted(pool.map(look_at_pair, sets.val))
-        flags = (index in decoded for index in range(len(unpaired)))
-        others = counted(pool.map(_look_at_image, unpaired, flags))
+        others = counted(pool.map(_look_at_image, unpaired, [images[image] for image in unpaired]))
     known = {seen.image: _Seen(seen.image, seen.size, seen.digest) for seen in [*labeled, *val]}
     known |= {seen.image: seen for seen in others}
-    return labeled, val, [known[image] for image in sets.unlabeled]
+    return labeled, val, [known[image] for image in images]
 
 
 def _evenly_spaced(count: int, limit: int) -> set[int]:
@@ -182,7 +206,7 @@ def _sizes(part: Sequence[_Seen]) -> list[tuple[int, int]]:
 
 def _summary(part: Sequence[_Seen], classes: int) -> PartSummary:
     pixels = [seen.pixels for seen in part if seen.pixels is not None]
-    return PartSummary.of(_sizes(part), np.stack(pixels) if pixels else None, classes)
+    return PartSummary.of(len(part), _sizes(part), np.stack(pixels) if pixels else None, classes)
 
 
 def _check_classes(
@@ -239,15 +263,32 @@ def _leakage(labeled: Sequence[_Seen], val: Sequence[_Seen], unlabeled: Sequence
     return warnings
 
 
-def _small_images(recipe: Recipe, labeled: Sequence[_Seen], unlabeled: Sequence[_Seen]) -> list[str]:
+def _unreadable(unreadable: Sequence[_Seen]) -> list[str]:
+    if not unreadable:
+        return []
+    names = "".join(f"\n  {fault}" for seen in unreadable for fault in seen.faults)
+    return [f"{_some(len(unreadable), 'unlabelled')} cannot be read; others take their place in training:{names}"]
+
+
+def _not_looked_at(images: int, opened: int, unreadable: int, decoded: int) -> list[str]:
+    if decoded + unreadable == images:
+        return []
+    rest = "of the others only the header was read"
+    if opened < images:
+        rest = f"of {opened - decoded} more only the header was read, and the others were not opened"
+    return [f"{decoded} of {images} unlabelled images were decoded, evenly spaced; {rest}"]
+
+
+def _small_images(recipe: Recipe, sets: DataSets, labeled: Sequence[_Seen], unlabeled: Sequence[_Seen]) -> list[str]:
     warnings = []
     crop, scale = recipe.train.crop, recipe.data.input_scale
-    for name, part in (("labelled", labeled), ("unlabelled", unlabeled)):
+    for name, part, images in (("labelled", labeled, len(labeled)), ("unlabelled", unlabeled, len(sets.unlabeled))):
         small = [seen for seen in part if seen.size is not None and min(seen.size) * scale < crop]
         if small:
             at_scale = "" if scale == 1.0 else f" at data.input_scale {scale:g}"
+            of_opened = f" of {len(part)} opened" if len(part) < images else ""
             warnings.append(
-                f"{_some(len(small), name)} smaller than train.crop {crop}{at_scale}, padded in training; "
+                f"{_some(len(small), name)}{of_opened} smaller than train.crop {crop}{at_scale}, padded in training; "
                 f"first {small[0].image}"
             )
     return warnings

@@ -5,12 +5,13 @@ written. Nothing is decoded here; `protoseg_deploy.data.checking` looks inside t
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from protoseg_deploy.data.lists import ListReader
-from protoseg_deploy.data.pairing import MaskTemplate, find_images, folder_of
+from protoseg_deploy.data.pairing import MaskTemplate, find_images, folder_of, name_below, no_images, scan_images
+from protoseg_deploy.data.pool import NO_IMAGES, ImagePool, cached_pool
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import Data, ImageFolder, LabeledFolder
 
@@ -29,7 +30,7 @@ class DataSets:
 
     labeled: tuple[Sample, ...]
     """The drawn subset, with masks."""
-    unlabeled: tuple[Path, ...]
+    unlabeled: ImagePool
     val: tuple[Sample, ...]
     labeled_pool: int
     """Labelled samples there were to draw from."""
@@ -66,8 +67,8 @@ def find_data(data: Data, *, need_unlabeled: bool, need_val: bool) -> DataSets:
     search = _Search(root)
     pool = _labeled_part(search, data.labeled, "data.labeled")
     val = _labeled_part(search, data.val, "data.val") if need_val else []
-    unlabeled = _unlabeled_part(search, data) if need_unlabeled else []
-    masks = {sample.mask for sample in [*pool, *val]}
+    masks = {sample.mask for sample in [*pool, *val] if sample.mask is not None}
+    unlabeled = _unlabeled_part(search, data, masks) if need_unlabeled else NO_IMAGES
     unused = {
         *_unused_masks(search, data.labeled, masks),
         *(_unused_masks(search, data.val, masks) if need_val else ()),
@@ -78,7 +79,7 @@ def find_data(data: Data, *, need_unlabeled: bool, need_val: bool) -> DataSets:
         raise DataError(f"the data of the recipe cannot be used: {count}", search.faults)
     return DataSets(
         labeled=tuple(labeled),
-        unlabeled=tuple(path for path in unlabeled if path not in masks),
+        unlabeled=unlabeled,
         val=tuple(val),
         labeled_pool=len(pool),
         unused_masks=tuple(sorted(unused)),
@@ -156,7 +157,7 @@ def _labeled_part(search: _Search, part: LabeledFolder, key: str) -> list[Sample
         partners = {sample.mask for sample in samples if sample.mask != sample.image}
         samples = [sample for sample in samples if sample.image not in partners]
     _check_pairs(samples, key, template, search.faults)
-    return sorted(samples, key=lambda sample: _sort_key(sample.image, search.root))
+    return sorted(samples, key=lambda sample: name_below(sample.image, search.root))
 
 
 def _check_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, faults: list[str]) -> None:
@@ -186,27 +187,41 @@ def _check_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, fa
             first_with.setdefault(mask, image)
 
 
-def _unlabeled_part(search: _Search, data: Data) -> list[Path]:
+def _unlabeled_part(search: _Search, data: Data, masks: Set[Path]) -> ImagePool:
+    """What is among the `masks` is no image."""
     part: ImageFolder = data.unlabeled
     if not part.is_set:
         search.faults.append("data.unlabeled names no images: set data.unlabeled.images to any folder of images")
-        return []
+        return NO_IMAGES
     before = len(search.faults)
     images = folder_of(search.root, part.images, "data.unlabeled.images", search.faults)
     if len(search.faults) > before:
-        return []
+        return NO_IMAGES
     if part.list is not None:
         # Public lists name masks for these too; they are not looked at.
         reader = ListReader(search.root, part.list, "data.unlabeled.list", search.faults)
-        files = list(dict.fromkeys(image for image, _ in reader.pairs(images, None, need_masks=False)))
-    else:
-        assert images is not None
-        masks = [search.root / name for name in (data.labeled.masks, data.val.masks) if name is not None]
-        files = find_images(images, leave_out=masks, key="data.unlabeled.images", faults=search.faults)
-    return sorted(files, key=lambda file: _sort_key(file, search.root))
+        refused = {name_below(mask, search.root) for mask in masks}
+
+        def read(sources: dict[str, int]) -> list[tuple[str, Sequence[str]]]:
+            names = sorted(reader.image_names(images, sources) - refused)
+            return [("", names)] if len(search.faults) == before else []  # nothing is kept of a list with faults
+
+        return cached_pool(search.root, ["list", part.list, str(images), *sorted(refused)], read)
+    assert images is not None
+    folders = [search.root / name for name in (data.labeled.masks, data.val.masks) if name is not None]
+    refused = {name_below(mask, images) for mask in masks if mask.is_relative_to(images)}
+
+    def find(sources: dict[str, int]) -> Iterator[tuple[str, Sequence[str]]]:
+        for below, names in scan_images(images, folders, sources):
+            yield below, [name for name in names if below + name not in refused] if refused else names
+
+    pool = cached_pool(images, ["folder", *map(str, folders), *sorted(refused)], find)
+    if not pool:
+        search.faults.append(no_images(images, "data.unlabeled.images"))
+    return pool
 
 
-def _unused_masks(search: _Search, part: LabeledFolder, used: set[Path | None]) -> list[Path]:
+def _unused_masks(search: _Search, part: LabeledFolder, used: Set[Path]) -> list[Path]:
     """Only where folders are paired: a list names what it wants and may leave masks over."""
     if part.list is not None or part.masks is None or part.images is None:
         return []
@@ -238,8 +253,3 @@ def _draw(data: Data, pool: list[Sample], faults: list[str]) -> list[Sample]:
     keys = [numbers.random() for _ in pool]
     chosen = sorted(sorted(range(len(pool)), key=lambda index: keys[index])[:count])
     return [pool[index] for index in chosen]
-
-
-def _sort_key(file: Path, root: Path) -> str:
-    """The path below `data.root`, so that the order does not depend on where the data lie."""
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()

@@ -13,6 +13,7 @@ Masks are single-channel indices: 8-bit grey, palette (its indices count, its co
 values below 256. Colour masks and lossily compressed masks are refused.
 """
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,11 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".g
 # Pillow's limit of 90 megapixels guards web servers against hostile uploads. Files here are the user's own, and aerial
 # or slide images are larger; beyond two gigapixels it still refuses.
 Image.MAX_IMAGE_PIXELS = 2**30
+
+# Pillow returns the memory of every image to the system, and the next one is paid for page by page: as much time as
+# decoding a JPEG takes. Four blocks of up to 16 MiB are kept for reuse instead, unless the environment says how many.
+if "PILLOW_BLOCKS_MAX" not in os.environ:
+    Image.core.set_blocks_max(4)  # type: ignore[attr-defined]
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -199,4 +205,4 @@ def _replace_values(indices: UInt8Array, value_map: Mapping[int, int]) -> UInt8A
     table = np.arange(256, dtype=np.uint8)
     for value, replacement in value_map.items():
         table[value] = replacement
-    return table[indices]
+    return np.take(table, indices)

@@ -1,9 +1,11 @@
 """List files: one image per line or ``image mask`` per line, as the public split lists are written."""
 
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 
-from protoseg_deploy.data.pairing import is_image_name
+from protoseg_deploy.data.pairing import is_image_name, modified_ns, name_below
+from protoseg_deploy.data.pool import LARGE_POOL
 
 Pair = tuple[Path, Path | None]
 
@@ -32,21 +34,67 @@ class ListReader:
 
     def pairs(self, images: Path | None, masks: Path | None, *, need_masks: bool = True) -> Iterator[Pair]:
         """Image and mask of each line, absolute paths; the mask is None where a line names none."""
+        for where, text in self._lines():
+            pair = self._pair(text, images, masks, where, need_masks)
+            if pair is not None:
+                yield pair
+
+    def image_names(self, images: Path | None, sources: dict[str, int]) -> set[str]:
+        """The images alone, relative to `root` where they lie below it.
+
+        In a list of more than `LARGE_POOL` lines files are not looked for one by one: where the first file of a folder
+        lies, the others are taken to lie as well, and a line ends its image's name with the first image suffix.
+
+        Args:
+            images: the folder the recipe gives for images.
+            sources: the list, and the folders that were looked into, are added here with their times of modification.
+        """
+        sources[str(self._path)] = modified_ns(self._path)
+        lines = self._lines()
+        first = list(islice(lines, LARGE_POOL + 1))
+        if len(first) <= LARGE_POOL:
+            pairs = (self._pair(text, images, None, where, need_masks=False) for where, text in first)
+            return {name_below(pair[0], self._root) for pair in pairs if pair is not None}
+        names: set[str] = set()
+        places: dict[str, str] = {}
+        for where, text in chain(first, lines):
+            name = _image_column(text)
+            parent = name[: name.rfind("/") + 1]
+            file = name[len(parent) :]
+            if not is_image_name(file):
+                found = self._find(name, images, where, "image")
+                names |= set() if found is None else {name_below(found, self._root)}
+                continue
+            if parent not in places:
+                places[parent] = self._place(parent, file, images, sources)
+            names.add(places[parent] + file)
+        sources |= {str(folder): modified_ns(folder) for folder in self._folders}
+        return names
+
+    def _place(self, parent: str, file: str, images: Path | None, sources: dict[str, int]) -> str:
+        """What stands before the names of files that the list gives as `parent` and a name: ``""`` or ``a/b/``."""
+        candidates = [base / parent.lstrip("/") for base in (images, self._root) if base is not None]
+        if parent.startswith("/"):
+            candidates.insert(0, Path(parent))
+        sources |= {str(folder): modified_ns(folder) for folder in candidates}
+        found = [path.parent for path in self._candidates(parent + file, images)]
+        folder = next(iter([*found, *filter(Path.is_dir, candidates), candidates[-1]]))
+        return name_below(folder / file, self._root)[: -len(file)]
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        """Where a line stands (``list.txt:3``), and what it says."""
+        empty = True
         try:
-            lines = self._path.read_text(encoding="utf-8-sig").splitlines()
+            with self._path.open(encoding="utf-8-sig") as file:
+                for number, line in enumerate(file, start=1):
+                    text = line.strip()
+                    if text and not text.startswith("#"):
+                        empty = False
+                        yield f"{self._path}:{number}", text
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text file"
             self._faults.append(f"{self._key}: cannot read {self._path}: {reason}")
             return
-        empty = True
-        for number, line in enumerate(lines, start=1):
-            text = line.strip()
-            if not text or text.startswith("#"):
-                continue
-            empty = False
-            pair = self._pair(text, images, masks, f"{self._path}:{number}", need_masks)
-            if pair is not None:
-                yield pair
         if empty:
             self._faults.append(f"{self._key}: {self._path} lists no images")
 
@@ -111,3 +159,12 @@ class ListReader:
                     stems.setdefault(file.stem, []).append(file.name)
             self._folders[folder] = stems
         return self._folders[folder]
+
+
+def _image_column(text: str) -> str:
+    """The image of a line, without a look at what files there are."""
+    if "\t" in text:
+        return text.partition("\t")[0].rstrip()
+    words = text.split()
+    ends = (count for count, word in enumerate(words, start=1) if is_image_name(word))
+    return " ".join(words[: next(ends, 1)])

@@ -14,15 +14,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.data.folders import Sample
-from protoseg_deploy.data.images import read_image, read_mask
-from protoseg_deploy.data.order import epoch_order
+from protoseg_deploy.data.images import UInt8Array, read_image, read_mask
+from protoseg_deploy.data.order import image_at
 from protoseg_deploy.data.photometric import draw_disturbance
 from protoseg_deploy.data.views import view_around_class, weak_view
 from protoseg_deploy.distributed import World
-from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.recipe import Recipe
 
-_LABELED, _UNLABELED, _ORDER = 1, 2, 3
+_LABELED, _UNLABELED, _ORDER, _REPLACEMENT = 1, 2, 3, 4
+_ATTEMPTS = 20
+"""So many images in a row that cannot be read mean that something is wrong with all of them."""
 _ALONE = World(0, 1)
 
 
@@ -68,16 +70,18 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
             return error
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step.
+        """The batch of a step. Unlabelled images that cannot be read are replaced by others and named in it.
 
         Raises:
-            DataError: an image or a mask cannot be read.
+            DataError: a labelled image or a mask cannot be read, or none of the unlabelled images tried.
         """
         spec = self.recipe.train
         slots = self.world.slots(spec.batch_labeled), self.world.slots(spec.batch_unlabeled)
         first_slots = slots[0].start, slots[1].start
-        order = epoch_order(len(self.labeled), spec.batch_labeled, step, spec.seed, _LABELED)
-        samples = [self.labeled[order[slot]] for slot in slots[0]]
+        samples = [
+            self.labeled[image_at(len(self.labeled), step * spec.batch_labeled + slot, spec.seed, _LABELED)]
+            for slot in slots[0]
+        ]
         labeled = [
             self._labeled(sample, (_LABELED, step, slot)) for sample, slot in zip(samples, slots[0], strict=True)
         ]
@@ -87,12 +91,7 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
             nothing = images.new_empty(0, *images.shape[1:])
             missing = torch.empty(0)
             return Batch(images, labels, nothing, nothing[:, 0].bool(), missing, missing, first_slots, tuple(files))
-        order = epoch_order(len(self.unlabeled), spec.batch_unlabeled, step, spec.seed, _UNLABELED)
-        paths = [self.unlabeled[order[slot]] for slot in slots[1]]
-        unlabeled = [
-            self._unlabeled(path, (_UNLABELED, step, slot)) for path, slot in zip(paths, slots[1], strict=True)
-        ]
-        files += [str(path) for path in paths]
+        paths, unlabeled, unreadable = zip(*[self._unlabeled(step, slot) for slot in slots[1]], strict=True)
         weak, valid, disturbances = (torch.stack(part) for part in zip(*unlabeled, strict=True))
         batch = Batch(
             images,
@@ -102,7 +101,8 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
             disturbances.transpose(0, 1),
             strong=weak.new_empty(0),
             first_slots=first_slots,
-            files=tuple(files),
+            files=(*files, *map(str, paths)),
+            unreadable=tuple(line for lines in unreadable for line in lines),
         )
         return batch.disturbed() if self.disturb_in_loader else batch
 
@@ -135,13 +135,34 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
             view = weak_view(image, mask, self.recipe.train, data.input_scale, data.ignore_index)
         return view.image, view.mask
 
-    def _unlabeled(self, path: Path, key: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    def _unlabeled(self, step: int, slot: int) -> tuple[Path, tuple[Tensor, Tensor, Tensor], list[str]]:
+        """The file, its view, validity and disturbances; and what could not be read before it, file, tab, reason."""
         data = self.recipe.data
-        image = _to_tensor(read_image(path))
-        with _Seeded(self.recipe.train.seed, *key):
+        path, pixels, unreadable = self._readable(step, slot)
+        image = _to_tensor(pixels)
+        with _Seeded(self.recipe.train.seed, _UNLABELED, step, slot):
             view = weak_view(image, None, self.recipe.train, data.input_scale, data.ignore_index)
             disturbances = torch.stack([draw_disturbance() for _ in range(self.strong_views)])
-        return view.image, view.mask == 0, disturbances
+        return path, (view.image, view.mask == 0, disturbances), unreadable
+
+    def _readable(self, step: int, slot: int) -> tuple[Path, UInt8Array, list[str]]:
+        """The image of a slot; another one, drawn at random, in place of each that cannot be read."""
+        spec, pool = self.recipe.train, len(self.unlabeled)
+        index = image_at(pool, step * spec.batch_unlabeled + slot, spec.seed, _UNLABELED)
+        unreadable: list[str] = []
+        for attempt in range(_ATTEMPTS):
+            path = self.unlabeled[index]
+            try:
+                return path, read_image(path), unreadable
+            except DataError as error:
+                reason = error.message.removeprefix(f"{path}: ").replace("\t", " ")
+                unreadable.append(f"{path}\t{reason}")
+            index = derived_seed(spec.seed, _REPLACEMENT, step, slot, attempt) % pool
+        raise DataError(
+            f"step {step}: {_ATTEMPTS} unlabelled images in a row cannot be read",
+            [line.replace("\t", ": ") for line in dict.fromkeys(unreadable)],
+            "`protoseg check` looks for images that cannot be read.",
+        )
 
 
 def training_loader(
@@ -180,4 +201,4 @@ class _Seeded:
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(image).permute(2, 0, 1)

@@ -18,13 +18,8 @@ _ROUNDS = 12
 _MASK = 2**64 - 1
 
 
-def epoch_order(pool: int, batch: int, step: int, seed: int, role: int) -> list[int]:
-    """Indices of step `step` when a pool is passed over again and again, each time in a new random order."""
-    return [image_at(pool, position, seed, role) for position in range(step * batch, (step + 1) * batch)]
-
-
 def image_at(pool: int, position: int, seed: int, role: int) -> int:
-    """The index at one position of the endless sequence of epochs.
+    """The index at one position of a pool passed over again and again, each time in a new random order.
 
     Args:
         pool: number of images, at least 1.

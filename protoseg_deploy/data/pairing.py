@@ -58,37 +58,75 @@ def scan_images(
         from these come in sorted order, by code points.
     """
     skipped = {_identity(path) for path in leave_out} - {_identity(folder)}
-    entered: set[tuple[int, int]] = set()
+    entered: set[tuple[int, int] | None] = set()
 
-    def scan(place: str, below: str) -> Iterator[tuple[str, Sequence[str]]]:
-        try:
-            status = os.stat(place)
-            if (status.st_dev, status.st_ino) in entered | skipped:  # a link back to a parent would never end
-                return
-            with os.scandir(place) as entries:
-                visible = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
-        except OSError:  # gone in the meantime, or closed to this user
+    def scan(place: Path, below: str) -> Iterator[tuple[str, Sequence[str]]]:
+        identity = _identity(place)
+        if identity in entered or identity in skipped:  # a link back to a parent would never end
             return
-        entered.add((status.st_dev, status.st_ino))
-        scanned[place] = status.st_mtime_ns
-        files = sorted(name for name, is_folder in visible if not is_folder and is_image_name(name))
+        entered.add(identity)
+        scanned[str(place)] = modified_ns(place)
+        try:
+            files, folders = _visible(place)
+        except OSError:  # gone in the meantime, or closed to this user
+            scanned[str(place)] = GONE
+            return
         done = 0
-        for name in sorted(f"{name}/" for name, is_folder in visible if is_folder):
+        for name in folders:
             before = bisect_left(files, name)  # files that come before the folder in the order of whole paths
             yield below, files[done:before]
-            yield from scan(os.path.join(place, name[:-1]), below + name)
+            yield from scan(place / name[:-1], below + name)
             done = before
         yield below, files[done:]
 
-    return scan(str(folder), "")
+    return scan(folder, "")
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
+def _visible(place: Path) -> tuple[list[str], list[str]]:
+    """Sorted names of the images of a folder, and of its subfolders, these with a slash; without hidden ones."""
+    files: list[str] = []
+    folders: list[str] = []
+    with os.scandir(place) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            try:
+                is_folder = entry.is_dir()  # known from the listing, unless it is a link
+            except OSError:
+                is_folder = False
+            if is_folder:
+                folders.append(f"{name}/")
+            elif is_image_name(name):
+                files.append(name)
+    files.sort()
+    folders.sort()
+    return files, folders
+
+
+GONE = -1
+"""Time of modification of what is not there."""
+
+
+def modified_ns(place: Path) -> int:
+    """Time of modification in nanoseconds."""
     try:
-        status = folder.stat()
+        return place.stat().st_mtime_ns
+    except OSError:
+        return GONE
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    try:
+        status = place.stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def name_below(file: Path, folder: Path) -> str:
+    """The path relative to a folder it lies in, with slashes; otherwise as it is."""
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
 
 
 def is_image_name(name: str) -> bool:

@@ -17,7 +17,7 @@ class PartSummary:
 
     images: int
     heights_px: Range | None
-    """Smallest and largest height after EXIF rotation; None without images."""
+    """Smallest and largest height after EXIF rotation, of the images looked at; None without images."""
     widths_px: Range | None
     class_pixels: tuple[int, ...] = ()
     """Pixels of each class; empty for images without masks."""
@@ -26,16 +26,25 @@ class PartSummary:
     ignored_pixels: int = 0
 
     @classmethod
-    def of(cls, sizes: Sequence[Range], pixels: np.ndarray | None = None, classes: int = 0) -> "PartSummary":
-        """Summarise ``(height, width)`` sizes and, with masks, `pixels` ``[N,256]``: how often each value occurs."""
+    def of(
+        cls, images: int, sizes: Sequence[Range], pixels: np.ndarray | None = None, classes: int = 0
+    ) -> "PartSummary":
+        """Summarise so many images.
+
+        Args:
+            images: how many there are.
+            sizes: ``(height, width)`` of those that were looked at.
+            pixels: ``[N,256]``, how often each value occurs in each mask; None without masks.
+            classes: how many values are classes.
+        """
         heights, widths = [size[0] for size in sizes], [size[1] for size in sizes]
         height_range = (min(heights), max(heights)) if sizes else None
         width_range = (min(widths), max(widths)) if sizes else None
         if pixels is None:
-            return cls(len(sizes), height_range, width_range)
+            return cls(images, height_range, width_range)
         known = pixels[:, :classes]
         return cls(
-            len(sizes),
+            images,
             height_range,
             width_range,
             class_pixels=tuple(known.sum(axis=0).tolist()),
@@ -88,8 +97,10 @@ class DataReport:
     labeled_pool: int
     """Labelled samples the subset was drawn from."""
     unlabeled: PartSummary
+    unlabeled_opened: int
+    """Unlabelled images of which at least the header was read, evenly spaced in a large pool."""
     unlabeled_decoded: int
-    """Unlabelled images that were decoded; of the others only the header was read."""
+    """Unlabelled images that were decoded."""
     val: PartSummary
     warnings: tuple[str, ...]
 
@@ -97,7 +108,8 @@ class DataReport:
         """The report as JSON-ready values; keys carry units."""
         return {
             "labeled": self.labeled.as_document() | {"pool_images": self.labeled_pool},
-            "unlabeled": self.unlabeled.as_document() | {"decoded_images": self.unlabeled_decoded},
+            "unlabeled": self.unlabeled.as_document()
+            | {"opened_images": self.unlabeled_opened, "decoded_images": self.unlabeled_decoded},
             "val": self.val.as_document(),
             "classes": [
                 {"name": name} | self.labeled.class_document("labeled", index) | self.val.class_document("val", index)

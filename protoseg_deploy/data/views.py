@@ -5,16 +5,19 @@ The weak view decides the geometry (resize, crop, flip), a strong view is the we
 the image is *ignored*, never a class.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from protoseg_deploy.recipe import Train, scale_ratio
 
 _PADDING_RGB = (124, 116, 104)
 """About the mean of ImageNet: padding is close to zero after normalisation."""
+_OUTSIDE = 255
 
 _CUTMIX_AREA = (0.02, 0.4)
 _CUTMIX_ASPECT = (0.3, 3.3)
@@ -27,7 +30,7 @@ class View:
     image: Tensor
     """``[3,S,S]`` uint8."""
     mask: Tensor
-    """``[S,S]`` uint8 class indices; of an unlabelled image 0 inside it and the ignore index outside."""
+    """``[S,S]`` uint8 class indices, the ignore index outside; of an unlabelled image 0 inside it and 255 outside."""
 
 
 def weak_view(image: Tensor, mask: Tensor | None, spec: Train, input_scale: float, ignore_index: int) -> View:
@@ -36,25 +39,26 @@ def weak_view(image: Tensor, mask: Tensor | None, spec: Train, input_scale: floa
     Only the part of the image that ends up in the crop is resized.
 
     Args:
-        image: ``[3,H,W]`` uint8 RGB.
+        image: ``[3,H,W]`` uint8 RGB; fastest as it was decoded, with the channels last in memory.
         mask: ``[H,W]`` uint8, or None for an unlabelled image.
         spec: crop side, scale range, flip.
         input_scale: the scale at which the network sees images.
-        ignore_index: value of the mask outside the image.
+        ignore_index: value of the mask outside a labelled image; it may be 0.
     """
-    if mask is None:
-        mask = image.new_zeros(image.shape[-2:])
-    image, mask = _at_input_scale(image, mask, input_scale)
+    image = _at_input_scale(image, input_scale)
+    mask = mask if mask is None else _resize_mask(mask, image.shape[-2:])
     scale, where_y, where_x, coin = torch.rand(4).tolist()
     scale = spec.scale[0] + scale * (spec.scale[1] - spec.scale[0])
     top, height, out_height = _window(image.shape[-2], spec.crop, scale, where_y)
     left, width, out_width = _window(image.shape[-1], spec.crop, scale, where_x)
     box = (top, left, height, width)
-    image = TF.resized_crop_image(image, *box, [out_height, out_width], antialias=True)
-    mask = TF.resized_crop_mask(mask[None], *box, [out_height, out_width])[0]
+    size = [out_height, out_width]
+    image = TF.resized_crop_image(image, *box, size, antialias=True)
+    outside = _OUTSIDE if mask is None else ignore_index
+    mask = image.new_zeros(size) if mask is None else _resize_mask(TF.crop_mask(mask, *box), size)
     if spec.flip and coin < 0.5:
         image, mask = image.flip(-1), mask.flip(-1)
-    return View(_pad_image(image, spec.crop), _pad_mask(mask, spec.crop, ignore_index))
+    return View(_pad_image(image, spec.crop), _pad_mask(mask, spec.crop, outside))
 
 
 def view_around_class(
@@ -64,7 +68,8 @@ def view_around_class(
 
     At an input scale below 1 a class of a few pixels may be lost all the same.
     """
-    image, mask = _at_input_scale(image, mask, input_scale)
+    image = _at_input_scale(image, input_scale)
+    mask = _resize_mask(mask, image.shape[-2:])
     places = (mask == class_index).nonzero()
     if len(places):
         row, column = places[torch.randint(len(places), ())].tolist()
@@ -76,14 +81,20 @@ def view_around_class(
     return View(_pad_image(image, crop), _pad_mask(mask, crop, ignore_index))
 
 
-def _at_input_scale(image: Tensor, mask: Tensor, input_scale: float) -> tuple[Tensor, Tensor]:
-    """Image and mask as the network sees images: resized without antialiasing, as inside an exported graph."""
+def _at_input_scale(image: Tensor, input_scale: float) -> Tensor:
+    """An image as the network sees it: resized without antialiasing, as inside an exported graph."""
     if input_scale == 1.0:
-        return image, mask
+        return image
     ratio = scale_ratio(input_scale)
     size = [max(1, side * ratio.numerator // ratio.denominator) for side in image.shape[-2:]]
-    image = TF.resize_image(image, size, TF.InterpolationMode.BILINEAR, antialias=False)
-    return image, TF.resize_mask(mask[None], size)[0]
+    resized: Tensor = TF.resize_image(image, size, InterpolationMode.BILINEAR, antialias=False)
+    return resized
+
+
+def _resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """The pixel nearest by its centre, as images are resized; torchvision's resizing of masks goes by corners."""
+    resized: Tensor = TF.resize_image(mask[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
+    return resized
 
 
 def _window(side: int, crop: int, scale: float, where: float) -> tuple[int, int, int]:
@@ -96,16 +107,16 @@ def _window(side: int, crop: int, scale: float, where: float) -> tuple[int, int,
 
 def _pad_image(image: Tensor, crop: int) -> Tensor:
     if image.shape[-2:] == (crop, crop):
-        return image
+        return image.contiguous()
     padded = torch.tensor(_PADDING_RGB, dtype=torch.uint8).view(3, 1, 1).repeat(1, crop, crop)
     padded[:, : image.shape[-2], : image.shape[-1]] = image
     return padded
 
 
-def _pad_mask(mask: Tensor, crop: int, ignore_index: int) -> Tensor:
+def _pad_mask(mask: Tensor, crop: int, outside: int) -> Tensor:
     if mask.shape == (crop, crop):
         return mask
-    padded = mask.new_full((crop, crop), ignore_index)
+    padded = mask.new_full((crop, crop), outside)
     padded[: mask.shape[0], : mask.shape[1]] = mask
     return padded
 

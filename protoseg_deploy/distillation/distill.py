@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from protoseg_deploy.data import Sample, check_data, find_data, read_image
+from protoseg_deploy.data import Sample, check_before_training, find_data, read_image
 from protoseg_deploy.distillation.method import Distillation, FrozenTeacher
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method, PrototypeBank
@@ -102,7 +102,7 @@ def distill(
         build,
         resume=resume,
         quiet=quiet,
-        check=lambda resolved, sets: check_data(resolved, sets).warnings,
+        check=check_before_training,
     )
     student, _ = load_network(student_run.best)
     return DistillReport(

@@ -2,27 +2,19 @@
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from protoseg_deploy.data.folders import Sample
-from protoseg_deploy.data.images import read_image, read_mask
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
+from protoseg_deploy.evaluation.reading import read_batches
 from protoseg_deploy.recipe import ClassTable
 from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array
 from protoseg_deploy.runtimes.tiling import default_overlap, predict_tiled
-
-_READ_AHEAD = 8
-"""Images decoded in the background while the runtime computes."""
-
-_MASK_HINT = "Masks hold class indices at the size of their image; data.value_map replaces values, e.g. {11: 255}."
 
 
 @dataclass(frozen=True)
@@ -72,9 +64,9 @@ def evaluate(
 ) -> Evaluation:
     """Compare a runtime's class maps with masks, pixel by pixel.
 
-    Nothing is resized: an image and its mask must have the same size. Images of equal size that follow each other
-    share a batch. Images that are not of the size a runtime is bound to, or larger than an engine's profile allows, are
-    predicted in overlapping tiles.
+    Nothing is resized: an image and its mask must have the same size. Images of equal size share a batch. Images that
+    are not of the size a runtime is bound to, or larger than an engine's profile allows, are predicted in overlapping
+    tiles.
 
     Args:
         runtime: what is judged.
@@ -93,15 +85,11 @@ def evaluate(
     info = runtime.info
     batch = _images_per_call(info, batch)
     matrix = ConfusionMatrix(len(info.classes), ignore_index)
-    faults: list[str] = []
-    waiting: list[tuple[UInt8Array, UInt8Array]] = []
-    done = tiled = 0
-    predict_ns = 0
+    done = tiled = predict_ns = 0
     start = time.perf_counter()
-
-    def run_waiting() -> None:
-        nonlocal done, tiled, predict_ns
-        images = np.stack([image for image, _ in waiting])
+    for images, masks in read_batches(
+        samples, classes=len(info.classes), ignore_index=ignore_index, value_map=value_map or {}, batch=batch
+    ):
         begin = time.perf_counter_ns()
         tile = _tile_of(info, (images.shape[1], images.shape[2]))
         if tile == images.shape[1:3]:
@@ -110,27 +98,10 @@ def evaluate(
             predicted = _predict_in_tiles(runtime, images, tile, batch)
             tiled += len(images)
         predict_ns += time.perf_counter_ns() - begin
-        matrix.update(predicted, np.stack([mask for _, mask in waiting]))
-        done += len(waiting)
-        waiting.clear()
+        matrix.update(predicted, masks)
+        done += len(images)
         if progress is not None:
             progress(done, len(samples))
-
-    for sample, read in _read_ahead(samples, value_map or {}):
-        try:
-            image, mask = read()
-            _check_mask(sample, image, mask, info.classes, ignore_index)
-        except DataError as error:
-            faults.append(error.message)
-        if faults:  # the rest is only looked through, so that every fault is found at once
-            continue
-        if waiting and (waiting[0][0].shape != image.shape or len(waiting) == batch):
-            run_waiting()
-        waiting.append((image, mask))
-    if faults:
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise DataError(f"cannot evaluate: {count} in {len(samples)} images with masks", faults, _MASK_HINT)
-    run_waiting()
     counts = matrix.counts()
     return Evaluation(
         class_names=info.classes.names,
@@ -204,46 +175,6 @@ def _tile_of(info: RuntimeInfo, size: tuple[int, int]) -> tuple[int, int]:
 
 def _predict_in_tiles(runtime: Runtime, images: UInt8Array, tile: tuple[int, int], batch: int) -> UInt8Array:
     return np.stack([predict_tiled(runtime, image, tile, default_overlap(tile), batch) for image in images])
-
-
-def _check_mask(sample: Sample, image: UInt8Array, mask: UInt8Array, classes: ClassTable, ignore_index: int) -> None:
-    if image.shape[:2] != mask.shape:
-        raise DataError(
-            f"{sample.mask}: mask is {mask.shape[1]}x{mask.shape[0]} pixels, its image {sample.image.name} is "
-            f"{image.shape[1]}x{image.shape[0]}"
-        )
-    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    strange = [int(value) for value in values if value >= len(classes) and value != ignore_index]
-    if strange:
-        shown = ", ".join(str(value) for value in strange[:8]) + (", …" if len(strange) > 8 else "")
-        raise DataError(
-            f"{sample.mask}: holds {shown}: no class (0..{len(classes) - 1}) and not the ignore index {ignore_index}"
-        )
-
-
-def _read(sample: Sample, value_map: Mapping[int, int]) -> tuple[UInt8Array, UInt8Array]:
-    if sample.mask is None:
-        raise DataError(f"{sample.image}: has no mask")
-    return read_image(sample.image), read_mask(sample.mask, value_map)
-
-
-def _read_ahead(
-    samples: Sequence[Sample], value_map: Mapping[int, int]
-) -> Iterator[tuple[Sample, Callable[[], tuple[UInt8Array, UInt8Array]]]]:
-    """Samples in order, each with a call that gives its arrays; a few are decoded in advance."""
-    remaining = iter(samples)
-    ahead: deque[tuple[Sample, Future[tuple[UInt8Array, UInt8Array]]]] = deque()
-    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="read") as pool:
-        try:
-            while True:
-                for sample in islice(remaining, _READ_AHEAD - len(ahead)):
-                    ahead.append((sample, pool.submit(_read, sample, value_map)))
-                if not ahead:
-                    return
-                sample, future = ahead.popleft()
-                yield sample, future.result
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _or_none(value: float) -> float | None:

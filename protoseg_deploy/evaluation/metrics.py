@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from protoseg_deploy.distributed import sum_over_processes
+
 IndexArray = NDArray[np.integer]
 
 
@@ -26,8 +28,7 @@ class ConfusionMatrix:
 
     Attributes:
         bins: ``[C*C+2]`` int64 on the device of the first update, None before it: C*C counts, truth major, then the
-            ignored pixels, then the pixels with an index out of range. Summing the bins of several processes
-            (all-reduce) is what `merge` does.
+            ignored pixels, then the pixels with an index out of range.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
@@ -70,6 +71,15 @@ class ConfusionMatrix:
         if other.bins is None:
             return
         self.bins = other.bins.clone() if self.bins is None else self.bins + other.bins.to(self.bins.device)
+
+    def merge_processes(self, device: torch.device) -> None:
+        """Add the counts of the same matrix of all other processes: then every process has the sum.
+
+        Args:
+            device: where the processes exchange tensors; a matrix that was never updated adds zeros there.
+        """
+        empty = torch.zeros(self.num_classes**2 + 2, dtype=torch.int64, device=device)
+        self.bins = sum_over_processes(empty if self.bins is None else self.bins.to(device))
 
     def counts(self) -> NDArray[np.int64]:
         """``[C,C]``: pixels by true class (rows) and predicted class (columns).

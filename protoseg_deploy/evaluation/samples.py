@@ -41,7 +41,7 @@ def run_samples(run: Path, count: int = VERIFICATION_IMAGES) -> tuple[Sample, ..
     return evenly_spaced(recipe_samples(data), count)
 
 
-def run_unlabeled(run: Path) -> tuple[Path, ...]:
+def run_unlabeled(run: Path) -> Sequence[Path]:
     """Unlabelled images of the recipe of a run; its labelled ones where it names none.
 
     Args:

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from protoseg_deploy.distributed import sum_over_processes
+from protoseg_deploy.methods.full_size import FullSizeLogits
 from protoseg_deploy.methods.statistics import StepStatistics
 
 
@@ -36,30 +37,28 @@ class DistributionAlignment(StepStatistics):
         self.register_buffer("updates", torch.zeros(()))
 
     @torch.no_grad()
-    def forward(self, logits: Tensor, valid: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    def forward(self, logits: FullSizeLogits, valid: Tensor, labels: Tensor, ignore_index: int) -> FullSizeLogits:
         """Aligned logits, by averages that include what is shown here.
 
         Args:
-            logits: ``[B,C,H,W]`` float32 of the teacher on weak views.
+            logits: of the teacher on weak views.
             valid: ``[B,H,W]`` bool, false outside the images.
             labels: ``[Bl,h,w]`` int64 of the labelled views of the same step.
             ignore_index: label that does not count.
 
         Returns:
-            ``[B,C,H,W]`` logits whose softmax is p'.
+            Logits whose softmax is p'.
         """
-        classes = logits.shape[1]
+        classes = len(self.labeled)
         known = (labels != ignore_index).flatten()
         counts = torch.zeros_like(self.labeled).index_add_(
             0, labels.flatten().clamp(max=classes - 1), known.to(self.labeled.dtype)
         )
-        weights = valid[:, None].to(logits.dtype)
-        totals = (logits.softmax(dim=1) * weights).sum(dim=(0, 2, 3))
-        seen = sum_over_processes(torch.stack([counts, totals]))
+        seen = sum_over_processes(torch.stack([counts, logits.class_totals(valid)]))
         self._collected = seen if self._collected is None else self._collected + seen
         labeled, predicted = self._averages()
         ratio = (labeled.clamp(min=1e-6) / predicted.clamp(min=1e-6)).clamp(1 / self.largest_ratio, self.largest_ratio)
-        return logits + ratio.log().view(1, classes, 1, 1)
+        return logits.shifted(ratio.log())
 
     @torch.no_grad()
     def commit(self, taken: Tensor) -> None:

@@ -1,7 +1,7 @@
 """What a method is: given student, teacher and a batch, the losses."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,10 @@ from torchvision.ops import Conv2dNormActivation
 
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.methods.clustering import LabeledViews
+from protoseg_deploy.methods.full_size import FullSizeLogits
 from protoseg_deploy.methods.statistics import StepStatistics
 from protoseg_deploy.methods.terms import labeled_cross_entropy
-from protoseg_deploy.models import Segmenter, SegmenterOutput, resize_logits
+from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import Recipe
 
 
@@ -82,9 +83,9 @@ class Method(nn.Module, ABC):
     def labeled_losses(self, output: SegmenterOutput, labels: Tensor) -> dict[str, Tensor]:
         """Supervised cross-entropy of the linear head, and of the auxiliary head where there is one."""
         spec, ignore_index = self.recipe.train, self.recipe.data.ignore_index
-        losses = {"labeled": labeled_cross_entropy(output.full_size_logits(), labels, ignore_index, spec.ohem)}
+        losses = {"labeled": labeled_cross_entropy(FullSizeLogits.of(output), labels, ignore_index, spec.ohem)}
         if self.auxiliary_head is not None:
-            logits = resize_logits(self.auxiliary_head(output.pyramid[-2]), output.padded_size, output.image_size)
+            logits = replace(FullSizeLogits.of(output), coarse=self.auxiliary_head(output.pyramid[-2]))
             auxiliary = labeled_cross_entropy(logits, labels, ignore_index, spec.ohem)
             losses["auxiliary"] = spec.auxiliary_weight * auxiliary
         return losses

@@ -11,6 +11,7 @@ from protoseg_deploy.methods.base import Method, StepResult, split_output
 from protoseg_deploy.methods.branch import PrototypeBranch
 from protoseg_deploy.methods.clustering import LabeledViews, cluster_prototypes
 from protoseg_deploy.methods.draws import StepDraws
+from protoseg_deploy.methods.full_size import FullSizeLogits
 from protoseg_deploy.methods.terms import PseudoLabels, confident_labels, consistency, low_entropy_labels, share
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import ClassTable, Recipe
@@ -78,7 +79,7 @@ class FixMatch(Method):
             labeled, strong = split_output(output, len(batch.images))
             result = StepResult(self.labeled_losses(labeled, batch.labels))
             weight = ramp * self.recipe.method.unlabeled_weight
-            result.losses["unlabeled"] = weight * consistency(strong.full_size_logits(), pseudo)
+            result.losses["unlabeled"] = weight * consistency(FullSizeLogits.of(strong), pseudo)
             result.monitors["confident_share"] = confident
         if branch is not None:
             for name, loss in branch(labeled, batch.labels, strong, pseudo, draws).items():
@@ -100,7 +101,7 @@ class FixMatch(Method):
         spec = self.recipe.method
         was_training = teacher.training
         teacher.eval()
-        logits: Tensor = teacher(batch.weak)
+        logits = FullSizeLogits.of(teacher.forward_features(batch.weak))
         teacher.train(was_training)
         if self.alignment is not None:
             logits = self.alignment(logits, batch.valid, batch.labels, self.recipe.data.ignore_index)

@@ -14,6 +14,7 @@ from protoseg_deploy.models.saved import (
 )
 from protoseg_deploy.models.segmenter import Segmenter, SegmenterOutput, resize_logits
 from protoseg_deploy.models.weights import LoadReport, load_backbone_weights
+from protoseg_deploy.models.windows import WindowedSegmenter, Windows, default_stride
 
 __all__ = [
     "DeployedSegmenter",
@@ -21,9 +22,12 @@ __all__ = [
     "NetworkSpec",
     "Segmenter",
     "SegmenterOutput",
+    "WindowedSegmenter",
+    "Windows",
     "build_segmenter",
     "class_map_dtype",
     "count_parameters",
+    "default_stride",
     "load_backbone_weights",
     "load_network",
     "load_prototypes",

@@ -6,10 +6,11 @@ A run, a distilled student and a bundle all hold the same kind of file. Its head
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.errors import ProtosegError, WriteError
 from protoseg_deploy.models.segmenter import Segmenter
 from protoseg_deploy.recipe import ClassTable, Model
 
@@ -103,17 +104,24 @@ def load_prototypes(path: Path) -> Tensor:
         raise ProtosegError(f"{path} is not a prototype file, or is damaged: {error}") from None
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary file, flush it to the disk, rename it into place.
+def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write to a temporary file beside it, flush that to the disk, rename it into place.
+
+    Args:
+        path: its folder is made where there is none.
+        content: bytes, or a function that writes them to an open file piece by piece.
 
     Raises:
-        ProtosegError: the disk is full or the folder cannot be written; an earlier file is left as it was.
+        WriteError: the disk is full or the folder cannot be written; an earlier file is left as it was.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -123,11 +131,12 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ProtosegError(
-            f"cannot write {path}: {error.strerror}", "Free some space or choose another folder; nothing was replaced."
-        ) from None
+    except BaseException as error:
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WriteError(path, error) from None
+        raise
 
 
 def count_parameters(segmenter: torch.nn.Module) -> int:

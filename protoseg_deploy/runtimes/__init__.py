@@ -5,7 +5,7 @@ from protoseg_deploy.runtimes.manifest import Manifest, Verification, read_manif
 from protoseg_deploy.runtimes.metadata import GraphMetadata
 from protoseg_deploy.runtimes.onnx import OnnxRuntime
 from protoseg_deploy.runtimes.opening import open_runtime
-from protoseg_deploy.runtimes.pytorch import PyTorchRuntime, network_file
+from protoseg_deploy.runtimes.pytorch import PyTorchRuntime, network_file, recipe_windows
 from protoseg_deploy.runtimes.tiling import default_overlap, fit_image, predict_tiled
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "open_runtime",
     "predict_tiled",
     "read_manifest",
+    "recipe_windows",
 ]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from protoseg_deploy.errors import UsageError
+from protoseg_deploy.models import Windows
 from protoseg_deploy.runtimes.base import Backend, Runtime
 from protoseg_deploy.runtimes.manifest import GRAPH_FILE, MANIFEST_FILE
 from protoseg_deploy.runtimes.metadata import Precision
@@ -23,6 +24,7 @@ def open_runtime(
     which: str = "best",
     precision: Precision | None = None,
     backend: Backend | None = None,
+    windows: Windows | None = None,
 ) -> Runtime:
     """Open whatever segments.
 
@@ -33,13 +35,21 @@ def open_runtime(
         which: ``best`` or ``last`` network of a run folder.
         precision: which graph of a bundle folder; fp32 when absent. Of anything else it must be the precision it has.
         backend: what computes an ONNX graph; ONNX Runtime with its CUDA or CPU provider when absent.
+        windows: average the logits of overlapping windows, which runs and network files alone can do.
 
     Raises:
-        UsageError: nothing of that kind is there, or the device, the precision or the backend is not.
+        UsageError: nothing of that kind is there, or the device, the precision or the backend is not, or it cannot
+            average windows.
         ProtosegError: the file is damaged or not ours.
     """
     if not path.exists():
         raise UsageError(f"no such file or folder: {path}", _ACCEPTED)
+    if windows is not None and not is_run(path):
+        raise UsageError(
+            f"{path} is no PyTorch run: --window does not apply",
+            "A compiled graph gives class maps, and windows are averaged before there are any. Evaluate the run it was "
+            "made from, or leave --window out.",
+        )
     if _is_graph(path):
         runtime = _open_graph(path, device, threads, precision, backend)
     elif backend is not None:
@@ -49,8 +59,8 @@ def open_runtime(
         )
     elif path.suffix == ".engine" and path.is_file():
         runtime = _open_engine(path, device)
-    elif path.is_dir() or path.suffix == ".safetensors":
-        runtime = PyTorchRuntime(path, device=device, threads=threads, which=which)
+    elif is_run(path):
+        runtime = PyTorchRuntime(path, device=device, threads=threads, which=which, windows=windows)
     else:
         raise UsageError(f"{path} is not a runtime", _ACCEPTED)
     if precision not in (None, runtime.info.precision):
@@ -59,6 +69,11 @@ def open_runtime(
             "Export a bundle with that precision: `protoseg export RUN --bundle DIR --precision ...`.",
         )
     return runtime
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run folder or a network file, which PyTorch computes."""
+    return not _is_graph(path) and (path.is_dir() or path.suffix == ".safetensors")
 
 
 def _is_graph(path: Path) -> bool:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.models import DeployedSegmenter, count_parameters, load_network
+from protoseg_deploy.models import DeployedSegmenter, WindowedSegmenter, Windows, count_parameters, load_network
+from protoseg_deploy.recipe import load_recipe
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
 
 
@@ -20,19 +21,31 @@ class PyTorchRuntime:
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: of the CPU; PyTorch knows only one number for the whole process. None leaves it as it is.
         which: ``best`` or ``last`` network of a run folder.
+        windows: average the logits of overlapping windows; None computes whole images, as what is exported does. The
+            class maps are all that leaves the device either way.
 
     Raises:
         ProtosegError: there is no such network, or it is damaged.
         UsageError: ``cuda`` is asked for and there is none.
     """
 
-    def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None, which: str = "best") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        which: str = "best",
+        windows: Windows | None = None,
+    ) -> None:
         network = network_file(path, which)
         segmenter, spec = load_network(network)
         if threads is not None:
             torch.set_num_threads(threads)
         self._device = _pick_device(device)
-        self._module = DeployedSegmenter(segmenter, spec.input_scale).eval()
+        self._module: torch.nn.Module = DeployedSegmenter(segmenter, spec.input_scale).eval()
+        if windows is not None:
+            self._module = WindowedSegmenter(segmenter, spec.input_scale, windows).eval()
         self._module.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._info = RuntimeInfo(
             kind="pytorch",
@@ -101,6 +114,19 @@ def network_file(path: Path, which: str = "best") -> Path:
         f"{path} holds no {file.name}: no run, or none that has reached its first evaluation",
         "Train it with `protoseg train RECIPE --run DIR`.",
     )
+
+
+def recipe_windows(path: Path) -> Windows | None:
+    """The windows in which a run is evaluated while it is trained; None: whole images, or no recipe beside a network.
+
+    Args:
+        path: a run folder, or a network file inside one.
+
+    Raises:
+        UsageError: the recipe of the run cannot be read.
+    """
+    recipe = (path if path.is_dir() else path.parent) / "recipe.yaml"
+    return Windows.of_recipe(load_recipe(recipe).train) if recipe.is_file() else None
 
 
 def _pick_device(device: str) -> torch.device:

@@ -37,6 +37,7 @@ from protoseg_deploy.training.run import Run, resolved_recipe
 from protoseg_deploy.training.skipping import SkippedSteps, TooManySkipped, write_replay
 from protoseg_deploy.training.step import StepOutcome, TrainStep
 from protoseg_deploy.training.stopping import Interrupted, OutOfTime, StopSignals
+from protoseg_deploy.training.unreadable import UnreadableImages
 from protoseg_deploy.training.validation import validate
 
 MethodBuilder = Callable[[Recipe, Segmenter, ClassTable], Method]
@@ -84,6 +85,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.latest: dict[str, Any] = {}
+        self.unreadable = UnreadableImages(run.folder, recipe.data.max_unreadable_share)
         self.batches = TrainingBatches(
             recipe,
             sets.labeled,
@@ -131,16 +133,17 @@ class Trainer:
                 if too_many is not None:
                     raise self._too_many_skipped(*too_many)
                 self.step += 1
+                self.unreadable.see(batch.unreadable, self.step)
                 progress.advance()
                 done = self.step == spec.steps
                 if done or self.step % spec.eval_every == 0:
-                    record.losses(self.step, averages, self.stepper.lr)
+                    self._log(record, averages)
                     self._evaluate(record)
                     averages.restart_clock()
                 seconds = time.perf_counter() - started
                 stopped = self._stopped(stop, seconds)  # asked once: what is said below has to be what was done
                 if done or stopped or self.step % spec.checkpoint_every == 0:
-                    record.losses(self.step, averages, self.stepper.lr)
+                    self._log(record, averages)
                     self.seconds = before + seconds
                     self._save_checkpoint()
                     averages.restart_clock()
@@ -149,7 +152,10 @@ class Trainer:
                         raise OutOfTime(self.run.folder, self.step, spec.steps, seconds)
                     raise Interrupted(self.run.folder, self.step, stopped)
                 if self.step % spec.log_every == 0:
-                    record.losses(self.step, averages, self.stepper.lr)
+                    self._log(record, averages)
+            unreadable = self.unreadable.report()
+            if unreadable is not None:
+                progress.say(f"warning: {unreadable}")
         return self.finish()
 
     def resume(self) -> None:
@@ -161,8 +167,10 @@ class Trainer:
         else:
             self._load_state(state)
             self.notes.append(f"resuming after step {self.step}")
+        self.unreadable.forget_after(self.step)
         if world().is_first:
             self.run.forget_after(self.step)
+            self.run.keep_recipe(self.recipe)
 
     def train_step(self, batch: Batch) -> StepOutcome:
         """One optimiser step on a batch on the device; the host waits for nothing."""
@@ -175,11 +183,15 @@ class Trainer:
             return self.batches.views_of_class(class_index)
         return self.batches.labeled_views(rounds=-(-64 // len(self.sets.labeled)))
 
+    def _log(self, record: RunRecord, averages: StepAverages) -> None:
+        self.unreadable.record(self.step * self.recipe.train.batch_unlabeled)
+        record.losses(self.step, averages, self.stepper.lr)
+
     def _evaluate(self, record: RunRecord) -> None:
         networks = {"student": self.student}
         if self.ema:
             networks["teacher"] = self.ema.network
-        matrices = validate(networks, self.sets.val, self.recipe.data)
+        matrices = validate(networks, self.sets.val, self.recipe.data, self.recipe.train, world())
         self.latest, self.best = record.evaluation(
             self.step, matrices, self.classes, self.deployed, self.method, self.best, self.recipe.train.steps
         )
@@ -196,7 +208,8 @@ class Trainer:
         state = {
             "student": self.student.state_dict(),
             "teacher": self.ema.network.state_dict() if self.ema else None,
-            "method": self.method.state_dict(),
+            "method": self.method.name,
+            "method_state": self.method.state_dict(),
         }
         file = write_replay(self.run.folder, step, batch, random_state, state)
         return TooManySkipped(self.recipe.train.max_skipped_steps, step, file)
@@ -222,6 +235,7 @@ class Trainer:
             "step": self.step,
             "student": self.student.state_dict(),
             "teacher": self.ema.state_dict() if self.ema else None,
+            "method_name": self.method.name,
             "method": self.method.state_dict(),
             **self.stepper.state_dict(),
             "best": {"miou_percent": self.best.miou_percent, "step": self.best.step},
@@ -230,6 +244,11 @@ class Trainer:
         }
 
     def _load_state(self, state: dict[str, Any]) -> None:
+        if state.get("method_name", self.method.name) != self.method.name:
+            raise UsageError(
+                f"{self.run.folder} was trained by {state['method_name']}, not by {self.method.name}",
+                "A student of `protoseg distill` is resumed by it, too.",
+            )
         try:
             self.student.load_state_dict(state["student"])
             self.method.load_state_dict(state["method"])
@@ -269,6 +288,7 @@ def train(
     build_method: MethodBuilder,
     *,
     resume: bool = False,
+    extend_to: int | None = None,
     quiet: bool = False,
     check: DataCheck | None = None,
 ) -> dict[str, Any]:
@@ -281,28 +301,31 @@ def train(
         folder: new or empty; with `resume` the folder of an interrupted run.
         build_method: normally `methods.build_method`.
         resume: continue from the newest checkpoint.
+        extend_to: resume and go on to this many steps, more than the run has; starts and ramps stay where they were.
         quiet: show no progress.
         check: looks at recipe and data before anything is written; raises where they cannot be used, and returns what
             deserves a warning.
     """
-    with process_group(recipe.train):
-        return _train(recipe, folder, build_method, resume=resume, quiet=quiet, check=check)
+    run = Run(folder)
+    with process_group(recipe.train), run.saying_what_is_safe():
+        recipe = resolved_recipe(recipe, class_table(recipe.data))
+        if resume or extend_to is not None:
+            recipe = run.to_resume(recipe, extend_to)
+            return _train(recipe, run, build_method, resume=True, quiet=quiet, check=check)
+        return _train(recipe, run, build_method, resume=False, quiet=quiet, check=check)
 
 
 def _train(
-    recipe: Recipe, folder: Path, build_method: MethodBuilder, *, resume: bool, quiet: bool, check: DataCheck | None
+    recipe: Recipe, run: Run, build_method: MethodBuilder, *, resume: bool, quiet: bool, check: DataCheck | None
 ) -> dict[str, Any]:
-    recipe = resolved_recipe(recipe, class_table(recipe.data))
     sets = find_data(recipe.data, need_unlabeled=recipe.data.unlabeled.is_set, need_val=True)
     _check_batch(recipe)
-    run = Run(folder)
     warnings: Sequence[str] = ()
-    if world().is_first:
-        if resume:
-            run = Run.reopen(folder, recipe, sets)
-        else:
-            run.refuse_to_overwrite()
-            warnings = check(recipe, sets) if check is not None else ()
+    if resume:
+        run.require_same_images(recipe, sets)
+    elif world().is_first:
+        run.refuse_to_overwrite()
+        warnings = check(recipe, sets) if check is not None else ()
     wait_for_others()
     fresh = not (resume and run.checkpoints.paths())
     trainer = Trainer(recipe, run, sets, build_method, initial_weights=fresh, quiet=quiet)
@@ -310,7 +333,7 @@ def _train(
     if resume:
         trainer.resume()
         if trainer.step >= recipe.train.steps:
-            return run.summary() if run.summary_path.is_file() else trainer.finish()
+            return run.summary() if run.is_finished(trainer.step) else trainer.finish()
     elif world().is_first:
         run.start(recipe, sets)
     wait_for_others()

@@ -1,6 +1,7 @@
 """Optimiser and learning-rate schedule of a recipe."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,6 +42,19 @@ def build_schedule(spec: Train, optimizer: torch.optim.Optimizer) -> LambdaLR:
         return float(warmup * (1.0 - min(step, spec.steps - 1) / spec.steps) ** spec.poly_power)
 
     return LambdaLR(optimizer, factor)
+
+
+def restore_schedule(schedule: LambdaLR, state: dict[str, Any]) -> None:
+    """Go on where a schedule stopped, by the formula of this one: the run may have become longer since.
+
+    The optimiser comes first: with its state it takes the learning rates that its next step had in the old schedule.
+    """
+    schedule.load_state_dict(state)
+    factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+    rates = [lr * factor for lr, factor in zip(schedule.base_lrs, factors, strict=True)]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates
 
 
 def _matrices(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

@@ -1,9 +1,10 @@
 """What a run writes down while it trains: metrics, TensorBoard, networks; only the first process does."""
 
-import contextlib
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -25,7 +26,7 @@ class Best:
     step: int = 0
 
 
-class RunRecord(contextlib.AbstractContextManager["RunRecord"]):
+class RunRecord(AbstractContextManager["RunRecord"]):
     """Writes a run's figures to `metrics.jsonl`, TensorBoard and the terminal, and its networks to files.
 
     Args:
@@ -38,10 +39,20 @@ class RunRecord(contextlib.AbstractContextManager["RunRecord"]):
     def __init__(self, run: Run, spec: NetworkSpec, progress: TrainingProgress, first_step: int) -> None:
         self.run, self.spec, self.progress = run, spec, progress
         self.writes = world().is_first
-        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first_step) if self.writes else None
+        self.tensorboard = run.folder / "tensorboard"
+        with run.writing(self.tensorboard):
+            self.writer = SummaryWriter(str(self.tensorboard), purge_step=first_step) if self.writes else None
 
-    def __exit__(self, *exception: object) -> None:
-        if self.writer is not None:
+    def __enter__(self) -> Self:
+        self._hook_before, threading.excepthook = threading.excepthook, _without_disk_errors
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        threading.excepthook = self._hook_before
+        if self.writer is None:
+            return
+        # What stopped the run is worth more than what follows from it.
+        with suppress(OSError) if kind else self.run.writing(self.tensorboard):
             self.writer.close()
 
     def losses(self, step: int, averages: StepAverages, lr: float) -> None:
@@ -119,13 +130,20 @@ class RunRecord(contextlib.AbstractContextManager["RunRecord"]):
 
     def _scalars(self, tag: str, values: Mapping[str, float], step: int) -> None:
         assert self.writer is not None
-        for name, value in values.items():
-            self.writer.add_scalar(f"{tag}/{name}", value, step)
+        with self.run.writing(self.tensorboard):
+            for name, value in values.items():
+                self.writer.add_scalar(f"{tag}/{name}", value, step)
 
     def _per_class(self, diagnostics: Mapping[str, list[Any]], classes: ClassTable, step: int) -> None:
         for figure, values in diagnostics.items():
             shown = [sum(count > 0 for count in value) if isinstance(value, list) else value for value in values]
             self._scalars(f"prototypes/{figure}", dict(zip(classes.names, shown, strict=True)), step)
+
+
+def _without_disk_errors(thrown: threading.ExceptHookArgs) -> None:
+    """What TensorBoard's thread cannot write shows no traceback: the error comes up again with the next figure."""
+    if not isinstance(thrown.exc_value, OSError):
+        threading.__excepthook__(thrown)
 
 
 def finite(value: float) -> float | None:

@@ -3,19 +3,34 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from protoseg_deploy.data import DataSets, write_list
-from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
 from protoseg_deploy.models import write_atomically
 from protoseg_deploy.recipe import ClassTable, Recipe, differing_keys, dump_recipe, load_recipe
 from protoseg_deploy.training.checkpoints import Checkpoints
 
 MAY_CHANGE = frozenset(
-    {"train.device", "train.workers", "train.log_every", "train.checkpoint_every", "data.root", "model.weights"}
+    {
+        "data.max_unreadable_share",
+        "data.root",
+        "model.weights",
+        "train.checkpoint_every",
+        "train.device",
+        "train.eval_batch",
+        "train.log_every",
+        "train.max_hours",
+        "train.max_skipped_steps",
+        "train.workers",
+    }
 )
 """Keys that may differ between a run and its resumption: they do not change what is computed."""
+
+_LENGTH = frozenset({"train.steps", "train.extended_from"})
 
 
 class Run:
@@ -38,8 +53,13 @@ class Run:
         return self.recipe_path.is_file()
 
     def refuse_to_overwrite(self) -> None:
-        """Raises UsageError where the folder already holds something."""
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        """Raises UsageError where the folder already holds something; what a start that was killed left is nothing."""
+        if not self.folder.exists():
+            return
+        begun = {self.images_path.name, self.labeled_list.name}
+        if not self.folder.is_dir() or any(
+            path.name not in begun and not _is_unfinished(path) for path in self.folder.iterdir()
+        ):
             hint = "Choose another --run folder."
             if self.exists():
                 hint = "Continue it with --resume, or choose another --run folder."
@@ -49,35 +69,60 @@ class Run:
         """Make the folder and write down what decides the run; the recipe last, so that where it is all is there."""
         self.refuse_to_overwrite()
         write_atomically(self.images_path, json.dumps(_images(recipe, sets), indent=2).encode())
-        write_list(self.labeled_list, sets.labeled, Path(recipe.data.root))
+        with self.writing(self.labeled_list):
+            write_list(self.labeled_list, sets.labeled, Path(recipe.data.root))
+        self.keep_recipe(recipe)
+
+    def keep_recipe(self, recipe: Recipe) -> None:
+        """Write down the recipe that the run has from now on."""
         write_atomically(self.recipe_path, dump_recipe(recipe).encode())
 
-    @classmethod
-    def reopen(cls, folder: Path, recipe: Recipe, sets: DataSets) -> "Run":
-        """A run to be resumed with the same recipe and the same images.
+    def to_resume(self, recipe: Recipe, extend_to: int | None = None) -> Recipe:
+        """The recipe a resumed run goes on with, which is its own but for keys that may change.
+
+        Args:
+            recipe: resolved; of an extended run it may still have the steps from before.
+            extend_to: lengthen the run to this many steps.
 
         Raises:
-            UsageError: there is no run there, or the recipe or the images are not those it was started with.
+            UsageError: there is no run, it cannot be resumed, or the recipe is not the one it was started with.
         """
-        run = cls(folder)
-        if not run.exists():
-            raise UsageError(f"{folder} holds no run to resume", "Leave out --resume to start one.")
-        if run.summary_path.is_file() and not run.checkpoints.paths():
-            raise UsageError(f"{folder} is finished and keeps no checkpoint: there is nothing to resume")
+        if not self.exists():
+            raise UsageError(f"{self.folder} holds no run to resume", "Start one without --resume and --extend-to.")
+        then, trained = self.recipe(), bool(self.checkpoints.paths())
+        if self.summary_path.is_file() and not trained:
+            raise UsageError(f"{self.folder} is finished and keeps no checkpoint: there is nothing to resume")
+        if extend_to is not None:
+            self._require_extensible(then, extend_to)
+            recipe = _with_length(recipe, extend_to, then.train.planned_steps)
+        elif recipe.train.extended_from is None and recipe.train.steps == then.train.extended_from:
+            recipe = _with_length(recipe, then.train.steps, then.train.planned_steps)
         # Before the first checkpoint the initial weights still decide what is computed.
-        allowed = MAY_CHANGE if run.checkpoints.paths() else MAY_CHANGE - {"model.weights"}
-        changed = [key for key in differing_keys(run.recipe(), recipe) if key not in allowed]
+        allowed = MAY_CHANGE if trained else MAY_CHANGE - {"model.weights"}
+        changed = set(differing_keys(then, recipe)) - allowed - (_LENGTH if extend_to is not None else set())
         if changed:
+            longer = " --extend-to makes it longer." if "train.steps" in changed else ""
             raise UsageError(
-                f"{folder} was started with another recipe; these keys differ: {', '.join(sorted(changed))}",
-                f"Resume with the recipe it has ({run.recipe_path}), or start a new run. "
-                f"Only these may change: {', '.join(sorted(allowed))}.",
+                f"{self.folder} was started with another recipe; these keys differ: {', '.join(sorted(changed))}",
+                f"Resume with the recipe it has ({self.recipe_path}), or start a new run. "
+                f"Only these may change: {', '.join(sorted(allowed))}.{longer}",
             )
-        run._require_same_images(_images(recipe, sets))
-        write_atomically(run.recipe_path, dump_recipe(recipe).encode())
-        return run
+        return recipe
 
-    def _require_same_images(self, now: dict[str, Any]) -> None:
+    def _require_extensible(self, then: Recipe, extend_to: int) -> None:
+        if extend_to <= then.train.steps:
+            raise UsageError(
+                f"--extend-to {extend_to}: {self.folder} already has {then.train.steps} steps",
+                "Give a larger number; --resume finishes an interrupted run.",
+            )
+        if not self.checkpoints.paths():
+            raise UsageError(
+                f"{self.folder} keeps no checkpoint: it cannot be extended", "Start a new run with more train.steps."
+            )
+
+    def require_same_images(self, recipe: Recipe, sets: DataSets) -> None:
+        """Raises UsageError where the run was started with other images."""
+        now = _images(recipe, sets)
         then = json.loads(self.images_path.read_text(encoding="utf-8"))
         for part in now:
             if then.get(part) != now[part]:
@@ -87,11 +132,32 @@ class Run:
                     "Put the images back as they were, or start a new run.",
                 )
 
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Turn what the operating system says of a file of the run into a WriteError."""
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(path, error) from None
+
+    @contextmanager
+    def saying_what_is_safe(self) -> Iterator[None]:
+        """Where a file of the run cannot be written, say what the run still has and how it goes on."""
+        try:
+            yield
+        except WriteError as error:
+            made = self.checkpoints.paths()
+            safe = f"Checkpoints made before are intact, the newest is {made[-1]}." if made else "Nothing was replaced."
+            how = "the same command and --resume" if self.exists() else "the same command"
+            raise ProtosegError(
+                error.message, f"{safe} Free some space or make the folder writable, then continue with {how}."
+            ) from None
+
     def recipe(self) -> Recipe:
         return load_recipe(self.recipe_path)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        with self.metrics_path.open("a", encoding="utf-8") as file:
+        with self.writing(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -106,12 +172,21 @@ class Run:
         return records
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics that a resumed run is about to write again."""
+        """Drop metrics that a resumed run is about to write again, and files that a killed one began."""
+        with self.writing(self.folder):
+            for path in self.folder.iterdir():
+                if _is_unfinished(path):
+                    path.unlink(missing_ok=True)
+            self.checkpoints.remove_unfinished()
         kept = [record for record in self.metrics() if record["step"] <= step]
         write_atomically(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomically(self.summary_path, json.dumps(summary, indent=2).encode())
+
+    def is_finished(self, steps: int) -> bool:
+        """Whether the summary is that of a run of so many steps; that of an extended one is the old one for a time."""
+        return self.summary_path.is_file() and self.summary()["steps"] == steps
 
     def summary(self) -> dict[str, Any]:
         """What the finished run came to.
@@ -124,15 +199,24 @@ class Run:
         return dict(json.loads(self.summary_path.read_text(encoding="utf-8")))
 
 
+def _is_unfinished(path: Path) -> bool:
+    """Whether it is a file that was being written when the run was killed."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
+
+
+def _with_length(recipe: Recipe, steps: int, planned: int) -> Recipe:
+    length = {"steps": steps, "extended_from": planned}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=length)})
+
+
 def _images(recipe: Recipe, sets: DataSets) -> dict[str, dict[str, Any]]:
-    """Number and digest of the names of the images a run learns from, relative to the data root."""
+    """Number and digest of the names of the images a run learns from, which stay the same when the data move."""
     root = Path(recipe.data.root)
-    parts = {"labelled": [sample.image for sample in sets.labeled], "unlabelled": list(sets.unlabeled)}
-    document = {}
-    for part, paths in parts.items():
-        names = "\n".join(os.path.relpath(path, root) for path in paths)
-        document[part] = {"count": len(paths), "sha256": hashlib.sha256(names.encode()).hexdigest()}
-    return document
+    names = "\n".join(os.path.relpath(sample.image, root) for sample in sets.labeled)
+    return {
+        "labelled": {"count": len(sets.labeled), "sha256": hashlib.sha256(names.encode()).hexdigest()},
+        "unlabelled": {"count": len(sets.unlabeled), "sha256": sets.unlabeled.digest},
+    }
 
 
 def resolved_recipe(recipe: Recipe, classes: ClassTable) -> Recipe:

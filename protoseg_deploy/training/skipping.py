@@ -11,6 +11,7 @@ from torch import Tensor
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.distributed import world
 from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.models import write_atomically
 
 RandomState = dict[str, Tensor]
 
@@ -105,5 +106,5 @@ def write_replay(folder: Path, step: int, batch: Batch, random_state: RandomStat
         "random_state": random_state,
         **state,
     }
-    torch.save(document, folder / name)
+    write_atomically(folder / name, lambda file: torch.save(document, file))
     return folder / name

@@ -17,7 +17,7 @@ from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Train
 from protoseg_deploy.training.devices import Compute
 from protoseg_deploy.training.ema import EmaTeacher
-from protoseg_deploy.training.optimization import build_optimizer, build_schedule
+from protoseg_deploy.training.optimization import build_optimizer, build_schedule, restore_schedule
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class TrainStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        restore_schedule(self.schedule, state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
 
     def _pass(self, part: Batch, step: int, last: bool) -> StepResult:

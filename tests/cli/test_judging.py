@@ -1,6 +1,7 @@
 """``evaluate``, ``predict`` and ``bench`` from the outside: documents, tables, exit codes, no tracebacks."""
 
 import json
+import shutil
 from pathlib import Path
 
 import click
@@ -15,7 +16,14 @@ from sklearn.metrics import jaccard_score
 from protoseg_deploy.cli import cli
 from protoseg_deploy.cli.arguments import RuntimeArgument, runtime_argument
 from protoseg_deploy.exporting.bundle import export_bundle
-from protoseg_deploy.models.saved import NetworkSpec, build_segmenter, save_network
+from protoseg_deploy.models import (
+    NetworkSpec,
+    WindowedSegmenter,
+    Windows,
+    build_segmenter,
+    load_network,
+    save_network,
+)
 from protoseg_deploy.recipe import ClassTable, Model
 from protoseg_deploy.runtimes import opening
 from protoseg_deploy.runtimes.base import BACKENDS
@@ -134,6 +142,60 @@ def test_evaluate_refuses_what_does_not_fit(run_folder: Path, recipe: Path, scen
     odd = run("evaluate", run_folder, "--images", tmp_path / "images", "--masks", tmp_path / "masks", exit_code=1)
     assert "odd.png: holds 77: no class (0..2)" in odd.stderr
     assert odd.stdout == ""
+
+
+def window_rows(run_folder: Path, image: Path, side: int, stride: int) -> np.ndarray:
+    """``[H,C,W]`` logits averaged over windows; the tests of `WindowedSegmenter` hold these against a plain loop."""
+    segmenter, spec = load_network(run_folder / "best.safetensors")
+    with torch.inference_mode():
+        rows = WindowedSegmenter(segmenter, spec.input_scale, Windows(side, stride)).logit_rows(
+            torch.from_numpy(np.array(Image.open(image)))
+        )
+    return rows.numpy()
+
+
+def test_evaluate_in_windows(run_folder: Path, recipe: Path, scenes: Path, tmp_path: Path) -> None:
+    given = ["--recipe", recipe, "--window", 24, "--stride", 16, "--batch", 5]
+    document = json.loads(run("evaluate", run_folder, *given, "--json").stdout)
+    assert (document["window_px"], document["stride_px"]) == (24, 16)
+    truths, predictions = [], []
+    for path in sorted((scenes / "val/images").glob("*.png")):
+        truth = np.asarray(Image.open(scenes / "val/masks" / path.name))
+        predicted = window_rows(run_folder, path, 24, 16).argmax(axis=1)
+        truths.append(truth[truth != 255])
+        predictions.append(predicted[truth != 255])
+    expected = 100 * jaccard_score(np.concatenate(truths), np.concatenate(predictions), average=None)
+    np.testing.assert_allclose(list(document["iou_percent"].values()), expected, atol=0.2)
+    whole = json.loads(run("evaluate", run_folder, "--recipe", recipe, "--json").stdout)
+    assert whole["window_px"] is None
+    assert whole["iou_percent"] != document["iou_percent"]
+    assert "in windows of 24 pixels every 16" in run("evaluate", run_folder, *given).stdout
+    assert "on whole images" in run("evaluate", run_folder, "--recipe", recipe).stdout
+
+    trained = tmp_path / "run"  # the recipe in a run says how it is evaluated, options say it louder
+    shutil.copytree(run_folder, trained)
+    tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    tree["train"] |= {"eval_window": 24, "eval_stride": 16, "eval_batch": 3}
+    (trained / "recipe.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    for arguments, window, stride in (([], 24, 16), (["--stride", 8], 24, 8), (["--window", 32], 32, 21)):
+        cut = json.loads(run("evaluate", trained, "--recipe", recipe, *arguments, "--json").stdout)
+        assert (cut["window_px"], cut["stride_px"]) == (window, stride)
+        if not arguments:
+            assert cut["iou_percent"] == pytest.approx(document["iou_percent"], abs=0.2)
+    again = json.loads(run("evaluate", trained, "--recipe", recipe, "--whole", "--json").stdout)
+    assert again["iou_percent"] == whole["iou_percent"]
+
+
+def test_evaluate_refuses_windows_that_cannot_be(run_folder: Path, recipe: Path, tmp_path: Path) -> None:
+    export_bundle(run_folder, tmp_path / "bundle")
+    for arguments, said in (
+        ([tmp_path / "bundle", "--window", 32], "no PyTorch run: --window does not apply"),
+        ([tmp_path / "bundle", "--stride", 16], "--stride 16 goes with --window"),
+        ([run_folder, "--stride", 16], "--stride 16 goes with --window"),
+        ([run_folder, "--window", 32, "--stride", 33], "cannot start every 33 pixels"),
+        ([run_folder, "--window", 32, "--whole"], "--whole means no windows"),
+    ):
+        assert said in run("evaluate", *arguments, "--recipe", recipe, exit_code=2).stderr
 
 
 def test_predict_writes_what_the_runtime_says(run_folder: Path, scenes: Path, tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from protoseg_deploy.cli import cli
 from protoseg_deploy.training import Run
 from tests.conftest import recipe_tree, write_scenes
 
-VERBS = ["demo", "recipe", "check", "train", "distill", "evaluate", "export", "build", "verify", "predict", "bench"]
+VERBS = [
+    "demo", "recipe", "check", "train", "distill", "evaluate", "export", "build", "verify", "predict", "bench",
+    "bench-train",
+]  # fmt: skip
 
 
 def run(*arguments, exit_code=0):

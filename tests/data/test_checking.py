@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protoseg_deploy.data import DataReport, check_data, find_data
+from protoseg_deploy.data import DataReport, check_before_training, check_data, find_data
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import Recipe, load_recipe, recipe_from_dict
 
@@ -54,10 +54,10 @@ def recipe_for(root: Path, **sections: dict[str, object]) -> Recipe:
     )
 
 
-def check(root: Path, decode_limit: int = 2000, **sections: dict[str, object]) -> DataReport:
+def check(root: Path, decode_limit: int = 2000, open_limit: int = 20_000, **sections: dict[str, object]) -> DataReport:
     recipe = recipe_for(root, **sections)
     sets = find_data(recipe.data, need_unlabeled=True, need_val=recipe.data.val.is_set)
-    return check_data(recipe, sets, decode_limit=decode_limit)
+    return check_data(recipe, sets, decode_limit=decode_limit, open_limit=open_limit)
 
 
 def faults_of(root: Path, **sections: dict[str, object]) -> tuple[str, ...]:
@@ -183,6 +183,44 @@ def test_beyond_the_limit_headers_are_read_and_a_part_is_decoded(root: Path) -> 
     (root / "more/1.png").write_text("its header is damaged, and it is not among those decoded")
     with pytest.raises(DataError, match=r"more/1\.png: not an image"):
         check(root, decode_limit=2)
+
+
+def test_beyond_a_second_limit_files_are_not_even_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: (opened.append(Path(path).name), open_image(path))[1])
+    report = check(root, decode_limit=2, open_limit=3, train={"crop": 26})
+    assert sum(name in opened for name in ("4.png", "5.png")) == 1, "only among the unlabelled there are six"
+    assert (report.unlabeled.images, report.unlabeled_opened, report.unlabeled_decoded) == (6, 3, 2)
+    text = "\n".join(report.warnings)
+    assert "2 of 6 unlabelled images were decoded, evenly spaced; of 1 more only the header was read" in text
+    assert "1 unlabelled image of 3 opened smaller than train.crop 26" in text
+    assert report.as_document()["unlabeled"]["opened_images"] == 3
+
+
+def test_a_few_unreadable_unlabelled_images_are_a_warning(root: Path) -> None:
+    (root / "more/1.png").write_bytes(b"")
+    (root / "more/4.png").write_text("no image")
+    report = check(root, data={"max_unreadable_share": 0.4})
+    (warning,) = report.warnings
+    for part in ("2 unlabelled images cannot be read", "more/1.png: the file is empty", "more/4.png: not an image"):
+        assert part in warning
+    assert (report.unlabeled.images, report.unlabeled_decoded) == (6, 4)
+    with pytest.raises(DataError) as caught:
+        check(root, data={"max_unreadable_share": 0.3})
+    assert len(caught.value.faults) == 2
+    assert "data.max_unreadable_share" in caught.value.hint
+    (root / "train/0.png").write_bytes(b"")
+    assert len(faults_of(root, data={"max_unreadable_share": 1.0})) == 1, "a labelled one is never tolerated"
+
+
+def test_the_check_before_training_warns_of_the_same(root: Path) -> None:
+    recipe = recipe_for(root, train={"crop": 26})
+    sets = find_data(recipe.data, need_unlabeled=True, need_val=True)
+    assert check_before_training(recipe, sets) == check_data(recipe, sets).warnings != ()
+    (root / "train/0.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train/0\.png"):
+        check_before_training(recipe, sets)
 
 
 def test_labelled_images_among_the_unlabelled_are_reported_once(root: Path) -> None:

@@ -53,7 +53,8 @@ def test_folders_are_paired_by_stem_in_sorted_order(tmp_path: Path) -> None:
         ("images/c.JPG", "masks/c.png"),
     ]
     assert sets.labeled_pool == 3
-    assert sets.unlabeled == sets.val == ()
+    assert not sets.unlabeled
+    assert sets.val == ()
 
 
 def test_nested_folders_are_paired_through_parent(tmp_path: Path) -> None:

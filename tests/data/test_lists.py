@@ -81,7 +81,7 @@ def test_unlabeled_lists_ignore_their_masks(voc: Path) -> None:
         }
     )
     sets = find_data(data, need_unlabeled=True, need_val=False)
-    assert sets.unlabeled == (voc / "JPEGImages/2007_000063.jpg",)
+    assert list(sets.unlabeled) == [voc / "JPEGImages/2007_000063.jpg"]
 
 
 def test_every_bad_line_is_listed_with_its_number(voc: Path) -> None:

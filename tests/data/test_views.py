@@ -1,11 +1,11 @@
 """Weak and strong views, CutMix, and the order of batches."""
 
 import numpy as np
+import pytest
 import torch
 
 from protoseg_deploy.data import find_data
 from protoseg_deploy.data.loading import TrainingBatches
-from protoseg_deploy.data.order import epoch_order
 from protoseg_deploy.data.photometric import disturb, draw_disturbance
 from protoseg_deploy.data.views import CutMix, weak_view
 from protoseg_deploy.recipe import Train
@@ -42,6 +42,37 @@ def test_unlabeled_view_marks_the_outside():
     view = weak_view(image, None, Train(crop=64, scale=(1.0, 1.0)), 1.0, 255)
     assert (view.mask == 0).sum() == 20 * 30
     assert (view.mask == 255).sum() == 64 * 64 - 20 * 30
+
+
+def test_outside_and_inside_of_an_unlabeled_view_differ_where_class_zero_is_ignored():
+    image, _ = coded_image(20, 30)
+    view = weak_view(image, None, Train(crop=64, scale=(1.0, 1.0)), 1.0, 0)
+    assert (view.mask == 0).sum() == 20 * 30
+
+
+@pytest.mark.parametrize("scale", [(0.5, 0.6), (1.3, 1.4)])
+@pytest.mark.parametrize("input_scale", [1.0, 0.7])
+def test_masks_are_not_shifted_against_images(scale, input_scale):
+    columns = torch.arange(240, dtype=torch.uint8).expand(200, 240)
+    offsets = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        view = weak_view(columns.expand(3, -1, -1), columns, Train(crop=64, scale=scale, flip=False), input_scale, 255)
+        offsets.append((view.mask.float() - view.image[0].float()).mean().item())
+    assert abs(np.mean(offsets)) < 0.12, "a ramp of one grey level a pixel"
+
+
+def test_a_view_does_not_depend_on_how_an_image_lies_in_memory():
+    pixels = torch.randint(256, (90, 120, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    decoded = pixels.permute(2, 0, 1)
+    for seed in range(10):
+        for input_scale in (1.0, 0.5):
+            views = []
+            for image in (decoded, decoded.contiguous()):
+                torch.manual_seed(seed)
+                views.append(weak_view(image, None, Train(crop=40, scale=(0.5, 2.0)), input_scale, 255).image)
+            assert torch.equal(*views)
+            assert views[0].is_contiguous()
 
 
 def test_input_scale_shrinks_what_a_crop_sees():
@@ -94,15 +125,6 @@ def test_cutmix_boxes_have_the_promised_size_and_paste_the_partner():
     assert torch.equal(mixed, torch.where(cutmix.boxes, values ^ 1, values))
     images = values[:, None].expand(4, 3, 50, 70)
     assert torch.equal(cutmix(images)[:, 0], mixed), "images and labels are cut by the same box"
-
-
-def test_an_epoch_shows_every_image_once_whatever_the_batch_size():
-    for batch in (1, 3, 4):
-        order = [index for step in range(30) for index in epoch_order(7, batch, step, seed=5, role=1)]
-        for epoch in range(len(order) // 7):
-            assert sorted(order[epoch * 7 : epoch * 7 + 7]) == list(range(7))
-    assert epoch_order(7, 7, 0, 5, 1) != epoch_order(7, 7, 1, 5, 1)
-    assert epoch_order(7, 7, 0, 5, 1) != epoch_order(7, 7, 0, 6, 1)
 
 
 def test_a_batch_depends_on_seed_and_step_only(tiny_recipe):

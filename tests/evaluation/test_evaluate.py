@@ -58,7 +58,7 @@ def test_agrees_with_scikit_learn_whatever_the_batch(tmp_path: Path, batch: int)
     assert result.images == len(samples)
     assert seen[-1] == (6, 6)
     assert all(first < second for first, second in pairwise(seen))
-    assert max(shape[0] for shape in runtime.shapes) == min(batch, 3)  # only neighbours of equal size share a batch
+    assert max(shape[0] for shape in runtime.shapes) == min(batch, 5)  # only images of equal size share a batch
 
 
 def test_a_fixed_size_is_evaluated_in_tiles_at_full_resolution(tmp_path: Path) -> None:

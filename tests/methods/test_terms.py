@@ -6,6 +6,7 @@ import torch
 
 from protoseg_deploy.methods.terms import confident_labels, consistency, labeled_cross_entropy, low_entropy_labels
 from protoseg_deploy.recipe import Ohem
+from tests.methods.test_full_size import at_full_size
 
 
 @pytest.fixture
@@ -30,25 +31,27 @@ def pixel_losses(logits, labels):
 
 
 def test_labeled_loss_averages_over_known_pixels(logits, labels):
-    assert labeled_cross_entropy(logits, labels, 255).item() == pytest.approx(pixel_losses(logits, labels).mean())
+    assert labeled_cross_entropy(at_full_size(logits), labels, 255).item() == pytest.approx(
+        pixel_losses(logits, labels).mean()
+    )
 
 
 def test_labeled_loss_without_any_label_is_zero(logits):
-    assert labeled_cross_entropy(logits, torch.full((2, 6, 5), 255), 255).item() == 0.0
+    assert labeled_cross_entropy(at_full_size(logits), torch.full((2, 6, 5), 255), 255).item() == 0.0
 
 
 @pytest.mark.parametrize(("threshold", "min_kept"), [(0.7, 1), (0.05, 20), (0.3, 10)])
 def test_hard_examples_are_those_below_the_threshold_but_at_least_some(logits, labels, threshold, min_kept):
     losses = np.sort(pixel_losses(logits, labels))[::-1]
     kept = max(int((np.exp(-losses) <= threshold).sum()), min_kept)
-    loss = labeled_cross_entropy(logits, labels, 255, Ohem(threshold=threshold, min_kept=min_kept))
+    loss = labeled_cross_entropy(at_full_size(logits), labels, 255, Ohem(threshold=threshold, min_kept=min_kept))
     assert loss.item() == pytest.approx(losses[:kept].mean(), rel=1e-5)
 
 
 def test_consistency_counts_trusted_pixels_and_averages_over_valid_ones(logits):
     valid = torch.ones(2, 6, 5, dtype=torch.bool)
     valid[1, :, 3:] = False
-    pseudo = confident_labels(logits, valid, threshold=0.6)
+    pseudo = confident_labels(at_full_size(logits), valid, threshold=0.6)
     student = torch.randn(2, 4, 6, 5, generator=torch.Generator().manual_seed(2))
     total = 0.0
     for b, y, x in np.ndindex(2, 6, 5):
@@ -57,14 +60,14 @@ def test_consistency_counts_trusted_pixels_and_averages_over_valid_ones(logits):
         if valid[b, y, x] and probabilities.max() >= 0.6:
             scores = student[b, :, y, x].double().numpy()
             total += np.log(np.exp(scores).sum()) - scores[probabilities.argmax()]
-    assert consistency(student, pseudo).item() == pytest.approx(total / valid.sum().item(), rel=1e-5)
+    assert consistency(at_full_size(student), pseudo).item() == pytest.approx(total / valid.sum().item(), rel=1e-5)
 
 
 def test_entropy_filter_drops_the_most_uncertain_share():
     logits = torch.randn(4, 5, 50, 50, generator=torch.Generator().manual_seed(3))
     valid = torch.ones(4, 50, 50, dtype=torch.bool)
     valid[0] = False
-    pseudo = low_entropy_labels(logits, valid, drop_share=0.2)
+    pseudo = low_entropy_labels(at_full_size(logits), valid, drop_share=0.2)
     assert not pseudo.trusted[0].any()
     assert (pseudo.trusted.sum() / valid.sum()).item() == pytest.approx(0.8, abs=0.01)
     probabilities = logits.softmax(1)
@@ -75,4 +78,4 @@ def test_entropy_filter_drops_the_most_uncertain_share():
 def test_entropy_filter_drops_nothing_at_the_end_of_training():
     logits = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(4))
     valid = torch.ones(1, 8, 8, dtype=torch.bool)
-    assert low_entropy_labels(logits, valid, drop_share=0.0).trusted.all()
+    assert low_entropy_labels(at_full_size(logits), valid, drop_share=0.0).trusted.all()

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from protoseg_deploy.data import find_data
+from protoseg_deploy.errors import UsageError
 from protoseg_deploy.methods import FixMatch, build_method
 from protoseg_deploy.methods.base import StepResult
 from protoseg_deploy.recipe import class_table
 from protoseg_deploy.training import Run, Trainer, resolved_recipe, train
+from protoseg_deploy.training.replay import replay
 from protoseg_deploy.training.skipping import SkippedSteps, TooManySkipped
 from tests.conftest import with_values
 
@@ -132,3 +134,38 @@ def test_too_many_in_a_row_stop_the_run_and_leave_a_replay_behind(tiny_recipe, t
     document = torch.load(file, weights_only=True)
     assert len(document["files"]) == 4
     assert document["batch"]["images"].shape == (2, 3, 32, 32)
+
+
+def test_a_replay_names_the_layer_and_the_images(tiny_recipe, tmp_path, monkeypatch):
+    """A convolution whose weights are huge overflows on every image, in the same step as in training."""
+    recipe = with_values(tiny_recipe, train={"max_skipped_steps": 2, "steps": 20})
+    whole, found = Trainer.train_step, {}
+
+    def train_step(self, batch):
+        if self.step == 3:
+            with torch.no_grad():
+                self.student.decoder.project[0].weight.fill_(1e38)
+        outcome = whole(self, batch)
+        found[self.step] = outcome.result.losses
+        return outcome
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    with pytest.raises(TooManySkipped) as caught:
+        train(recipe, tmp_path / "run", build_method, quiet=True)
+    file = next((tmp_path / "run").glob("skipped-step-*.pt"))
+    report = replay(file)
+    assert report.step == 4
+    assert report.first_layer == "decoder.project.0 (Conv2d)"
+    assert report.largest_input < 1e6
+    assert {str(path) for path in report.images} <= set(report.files)
+    assert len(report.files) == 4
+    assert report.losses.keys() == found[4].keys()
+    assert str(file) in str(caught.value.hint)
+
+
+def test_what_is_no_skipped_step_is_refused(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"nothing")
+    torch.save({"step": 1}, tmp_path / "y.pt")
+    for name in ("x.pt", "y.pt", "z.pt"):
+        with pytest.raises(UsageError, match=name):
+            replay(tmp_path / name)

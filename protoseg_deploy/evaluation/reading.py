@@ -1,0 +1,109 @@
+"""Images with their masks for evaluation: decoded in advance, checked, in batches of one size."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+
+from protoseg_deploy.data.folders import Sample
+from protoseg_deploy.data.images import UInt8Array, read_image, read_mask
+from protoseg_deploy.errors import DataError
+
+Pair = tuple[UInt8Array, UInt8Array]
+
+_READ_AHEAD = 8
+"""Images decoded in the background while a network computes."""
+
+_WAITING_BATCHES = 4
+"""Images of odd sizes wait for others of their size, as many as make this number of batches."""
+
+_MASK_HINT = "Masks hold class indices at the size of their image; data.value_map replaces values, e.g. {11: 255}."
+
+
+def read_batches(
+    samples: Sequence[Sample], *, classes: int, ignore_index: int, value_map: Mapping[int, int], batch: int
+) -> Iterator[Pair]:
+    """Images ``[B,H,W,3]`` and masks ``[B,H,W]``, uint8, at most `batch` of the same size at a time.
+
+    Images of a size come in the order of the samples, but a size that fills a batch later comes later. Nothing is
+    resized. From the first fault on no more batches come; the other samples are only looked through, so that every
+    fault is found at once.
+
+    Args:
+        samples: images with masks.
+        classes: mask values are 0 up to here, or the ignore index.
+        ignore_index: mask value that does not count.
+        value_map: mask values to replace first.
+        batch: the largest B.
+
+    Raises:
+        DataError: unreadable images or masks, sizes that differ, mask values that are no class: all of them, by file.
+    """
+
+    def read(sample: Sample) -> Pair:
+        image, mask = _read(sample, value_map)
+        _check_mask(sample, image, mask, classes, ignore_index)
+        return image, mask
+
+    groups: dict[tuple[int, ...], list[Pair]] = {}
+    faults: list[str] = []
+    for result in _ahead(samples, read):
+        try:
+            image, mask = result()
+        except DataError as error:
+            faults.append(error.message)
+        if faults:
+            groups.clear()
+            continue
+        groups.setdefault(mask.shape, []).append((image, mask))
+        if len(groups[mask.shape]) == batch:
+            yield _stacked(groups.pop(mask.shape))
+        elif sum(map(len, groups.values())) >= _WAITING_BATCHES * batch:
+            yield _stacked(groups.pop(max(groups, key=lambda size: len(groups[size]))))
+    if faults:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise DataError(f"cannot evaluate: {count} in {len(samples)} images with masks", faults, _MASK_HINT)
+    for group in groups.values():
+        yield _stacked(group)
+
+
+def _ahead(samples: Sequence[Sample], read: Callable[[Sample], Pair]) -> Iterator[Callable[[], Pair]]:
+    """For each sample, in order, a call that gives its arrays or raises; a few are read in advance."""
+    remaining = iter(samples)
+    ahead: deque[Future[Pair]] = deque()
+    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="read") as pool:
+        try:
+            while True:
+                ahead.extend(pool.submit(read, sample) for sample in islice(remaining, _READ_AHEAD - len(ahead)))
+                if not ahead:
+                    return
+                yield ahead.popleft().result
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read(sample: Sample, value_map: Mapping[int, int]) -> Pair:
+    if sample.mask is None:
+        raise DataError(f"{sample.image}: has no mask")
+    return read_image(sample.image), read_mask(sample.mask, value_map)
+
+
+def _check_mask(sample: Sample, image: UInt8Array, mask: UInt8Array, classes: int, ignore_index: int) -> None:
+    if image.shape[:2] != mask.shape:
+        raise DataError(
+            f"{sample.mask}: mask is {mask.shape[1]}x{mask.shape[0]} pixels, its image {sample.image.name} is "
+            f"{image.shape[1]}x{image.shape[0]}"
+        )
+    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    strange = [int(value) for value in values if value >= classes and value != ignore_index]
+    if strange:
+        shown = ", ".join(str(value) for value in strange[:8]) + (", …" if len(strange) > 8 else "")
+        raise DataError(
+            f"{sample.mask}: holds {shown}: no class (0..{classes - 1}) and not the ignore index {ignore_index}"
+        )
+
+
+def _stacked(group: Sequence[Pair]) -> Pair:
+    return np.stack([image for image, _ in group]), np.stack([mask for _, mask in group])

@@ -1,0 +1,176 @@
+"""Losses and labels at the size of the images, without ever holding the logits of a batch at that size.
+
+Enlarging logits and handing them to a cross-entropy keeps several ``[B,C,H,W]`` tensors alive until the backward pass:
+the logits, their log-softmax, and the gradient of either. Here logits are enlarged a few images at a time, reduced to
+what a loss or a label needs, and overwritten. The gradient of a cross-entropy is known as soon as its value is, so it
+is taken in the same pass and carried back to the decoder's stride; that small map is all that waits for the backward
+pass. Values and gradients are those of the plain way up to rounding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from protoseg_deploy.models import SegmenterOutput
+
+Size = tuple[int, int]
+_Reduced = TypeVar("_Reduced")
+
+_VALUES_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
+"""How many enlarged logits there are at a time, unless a single image has more: what stays in a core's cache, and what
+keeps a GPU busy (256 MiB)."""
+
+
+@dataclass(frozen=True)
+class FullSizeLogits:
+    """``[B,C,H,W]`` logits that are not there: enlarged piece by piece where something is made of them."""
+
+    coarse: Tensor
+    """``[B,C,h,w]``, at the decoder's stride."""
+    padded_size: Size
+    """Height and width they cover."""
+    image_size: Size
+    """H and W, what of it is image; padding lies at the right and at the bottom."""
+
+    @classmethod
+    def of(cls, output: SegmenterOutput) -> "FullSizeLogits":
+        """Of the linear head."""
+        return cls(output.logits, output.padded_size, output.image_size)
+
+    def shifted(self, offsets: Tensor) -> "FullSizeLogits":
+        """With ``[C]`` offsets added to the logits of all pixels; enlarging keeps constants as they are."""
+        return replace(self, coarse=self.coarse + offsets.view(1, -1, 1, 1))
+
+    def cross_entropy(self, labels: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum of the cross-entropies of all pixels, a scalar with gradients for the logits.
+
+        Args:
+            labels: ``[B,H,W]`` int64 in 0..C-1, also where the weight is 0.
+            weights: ``[B,H,W]`` of any type; no gradient flows into them.
+        """
+        coarse = self._coarse()
+        total: Tensor = _CrossEntropy.apply(coarse, labels, weights.to(coarse.dtype), self.padded_size, self.image_size)
+        return total
+
+    @torch.no_grad()
+    def pixel_losses(self, labels: Tensor) -> Tensor:
+        """``[B,H,W]`` cross-entropies without a graph, to choose pixels by; labels as in `cross_entropy`."""
+
+        def losses(part: slice, full: Tensor) -> Tensor:
+            true = full.sub_(full.amax(dim=1, keepdim=True)).gather(1, labels[part, None]).squeeze(1)
+            return full.exp_().sum(dim=1).log_().sub_(true)
+
+        return torch.cat(self._each(losses))
+
+    @torch.no_grad()
+    def winners(self) -> tuple[Tensor, Tensor]:
+        """``[B,H,W]`` int64 classes with the highest logit, the first of equal ones, and their probabilities."""
+        classes = self.coarse.shape[1]
+        # One pass for the largest value and one for the first class that has it: on a CPU `max`, which finds both at
+        # once, takes four times as long.
+        countdown = torch.arange(classes, 0, -1, device=self.coarse.device).view(1, -1, 1, 1)
+
+        def winners(_: slice, full: Tensor) -> tuple[Tensor, Tensor]:
+            full.sub_(full.amax(dim=1, keepdim=True))
+            confidence = full.exp().sum(dim=1).reciprocal_()
+            labels = classes - full.eq_(0).mul_(countdown).amax(dim=1).long()
+            return labels.clamp_(max=classes - 1), confidence  # not a number: no class is the largest
+
+        labels, confidence = zip(*self._each(winners), strict=True)
+        return torch.cat(labels), torch.cat(confidence)
+
+    @torch.no_grad()
+    def entropies(self) -> Tensor:
+        """``[B,H,W]`` entropies of the softmax, in nats."""
+
+        def entropies(_: slice, full: Tensor) -> Tensor:
+            full.sub_(full.amax(dim=1, keepdim=True))
+            exponentials = full.exp()
+            total = exponentials.sum(dim=1)
+            return total.log() - exponentials.mul_(full).sum(dim=1) / total
+
+        return torch.cat(self._each(entropies))
+
+    @torch.no_grad()
+    def class_totals(self, weights: Tensor) -> Tensor:
+        """``[C]`` sums of probabilities over all pixels, weighted by ``[B,H,W]``."""
+
+        def totals(part: slice, full: Tensor) -> Tensor:
+            full.sub_(full.amax(dim=1, keepdim=True)).exp_()
+            return full.mul_((weights[part] / full.sum(dim=1))[:, None]).sum(dim=(0, 2, 3))
+
+        return torch.stack(self._each(totals)).sum(dim=0)
+
+    def _coarse(self) -> Tensor:
+        """Channels last, for which enlarging is several times as fast on a CPU, back and forth."""
+        dtype = torch.promote_types(self.coarse.dtype, torch.float32)
+        return self.coarse.to(dtype).contiguous(memory_format=torch.channels_last)
+
+    def _each(self, reduce: Callable[[slice, Tensor], _Reduced]) -> list[_Reduced]:
+        return _each_piece(self._coarse(), self.padded_size, self.image_size, reduce)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """See `FullSizeLogits.cross_entropy`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, coarse: Tensor, labels: Tensor, weights: Tensor, padded_size: Size, image_size: Size
+    ) -> Tensor:
+        gradient = torch.empty_like(coarse)
+
+        def loss(part: slice, full: Tensor) -> Tensor:
+            label, weight = labels[part, None], weights[part, None]
+            true = full.sub_(full.amax(dim=1, keepdim=True)).gather(1, label)
+            normaliser = full.exp_().sum(dim=1, keepdim=True)
+            full.mul_(weight / normaliser).scatter_add_(1, label, -weight)  # weight · (softmax - one-hot)
+            gradient[part] = _shrunk(full, padded_size, coarse[part].shape)
+            return ((normaliser.log() - true) * weight).sum()
+
+        total = torch.stack(_each_piece(coarse, padded_size, image_size, loss)).sum()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_of_total: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradient_of_total, None, None, None, None
+
+
+def _each_piece(
+    coarse: Tensor, padded_size: Size, image_size: Size, reduce: Callable[[slice, Tensor], _Reduced]
+) -> list[_Reduced]:
+    """What `reduce` makes of some images at a time: of which, and of their logits, which it may overwrite.
+
+    Nobody but `reduce` holds the enlarged logits, so that they are gone before the next ones are made.
+    """
+    batch, classes = coarse.shape[:2]
+    step = max(1, _VALUES_AT_ONCE.get(coarse.device.type, 2**18) // (classes * padded_size[0] * padded_size[1]))
+    parts = [slice(first, first + step) for first in range(0, batch, step)]
+    return [reduce(part, _enlarged(coarse[part], padded_size, image_size)) for part in parts]
+
+
+def _enlarged(coarse: Tensor, padded_size: Size, image_size: Size) -> Tensor:
+    """``[b,C,H,W]``, contiguous, because reductions over classes are several times as fast then."""
+    padded = F.interpolate(coarse, size=padded_size, mode="bilinear", align_corners=False)
+    return padded[..., : image_size[0], : image_size[1]].contiguous()
+
+
+def _shrunk(gradient: Tensor, padded_size: Size, shape: torch.Size) -> Tensor:
+    """The transpose of `_enlarged`: the gradient at the decoder's stride, ``[b,C,h,w]``."""
+    height, width = gradient.shape[-2:]
+    padded = torch.empty(
+        (*gradient.shape[:2], *padded_size),
+        dtype=gradient.dtype,
+        device=gradient.device,
+        memory_format=torch.channels_last,
+    )
+    padded.zero_()[..., :height, :width] = gradient
+    shrunk: Tensor = torch.ops.aten.upsample_bilinear2d_backward(padded, padded_size, shape, False)
+    return shrunk

@@ -1,0 +1,46 @@
+"""Peak memory of work whose needs are known by counting."""
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from protoseg_deploy.benchmarking.memory import peak_memory_bytes
+
+CPU = torch.device("cpu")
+ROW = 1000 * 4
+
+
+def test_what_is_freed_does_not_count_twice():
+    def one_after_another():
+        for _ in range(10):
+            torch.ones(1000)
+
+    assert peak_memory_bytes(one_after_another, CPU) == ROW
+    assert peak_memory_bytes(lambda: [torch.ones(1000) for _ in range(10)], CPU) == 10 * ROW
+
+
+def test_views_and_changes_in_place_cost_nothing():
+    before = torch.ones(1000)
+    assert peak_memory_bytes(lambda: before[10:].view(-1, 10).add_(1), CPU) == 0
+    assert peak_memory_bytes(lambda: torch.ones(1000).view(10, 100).t().mul_(2)[3:], CPU) == ROW
+
+
+def test_what_autograd_keeps_counts_until_it_is_used():
+    start = torch.ones(1000, requires_grad=True)
+
+    def chain(value):
+        for _ in range(5):
+            value = value.exp()
+        return value
+
+    def plain():
+        chain(start).sum().backward()
+
+    def recomputed():
+        value = start
+        for _ in range(4):
+            value = checkpoint(chain, value, use_reentrant=False)
+        value.sum().backward()
+
+    kept = peak_memory_bytes(plain, CPU)
+    assert 5 * ROW <= kept <= 9 * ROW
+    assert peak_memory_bytes(recomputed, CPU) < 13 * ROW

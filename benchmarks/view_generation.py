@@ -27,6 +27,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from protoseg_deploy.benchmarking.turns import Times, medians
 from protoseg_deploy.cli.arguments import PATH, print_table
 from protoseg_deploy.data.images import IMAGE_SUFFIXES, image_size, read_image, read_mask
 from protoseg_deploy.data.photometric import disturb, draw_disturbance
-from protoseg_deploy.data.scenes import scene_of_split
+from protoseg_deploy.data.scenes import Scene, scene_of_split
 from protoseg_deploy.data.views import weak_view
 from protoseg_deploy.recipe import Train
 
@@ -205,13 +206,18 @@ def write_photos(folder: Path, size: tuple[int, int], suffix: str, count: int) -
     """Scenes of a size with their masks."""
     photos = []
     for number in range(count):
-        scene = scene_of_split("unlabeled", number, size=size)
+        scene = _scene(number, size)
         photo = Photo(folder / f"{number}{suffix}", folder / f"{number}_mask.png")
         folder.mkdir(exist_ok=True)
         Image.fromarray(scene.image).save(photo.image, **({"quality": 90} if suffix == ".jpg" else {}))
         Image.fromarray(scene.mask).save(photo.mask)
         photos.append(photo)
     return photos
+
+
+@cache
+def _scene(number: int, size: tuple[int, int]) -> Scene:
+    return scene_of_split("unlabeled", number, size=size)
 
 
 def photos_of(folder: Path, scratch: Path, limit: int = 64) -> list[Photo]:
@@ -261,8 +267,8 @@ def _channels_first(pixels: Any) -> Tensor:
 @click.command()
 @click.option("--crops", default="321,513,801", show_default=True, help="Sides of the crops, separated by commas.")
 @click.option("--images", "folder", type=PATH, help="Folder of images in place of drawn ones.")
-@click.option("--rounds", type=click.IntRange(min=2), default=9, show_default=True)
-@click.option("--pairs", type=click.IntRange(min=1), default=10, show_default=True, help="In each round.")
+@click.option("--rounds", type=click.IntRange(min=2), default=7, show_default=True)
+@click.option("--pairs", type=click.IntRange(min=1), default=8, show_default=True, help="In each round.")
 @click.option("--json", "as_json", is_flag=True, help="No tables.")
 def main(crops: str, folder: Path | None, rounds: int, pairs: int, as_json: bool) -> None:
     """Compare the package's views with plain PIL ones, on one thread."""

@@ -22,7 +22,8 @@ def peak_memory_bytes(work: Callable[[], object], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device)) - before
-    with _LiveBytes() as live:
+    live = _LiveBytes()
+    with live:
         work()
     return live.peak
 

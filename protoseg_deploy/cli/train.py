@@ -1,18 +1,20 @@
 """``protoseg train``."""
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table
 
+_SHOWN = 8
+
 
 @click.command(name="train")
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option(
-    "--run", "--run-folder", "folder", type=PATH, required=True, help="Folder of the run; new, or one to go on with."
-)
+@click.option("--run", "--run-folder", "folder", type=PATH, help="Folder of the run; new, or one to go on with.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run exactly where it stopped.")
 @click.option("--continue", "go_on", is_flag=True, help="Start the run, or resume it where it has been started.")
 @click.option(
@@ -21,14 +23,16 @@ from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_t
     metavar="N",
     help="Lengthen a run to N steps, finished or not, and resume.",
 )
+@click.option("--replay", type=PATH, metavar="FILE", help="Repeat a skipped step that a run has kept, and look at it.")
 @json_option
 def command(
     recipe: str | None,
     overrides: tuple[str, ...],
-    folder: Path,
+    folder: Path | None,
     resume: bool,
     go_on: bool,
     extend_to: int | None,
+    replay: Path | None,
     as_json: bool,
 ) -> None:
     """Train RECIPE into a run folder.
@@ -44,6 +48,7 @@ def command(
     protoseg train camvid-mobilenetv2 --run runs/base method.name=fixmatch train.seed=1
     torchrun --nproc-per-node 2 --max-restarts 3 -m protoseg_deploy train mine.yaml \\
         --run-folder runs/mine --continue
+    protoseg train --replay runs/mine/skipped-step-00001234.pt
     tensorboard --logdir runs
 
     --continue is for machines that may go away, and for torchrun, which runs the same command again after a failure;
@@ -62,6 +67,13 @@ def command(
     from protoseg_deploy.recipe import load_recipe
     from protoseg_deploy.training import Run, train
 
+    if replay is not None:
+        if recipe is not None or folder is not None:
+            raise click.UsageError("--replay stands alone: the run is that of the file.")
+        _replay(replay, as_json)
+        return
+    if folder is None:
+        raise click.UsageError("Missing option '--run'.")
     run = Run(folder)
     if recipe is not None and "=" in recipe and not Path(recipe).exists():
         overrides, recipe = (recipe, *overrides), None
@@ -88,3 +100,30 @@ def command(
     ]
     print_table(["network", "mIoU %", "step", "file"], rows)
     click.echo(f"Next: protoseg export {folder} --bundle bundles/{folder.name}")
+
+
+def _replay(file: Path, as_json: bool) -> None:
+    from protoseg_deploy.training.replay import replay
+
+    report = replay(file)
+    if as_json:
+        losses = {name: value if math.isfinite(value) else str(value) for name, value in report.losses.items()}
+        print_json({**asdict(report), "losses": losses})  # JSON has no word for what is not a number
+        return
+    print_table(["loss", "value"], [(name, f"{value:.4g}") for name, value in report.losses.items()], f"{file}")
+    if report.first_layer is None:
+        click.echo(
+            f"Every layer's output is finite; the largest value that goes into one is {report.largest_input:.4g}."
+        )
+    else:
+        click.echo(f"First output that is not finite: {report.first_layer}, inputs up to {report.largest_input:.4g}.")
+    for title, names in (
+        ("Parameters with gradients that are not finite", report.parameters),
+        ("Images that break the network by themselves", report.images),
+        ("All images of the step", report.files),
+    ):
+        click.echo(f"{title}: {len(names)}")
+        for name in names[:_SHOWN]:
+            click.echo(f"  {name}")
+        if len(names) > _SHOWN:
+            click.echo(f"  … and {len(names) - _SHOWN} more")

@@ -35,8 +35,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".g
 # or slide images are larger; beyond two gigapixels it still refuses.
 Image.MAX_IMAGE_PIXELS = 2**30
 
-# Pillow returns the memory of every image to the system, and the next one is paid for page by page: as much time as
-# decoding a JPEG takes. Four blocks of up to 16 MiB are kept for reuse instead, unless the environment says how many.
+# Pillow returns the memory of every image to the system, which has to hand out and clear the pages of the next one.
+# Here a process keeps up to four blocks of at most 16 MiB for reuse, unless the environment says how many.
 if "PILLOW_BLOCKS_MAX" not in os.environ:
     Image.core.set_blocks_max(4)  # type: ignore[attr-defined]
 

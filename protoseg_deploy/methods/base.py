@@ -104,15 +104,14 @@ class Supervised(Method):
 def split_output(output: SegmenterOutput, labeled: int) -> tuple[SegmenterOutput, SegmenterOutput]:
     """The output of one forward pass over labelled and unlabelled images, apart again."""
     sizes = {"image_size": output.image_size, "padded_size": output.padded_size}
+    # Gradients of two slices would be filled up with zeros and added; those of a split are put side by side.
+    count = [labeled, len(output.logits) - labeled]
+    maps = (output.logits, output.embedding, output.head_input, *output.pyramid)
     first, second = (
-        SegmenterOutput(
-            output.logits[part],
-            output.embedding[part],
-            output.head_input[part],
-            [level[part] for level in output.pyramid],
-            **sizes,
+        SegmenterOutput(logits, embedding, head_input, pyramid, **sizes)
+        for logits, embedding, head_input, *pyramid in zip(
+            *(torch.split(values, count) for values in maps), strict=True
         )
-        for part in (slice(None, labeled), slice(labeled, None))
     )
     return first, second
 

@@ -106,9 +106,8 @@ class FixMatch(Method):
         if self.alignment is not None:
             logits = self.alignment(logits, batch.valid, batch.labels, self.recipe.data.ignore_index)
         if spec.pseudo_label_filter == "entropy":
-            return low_entropy_labels(
-                logits, batch.valid, spec.entropy_drop_share * (1.0 - step / self.recipe.train.steps)
-            )
+            left = max(0.0, 1.0 - step / self.recipe.train.planned_steps)
+            return low_entropy_labels(logits, batch.valid, spec.entropy_drop_share * left)
         return confident_labels(logits, batch.valid, spec.confidence_threshold)
 
     def _prototype_start(self) -> int:

@@ -201,3 +201,19 @@ def test_a_student_that_cannot_be(teacher, tmp_path):
     fails("distill", teacher, "--run", tmp_path / "s", "train.steps=3", says=["train.steps=3"], exit_code=2)
     fails("distill", teacher, "--run", tmp_path / "s", "model.backbone=resnet19", says=["resnet19"], exit_code=2)
     fails("distill", teacher, "--run", teacher, says=["already exists"], exit_code=2)
+
+
+def test_a_run_that_diverges_says_how_to_look_at_the_step_and_that_works(recipe, tmp_path):
+    folder = tmp_path / "run"
+    spoilt = ["train.lr=1e30", "train.optimizer=sgd", "train.max_skipped_steps=2", "method.name=fixmatch"]
+    fails("train", recipe, "--run", folder, *spoilt, says=["stopped being a number", "--replay"])
+    (file,) = folder.glob("skipped-step-*.pt")
+    shown = run("train", "--replay", file).output
+    assert "not finite: backbone" in shown
+    assert "Images that break the network by themselves: 4" in shown
+    document = json.loads(run("train", "--replay", file, "--json").output)
+    assert document["first_layer"].startswith("backbone")
+    assert len(document["files"]) == 4
+    fails("train", recipe, "--replay", file, says=["stands alone"], exit_code=2)
+    fails("train", "--replay", tmp_path / "mine.yaml", says=["not a skipped step"], exit_code=2)
+    fails("train", recipe, says=["--run"], exit_code=2)

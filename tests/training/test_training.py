@@ -1,25 +1,17 @@
 """Runs: what they leave behind, and what they learn."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
-import timm
 import torch
-import yaml
 from safetensors.torch import load_file
 
-from protoseg_deploy.errors import DataError, ProtosegError, UsageError
+from protoseg_deploy.errors import DataError
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.models import load_network, load_prototypes
 from protoseg_deploy.recipe import recipe_from_dict
-from protoseg_deploy.training import Interrupted, Run, loop, train
-from protoseg_deploy.training.validation import validate
+from protoseg_deploy.training import Run, train
 from tests.conftest import recipe_tree, with_values
 
 
@@ -102,17 +94,6 @@ def test_the_prototype_branch_changes_training(tiny_recipe, tmp_path, finished):
 def test_worker_processes_do_not_change_the_result(tiny_recipe, tmp_path, finished):
     train(with_values(tiny_recipe, train={"workers": 2}), tmp_path / "workers", build_method, quiet=True)
     assert_same_weights(finished[0], tmp_path / "workers")
-
-
-def take_or_die(self, batch):
-    if self.step == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return take(self, batch)
-Trainer.train_step = take_or_die
-cli(["train", {str(path)!r}, "--run", {str(folder)!r}])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_a_run_killed_before_its_summary_is_finished_by_resuming(tiny_recipe, finished):

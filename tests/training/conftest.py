@@ -1,0 +1,40 @@
+"""A recipe of everything a run can have, and a run of it that was stopped."""
+
+import os
+import signal
+
+import pytest
+
+from protoseg_deploy.methods import build_method
+from protoseg_deploy.recipe import recipe_from_dict
+from protoseg_deploy.training import Interrupted, loop, train
+from protoseg_deploy.training.validation import validate
+from tests.conftest import recipe_tree, with_values
+from tests.training.crashing import STEPS
+
+
+@pytest.fixture
+def recipe(scenes):
+    """Every kind of state a run can have: dropout, an aligned distribution, a bank, warm-up."""
+    return with_values(
+        recipe_from_dict(recipe_tree(scenes), "test recipe"),
+        model={"backbone": "test_resnet", "dropout": 0.3},
+        method={"distribution_alignment": True},
+        train={"steps": STEPS, "checkpoint_every": 3, "eval_every": 5, "log_every": 1, "warmup_steps": 4},
+    )
+
+
+@pytest.fixture
+def stopped(recipe, tmp_path, monkeypatch):
+    """The folder of a run that was stopped after 5 of its steps, and that of one that was not."""
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*arguments)
+
+    train(recipe, tmp_path / "whole", build_method, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", interrupted)
+        with pytest.raises(Interrupted, match="after step 5"):
+            train(recipe, tmp_path / "run", build_method, quiet=True)
+    return tmp_path / "run", tmp_path / "whole"

@@ -74,11 +74,7 @@ def recipe_tree(root: Path) -> dict[str, dict]:
         "method": {
             "name": "prototype",
             "confidence_threshold": 0.0,  # networks this fresh are never sure: without it nothing would be learned from
-            "prototype_confidence_threshold": 0.0,
-            "prototype_weight": 1.0,
-            "prototype_start": 0.25,
-            "prototype_grid": 8,
-            "prototypes_per_class": 2,
+            "prototypes": {"confidence_threshold": 0.0, "weight": 1.0, "start": 0.25, "grid": 8, "per_class": 2},
         },
         "train": {
             "steps": 8,
@@ -103,8 +99,12 @@ def tiny_recipe(scenes: Path) -> Recipe:
 
 
 def with_values(recipe: Recipe, **sections: dict) -> Recipe:
-    """A recipe with some keys of some sections replaced: ``with_values(recipe, train={"steps": 3})``."""
+    """A recipe with some keys of some sections replaced: ``with_values(recipe, train={"steps": 3})``.
+
+    Those of the prototype branch are merged into what it has: ``method={"prototypes": {"start": 0.0}}``.
+    """
     tree = recipe.model_dump(mode="json")
     for section, values in sections.items():
-        tree[section].update(values)
+        branch = tree[section].get("prototypes", {}) | values.get("prototypes", {})
+        tree[section].update(values | ({"prototypes": branch} if branch else {}))
     return recipe_from_dict(tree, "test recipe")

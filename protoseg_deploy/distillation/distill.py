@@ -92,7 +92,7 @@ def distill(
             network.to(device),
             resolved.distill.target,
             bank.to(device) if bank else None,
-            teacher_recipe.method.prototype_features,
+            teacher_recipe.method.prototypes.features,
         )
         return Distillation(resolved, student, teacher).to(device)
 
@@ -170,6 +170,6 @@ def _check_weights(recipe: Recipe, teacher: Recipe) -> None:
 def _bank(run: Run) -> PrototypeBank:
     prototypes = load_prototypes(run.prototypes)
     classes, per_class, channels = prototypes.shape
-    bank = PrototypeBank(classes, per_class, channels, run.recipe().method.prototype_temperature)
+    bank = PrototypeBank(classes, per_class, channels, run.recipe().method.prototypes.temperature)
     bank.place(prototypes)
     return bank

@@ -66,7 +66,7 @@ class Distillation(Method):
         seen = torch.cat([torch.ones_like(batch.labels, dtype=torch.bool), batch.valid])
         output = student.forward_features(shown)
         target = self.frozen_teacher.logits(judged, spec.temperature)
-        labeled, _ = split_output(output, len(batch.images))
+        labeled, _ = split_output(output, [len(batch.images), len(batch.weak)])
         losses = {name: spec.label_weight * loss for name, loss in self.labeled_losses(labeled, batch.labels).items()}
         return StepResult({**losses, **_imitation(output.logits.float(), target, seen, spec)})
 

@@ -5,6 +5,7 @@ from protoseg_deploy.methods.branch import PrototypeBranch
 from protoseg_deploy.methods.clustering import LabeledViews
 from protoseg_deploy.methods.fixmatch import FixMatch
 from protoseg_deploy.methods.prototypes import PrototypeBank
+from protoseg_deploy.methods.unimatch import UniMatch, UniMatchV2
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import ClassTable, Recipe
 
@@ -16,8 +17,17 @@ __all__ = [
     "PrototypeBranch",
     "StepResult",
     "Supervised",
+    "UniMatch",
+    "UniMatchV2",
     "build_method",
 ]
+
+_METHODS: dict[str, type[FixMatch]] = {
+    "fixmatch": FixMatch,
+    "prototype": FixMatch,
+    "unimatch": UniMatch,
+    "unimatch_v2": UniMatchV2,
+}
 
 
 def build_method(recipe: Recipe, student: Segmenter, classes: ClassTable) -> Method:
@@ -25,4 +35,4 @@ def build_method(recipe: Recipe, student: Segmenter, classes: ClassTable) -> Met
     device = student.head.weight.device
     if recipe.method.name == "supervised":
         return Supervised(recipe, student).to(device)
-    return FixMatch(recipe, student, classes, prototypes=recipe.method.name == "prototype").to(device)
+    return _METHODS[recipe.method.name](recipe, student, classes).to(device)

@@ -1,6 +1,7 @@
 """What a method is: given student, teacher and a batch, the losses."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -101,19 +102,20 @@ class Supervised(Method):
         return StepResult(self.labeled_losses(student.forward_features(batch.images), batch.labels))
 
 
-def split_output(output: SegmenterOutput, labeled: int) -> tuple[SegmenterOutput, SegmenterOutput]:
-    """The output of one forward pass over labelled and unlabelled images, apart again."""
-    sizes = {"image_size": output.image_size, "padded_size": output.padded_size}
-    # Gradients of two slices would be filled up with zeros and added; those of a split are put side by side.
-    count = [labeled, len(output.logits) - labeled]
+def split_output(output: SegmenterOutput, counts: Sequence[int]) -> list[SegmenterOutput]:
+    """The outputs of one forward pass over several groups of images, apart again.
+
+    Args:
+        output: of all of them.
+        counts: images in each group.
+    """
+    # Gradients of slices would be filled up with zeros and added; those of a split are put side by side.
     maps = (output.logits, output.embedding, output.head_input, *output.pyramid)
-    first, second = (
-        SegmenterOutput(logits, embedding, head_input, pyramid, **sizes)
-        for logits, embedding, head_input, *pyramid in zip(
-            *(torch.split(values, count) for values in maps), strict=True
-        )
-    )
-    return first, second
+    groups = zip(*(torch.split(values, list(counts)) for values in maps), strict=True)
+    return [
+        SegmenterOutput(logits, embedding, head_input, pyramid, output.image_size, output.padded_size)
+        for logits, embedding, head_input, *pyramid in groups
+    ]
 
 
 def _auxiliary_head(student: Segmenter) -> nn.Sequential:

@@ -12,33 +12,31 @@ from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.prototypes import PrototypeBank, gather_features, gather_values
 from protoseg_deploy.methods.terms import PseudoLabels
 from protoseg_deploy.models import SegmenterOutput
-from protoseg_deploy.recipe import Method
+from protoseg_deploy.recipe import Prototypes
 
 
 class PrototypeBranch(nn.Module):
     """Losses of the prototype head on sampled pixels, and the upkeep of its bank.
 
     Both losses are cross-entropies over ``max_k cos / T``. Labelled pixels count with their label; unlabelled ones
-    with the teacher's pseudo-label where its confidence reaches `prototype_confidence_threshold`. The pixels that
+    with the teacher's pseudo-label where its confidence reaches `confidence_threshold`. The pixels that
     count also move the bank.
 
     Args:
-        spec: the ``method`` section of a recipe.
+        spec: the ``method.prototypes`` section of a recipe.
         num_classes: C.
         channels: D of the features.
         ignore_index: label that does not count.
     """
 
-    def __init__(self, spec: Method, num_classes: int, channels: int, ignore_index: int) -> None:
+    def __init__(self, spec: Prototypes, num_classes: int, channels: int, ignore_index: int) -> None:
         super().__init__()
-        self.weight = spec.prototype_weight
-        self.features = spec.prototype_features
-        self.threshold = spec.prototype_confidence_threshold
-        self.grid = spec.prototype_grid
+        self.weight = spec.weight
+        self.features = spec.features
+        self.threshold = spec.confidence_threshold
+        self.grid = spec.grid
         self.ignore_index = ignore_index
-        self.bank = PrototypeBank(
-            num_classes, spec.prototypes_per_class, channels, spec.prototype_temperature, spec.prototype_momentum
-        )
+        self.bank = PrototypeBank(num_classes, spec.per_class, channels, spec.temperature, spec.momentum)
 
     def forward(
         self,

@@ -1,5 +1,7 @@
 """The random numbers of a step that methods use."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.methods.prototypes import sample_positions
 from protoseg_deploy.recipe import Train
 
-_CUTMIX, _LABELED_POSITIONS, _UNLABELED_POSITIONS = 11, 12, 13
+_CUTMIX, _LABELED_POSITIONS, _UNLABELED_POSITIONS, _CHANNELS, _HALF = 11, 12, 13, 14, 15
 
 
 class StepDraws:
@@ -45,6 +47,19 @@ class StepDraws:
         """``[Bu,N,2]`` pixels of the unlabelled images."""
         generator = self._generator(_UNLABELED_POSITIONS)
         return sample_positions(self.spec.batch_unlabeled, height, width, grid, generator)[self.unlabeled]
+
+    def dropped_channels(self, channels: Sequence[int], share: float) -> list[Tensor]:
+        """``[Bu,C_i]`` bool for each level of a pyramid: which channels of which unlabelled image are dropped."""
+        generator = self._generator(_CHANNELS)
+        shape = self.spec.batch_unlabeled, sum(channels)
+        dropped = torch.rand(shape, device=self.device, generator=generator) < share
+        return list(torch.split(dropped[self.unlabeled], list(channels), dim=1))
+
+    def half_of_the_images(self) -> Tensor:
+        """``[Bu]`` bool, true for a random half of the unlabelled images of the whole batch."""
+        images = self.spec.batch_unlabeled
+        chosen = torch.randperm(images, device=self.device, generator=self._generator(_HALF)) < images // 2
+        return chosen[self.unlabeled]
 
     def _generator(self, *purpose: int) -> torch.Generator:
         """One for each purpose: drawing from it disturbs nothing else."""

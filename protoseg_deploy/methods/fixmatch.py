@@ -1,4 +1,10 @@
-"""FixMatch for segmentation, with a moving-average teacher by default, and with or without the prototype branch."""
+"""FixMatch for segmentation, with a moving-average teacher by default: what the other methods are made of, too.
+
+Any of them may carry the prototype branch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,10 +19,20 @@ from protoseg_deploy.methods.clustering import LabeledViews, cluster_prototypes
 from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.full_size import FullSizeLogits
 from protoseg_deploy.methods.terms import PseudoLabels, confident_labels, consistency, low_entropy_labels, share
-from protoseg_deploy.models import Segmenter
+from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import ClassTable, Recipe
 
 _CLUSTERS = 21
+
+
+@dataclass(frozen=True)
+class StrongView:
+    """A strong view after CutMix."""
+
+    images: Tensor
+    """``[Bu,3,S,S]`` uint8."""
+    pseudo: PseudoLabels
+    """Cut and pasted alike."""
 
 
 class FixMatch(Method):
@@ -29,33 +45,30 @@ class FixMatch(Method):
 
     uses_unlabeled = True
 
-    def __init__(self, recipe: Recipe, student: Segmenter, classes: ClassTable, *, prototypes: bool) -> None:
+    def __init__(self, recipe: Recipe, student: Segmenter, classes: ClassTable) -> None:
         super().__init__(recipe, student)
         self.name = recipe.method.name
         self.classes = classes
         aligned = recipe.method.distribution_alignment
         self.alignment = DistributionAlignment(len(classes)) if aligned else None
         self.branch: PrototypeBranch | None = None
-        if prototypes and recipe.method.prototype_weight > 0:
-            self.branch = PrototypeBranch(
-                recipe.method,
-                len(classes),
-                student.feature_channels(recipe.method.prototype_features),
-                recipe.data.ignore_index,
-            )
+        spec = recipe.method.prototypes
+        if recipe.method.has_prototypes:
+            channels = student.feature_channels(spec.features)
+            self.branch = PrototypeBranch(spec, len(classes), channels, recipe.data.ignore_index)
 
     def prepare(self, student: Segmenter, step: int, labeled_views: LabeledViews) -> None:
         """Place the prototypes once the supervised phase is over."""
         if self.branch is None or step != self._prototype_start():
             return
-        placed = self.branch.bank.prototypes
+        spec, placed = self.recipe.method.prototypes, self.branch.bank.prototypes
         if world().is_first:
             placed = cluster_prototypes(
                 student,
                 labeled_views,
                 self.classes.names,
-                self.recipe.method.prototype_features,
-                self.recipe.method.prototypes_per_class,
+                spec.features,
+                spec.per_class,
                 self.recipe.data.ignore_index,
                 derived_seed(self.recipe.train.seed, _CLUSTERS),
             ).to(placed)
@@ -63,28 +76,49 @@ class FixMatch(Method):
 
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
         ramp = self._unlabeled_ramp(step)
-        branch = self.branch if step >= self._prototype_start() else None
         draws = StepDraws(self.recipe.train, batch, step)
+        views: list[StrongView] = []
+        strong: list[SegmenterOutput] = []
         if ramp == 0.0:
             labeled = student.forward_features(batch.images)
             result = StepResult(self.labeled_losses(labeled, batch.labels))
-            strong = pseudo = None
         else:
             pseudo = self._pseudo_labels(teacher, batch, step)
-            confident = share(pseudo.trusted, pseudo.valid)
-            _, height, width = pseudo.labels.shape
-            cutmix = draws.cutmix(height, width, self.recipe.method.cutmix_probability)
-            pseudo = pseudo.mixed(cutmix)
-            output = student.forward_features(torch.cat([batch.images, cutmix(batch.strong[0])]))
-            labeled, strong = split_output(output, len(batch.images))
+            views = [self._strong_view(batch, pseudo, draws, number) for number in range(self.strong_views)]
+            labeled, strong, losses = self.unlabeled_losses(student, batch, pseudo, views, draws)
             result = StepResult(self.labeled_losses(labeled, batch.labels))
             weight = ramp * self.recipe.method.unlabeled_weight
-            result.losses["unlabeled"] = weight * consistency(FullSizeLogits.of(strong), pseudo)
-            result.monitors["confident_share"] = confident
-        if branch is not None:
-            for name, loss in branch(labeled, batch.labels, strong, pseudo, draws).items():
-                result.losses[name] = branch.weight * (ramp if name == "prototype_unlabeled" else 1.0) * loss
+            result.losses |= {name: weight * loss for name, loss in losses.items()}
+            result.monitors["confident_share"] = share(pseudo.trusted, pseudo.valid)
+        if self.branch is not None and step >= self._prototype_start():
+            first = (strong[0], views[0].pseudo) if views else (None, None)
+            for name, loss in self.branch(labeled, batch.labels, *first, draws).items():
+                result.losses[name] = self.branch.weight * (ramp if name == "prototype_unlabeled" else 1.0) * loss
         return result
+
+    def unlabeled_losses(
+        self, student: Segmenter, batch: Batch, pseudo: PseudoLabels, views: Sequence[StrongView], draws: StepDraws
+    ) -> tuple[SegmenterOutput, list[SegmenterOutput], dict[str, Tensor]]:
+        """What a method makes of unlabelled images, in the same forward pass as the labelled ones.
+
+        Args:
+            student: in training mode.
+            batch: labelled images and weak views.
+            pseudo: of the weak views.
+            views: as many as the method has `strong_views`.
+            draws: the random numbers of the step.
+
+        Returns:
+            The student's outputs on labelled images and on each strong view, and losses before their common weight.
+        """
+        output = student.forward_features(torch.cat([batch.images, *(view.images for view in views)]))
+        labeled, *strong = split_output(output, [len(batch.images), *(len(view.images) for view in views)])
+        return labeled, strong, {"unlabeled": mean_consistency(strong, views)}
+
+    def _strong_view(self, batch: Batch, pseudo: PseudoLabels, draws: StepDraws, number: int) -> StrongView:
+        _, height, width = pseudo.labels.shape
+        cutmix = draws.cutmix(height, width, self.recipe.method.cutmix_probability, number)
+        return StrongView(cutmix(batch.strong[number]), pseudo.mixed(cutmix))
 
     def prototypes(self) -> Tensor | None:
         if self.branch is None or not self.branch.bank.initialised:
@@ -111,7 +145,7 @@ class FixMatch(Method):
         return confident_labels(logits, batch.valid, spec.confidence_threshold)
 
     def _prototype_start(self) -> int:
-        return round(self.recipe.method.prototype_start * self.recipe.train.planned_steps)
+        return round(self.recipe.method.prototypes.start * self.recipe.train.planned_steps)
 
     def _unlabeled_ramp(self, step: int) -> float:
         """0 before unlabelled images join, then rising to 1."""
@@ -120,3 +154,9 @@ class FixMatch(Method):
         if step < begin:
             return 0.0
         return min(1.0, (step - begin + 1) / length) if length else 1.0
+
+
+def mean_consistency(strong: Sequence[SegmenterOutput], views: Sequence[StrongView]) -> Tensor:
+    """The consistency of the student on its strong views, averaged over views."""
+    losses = [consistency(FullSizeLogits.of(output), view.pseudo) for output, view in zip(strong, views, strict=True)]
+    return torch.stack(losses).mean()

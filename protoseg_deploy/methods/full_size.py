@@ -22,8 +22,8 @@ Size = tuple[int, int]
 _Reduced = TypeVar("_Reduced")
 
 _VALUES_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
-"""How many enlarged logits there are at a time, unless a single image has more: what stays in a core's cache, and what
-keeps a GPU busy (256 MiB)."""
+"""How many enlarged logits there are at a time: what stays in a core's cache, and what keeps a GPU busy (256 MiB). One
+image is the least; on a CPU as many as there are threads, for enlarging gives each thread an image."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ def _each_piece(
     Nobody but `reduce` holds the enlarged logits, so that they are gone before the next ones are made.
     """
     batch, classes = coarse.shape[:2]
-    step = max(1, _VALUES_AT_ONCE.get(coarse.device.type, 2**18) // (classes * padded_size[0] * padded_size[1]))
+    at_once = _VALUES_AT_ONCE[coarse.device.type] // (classes * padded_size[0] * padded_size[1])
+    step = max(at_once, torch.get_num_threads() if coarse.device.type == "cpu" else 1)
     parts = [slice(first, first + step) for first in range(0, batch, step)]
     return [reduce(part, _enlarged(coarse[part], padded_size, image_size)) for part in parts]
 

@@ -1,5 +1,6 @@
 """The network that is trained, distilled and exported: timm backbone, decoder, linear head."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,11 +72,22 @@ class Segmenter(nn.Module):
         """``[B,3,H,W]`` RGB in 0..255, uint8 or float, to ``[B,C,H,W]`` float32 logits."""
         return self.forward_features(images).full_size_logits()
 
-    def forward_features(self, images: Tensor) -> SegmenterOutput:
-        """Like `forward`, with everything a training loss may want."""
+    def forward_features(self, images: Tensor, channel_weights: Sequence[Tensor] | None = None) -> SegmenterOutput:
+        """Like `forward`, with everything a training loss may want.
+
+        Args:
+            images: as in `forward`.
+            channel_weights: ``[B,C_i]`` for each level of the pyramid, shallow to deep: what the decoder gets is
+                multiplied by them. Dropping channels this way is the feature perturbation of some methods.
+        """
         height, width = images.shape[-2:]
         normalised = self._pad(self._normalise(images))
         pyramid = self.backbone(normalised)
+        if channel_weights is not None:
+            pyramid = [
+                level * weights[..., None, None].to(level.dtype)
+                for level, weights in zip(pyramid, channel_weights, strict=True)
+            ]
         embedding, features = self.decoder(pyramid)
         logits = self.head(self.dropout(features))
         if self.binary:

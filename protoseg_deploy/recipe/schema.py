@@ -126,10 +126,33 @@ class Model(Section):
     """Dropout of channels before the linear head, and after the pooling of ``deeplabv3plus``."""
 
 
+class Prototypes(Section):
+    """The prototype branch, which can be put on every method that learns from unlabelled images."""
+
+    enabled: bool | None = None
+    """Absent: with the method ``prototype`` (which is ``fixmatch`` with this branch), not with others."""
+    per_class: Count = 4
+    """How many appearances a class may have."""
+    features: Features = "head_input"
+    """Where prototypes live: the features that the linear head classifies, or, as published, the last concatenation of
+    ``deeplabv3plus``, two convolutions before. In the other decoders the two are the same."""
+    weight: NonNegative = 0.1
+    """Weight of the prototype losses (published: 1); 0 switches the branch off."""
+    confidence_threshold: Share = 0.8
+    """Unlabelled pixels below this confidence neither train the prototype head nor move prototypes."""
+    temperature: Positive = 0.1
+    momentum: Share = 0.99
+    """A prototype keeps this share of itself at each update."""
+    grid: Count = 32
+    """Pixels per image sampled for the branch: one in each cell of a grid of this many cells a side."""
+    start: Share = 0.1
+    """Share of the steps after which k-means places the prototypes."""
+
+
 class Method(Section):
     """How unlabelled images are learned from."""
 
-    name: Literal["supervised", "fixmatch", "prototype"] = "prototype"
+    name: Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "prototype"] = "prototype"
     confidence_threshold: Share = 0.95
     """Pseudo-labels below this confidence do not count (``pseudo_label_filter: confidence``)."""
     pseudo_label_filter: Literal["confidence", "entropy"] = "confidence"
@@ -150,21 +173,13 @@ class Method(Section):
     """Decay of the moving average; it starts lower: min(1 - 1/(n+1), decay)."""
     cutmix_probability: Share = 0.5
     """Chance that a strong view gets a box pasted in from another image of the batch."""
-    prototypes_per_class: Count = 4
-    prototype_features: Features = "head_input"
-    """Where prototypes live: the features that the linear head classifies, or, as published, the last concatenation of
-    ``deeplabv3plus``, two convolutions before. In the other decoders the two are the same."""
-    prototype_weight: NonNegative = 0.1
-    """Weight of the prototype losses (published: 1); 0 switches the branch off and leaves ``fixmatch``."""
-    prototype_confidence_threshold: Share = 0.8
-    """Unlabelled pixels below this confidence neither train the prototype head nor move prototypes."""
-    prototype_temperature: Positive = 0.1
-    prototype_momentum: Share = 0.99
-    """A prototype keeps this share of itself at each update."""
-    prototype_grid: Count = 32
-    """Pixels per image sampled for the prototype branch: one in each cell of a grid of this many cells a side."""
-    prototype_start: Share = 0.1
-    """Share of the steps after which k-means places the prototypes."""
+    prototypes: Prototypes = Prototypes()
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Whether the prototype branch is built."""
+        wanted = self.name == "prototype" if self.prototypes.enabled is None else self.prototypes.enabled
+        return wanted and self.name != "supervised" and self.prototypes.weight > 0
 
 
 class Ohem(Section):

@@ -120,7 +120,8 @@ class _Bench:
     """One method with a batch of random pixels on the device."""
 
     def __init__(self, recipe: Recipe, build_method: MethodBuilder) -> None:
-        always = {"unlabeled_start": 0.0, "unlabeled_ramp": 0.0, "prototype_start": 0.0}
+        placed = recipe.method.prototypes.model_copy(update={"start": 0.0})
+        always = {"unlabeled_start": 0.0, "unlabeled_ramp": 0.0, "prototypes": placed}
         self.recipe = recipe.model_copy(update={"method": recipe.method.model_copy(update=always)})
         self.compute = Compute.choose(recipe.train)
         self.classes = class_table(recipe.data)

@@ -29,7 +29,7 @@ def test_a_step_has_no_host_sync(tiny_recipe, tmp_path, name, label_filter):
         method={
             "name": name,
             "pseudo_label_filter": label_filter,
-            "prototype_start": 0.0,
+            "prototypes": {"start": 0.0},
             "distribution_alignment": True,
         },
         train={

@@ -24,7 +24,7 @@ def setup(recipe):
 
 def one_step(recipe, step):
     student, method, batches = setup(recipe)
-    start = round(recipe.method.prototype_start * recipe.train.steps)
+    start = round(recipe.method.prototypes.start * recipe.train.steps)
     if step >= start:
         method.prepare(student, start, lambda _: batches.labeled_views(1))
     batch = batches.batch(step).to(torch.device("cpu"))
@@ -50,7 +50,12 @@ def test_terms_of_each_method(tiny_recipe, name, expected):
 def test_phases_follow_their_shares(tiny_recipe):
     recipe = with_values(
         tiny_recipe,
-        method={"unlabeled_start": 0.25, "unlabeled_ramp": 0.5, "prototype_start": 0.5, "confidence_threshold": 0.0},
+        method={
+            "unlabeled_start": 0.25,
+            "unlabeled_ramp": 0.5,
+            "prototypes": {"start": 0.5},
+            "confidence_threshold": 0.0,
+        },
     )  # of 8 steps: unlabelled images join at step 2 and have their full weight at step 5, prototypes at 4
     assert one_step(recipe, 1)[0].losses.keys() == {"labeled"}
     assert one_step(recipe, 3)[0].losses.keys() == {"labeled", "unlabeled"}
@@ -62,7 +67,9 @@ def test_phases_follow_their_shares(tiny_recipe):
 
 def test_weights_scale_their_terms(tiny_recipe):
     base = one_step(tiny_recipe, 4)[0].losses
-    heavy = one_step(with_values(tiny_recipe, method={"unlabeled_weight": 3.0, "prototype_weight": 0.5}), 4)[0].losses
+    heavy = one_step(with_values(tiny_recipe, method={"unlabeled_weight": 3.0, "prototypes": {"weight": 0.5}}), 4)[
+        0
+    ].losses
     assert heavy["unlabeled"].item() == pytest.approx(3 * base["unlabeled"].item(), rel=1e-4)
     assert heavy["prototype_labeled"].item() == pytest.approx(0.5 * base["prototype_labeled"].item(), rel=1e-4)
     assert heavy["labeled"].item() == pytest.approx(base["labeled"].item())

@@ -156,7 +156,7 @@ def test_published_networks_have_512_prototype_channels():
     for name in ("voc-resnet101-pcr", "cityscapes-resnet101-pcr"):
         recipe = load_recipe(name)
         network = Segmenter(recipe.model, 21)
-        assert network.feature_channels(recipe.method.prototype_features) == 512
+        assert network.feature_channels(recipe.method.prototypes.features) == 512
         assert network.backbone.strides[-1] == 8
 
 

@@ -59,7 +59,8 @@ def test_all_faults_are_reported_at_once_each_with_line_key_and_remedy(tmp_path)
     lines = path.read_text().splitlines()
     line = next(number for number, text in enumerate(lines, 1) if "stepz" in text)
     assert f"bad.yaml:{line}: unknown key train.stepz – did you mean 'steps'?" in faults
-    assert "'prototipe' is not one of 'supervised', 'fixmatch' or 'prototype' – did you mean 'prototype'?" in faults
+    assert "method.name: 'prototipe' is not one of 'supervised', " in faults
+    assert "or 'prototype' – did you mean 'prototype'?" in faults
     assert "model.output_stride: 12 is not one of 8, 16 or 32" in faults
     assert "train.scale: a range is [smallest, largest], got [2.0, 1.0]" in faults
     assert "unknown key data.labeled.image – did you mean 'images'?" in faults

@@ -86,7 +86,7 @@ def test_parts_of_an_accumulated_step_see_what_the_whole_one_sees(spread_recipe,
     """Without ignored or uncertain pixels the mean over parts is the mean over all."""
     recipe = with_values(
         spread_recipe,
-        method={"confidence_threshold": 0.0, "distribution_alignment": False, "prototype_start": 0.0},
+        method={"confidence_threshold": 0.0, "distribution_alignment": False, "prototypes": {"start": 0.0}},
         data={"value_map": {255: 0}},
         train={"scale": [1.0, 1.0], "steps": 4},
     )

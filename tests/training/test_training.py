@@ -73,7 +73,7 @@ def test_learning_happens(tiny_recipe, tmp_path):
 
 
 def test_prototype_without_weight_is_fixmatch_step_for_step(tiny_recipe, tmp_path):
-    off = with_values(tiny_recipe, method={"name": "prototype", "prototype_weight": 0.0})
+    off = with_values(tiny_recipe, method={"name": "prototype", "prototypes": {"weight": 0.0}})
     base = with_values(tiny_recipe, method={"name": "fixmatch"})
     train(off, tmp_path / "off", build_method, quiet=True)
     train(base, tmp_path / "base", build_method, quiet=True)

@@ -63,7 +63,7 @@ def decoded(student, images, weights):
         pyramid = student.backbone(student._pad(student._normalise(image[None])))
         pyramid = [
             torch.stack(
-                [channel * float(weight) for channel, weight in zip(level[0], level_weights[number], strict=True)]
+                [channel * float(weight) for channel, weight in zip(level[0], rows[number], strict=True)]
             )
             for level, rows in zip(pyramid, weights, strict=True)
         ]

@@ -57,6 +57,18 @@ class FullSizeLogits:
         total: Tensor = _CrossEntropy.apply(coarse, labels, weights.to(coarse.dtype), self.padded_size, self.image_size)
         return total
 
+    def divergence(self, target: "FullSizeLogits", weights: Tensor) -> Tensor:
+        """The weighted sum of ``KL(softmax(target) ‖ softmax(self))`` of all pixels, with gradients for these logits only.
+
+        Args:
+            target: of the same images.
+            weights: as in `cross_entropy`.
+        """
+        coarse = self._coarse()
+        sizes = self.padded_size, self.image_size
+        total: Tensor = _Divergence.apply(coarse, target._coarse(), weights.to(coarse.dtype), *sizes)
+        return total
+
     @torch.no_grad()
     def pixel_losses(self, labels: Tensor) -> Tensor:
         """``[B,H,W]`` cross-entropies without a graph, to choose pixels by; labels as in `cross_entropy`."""
@@ -98,13 +110,18 @@ class FullSizeLogits:
 
     @torch.no_grad()
     def class_totals(self, weights: Tensor) -> Tensor:
-        """``[C]`` sums of probabilities over all pixels, weighted by ``[B,H,W]``."""
+        """``[C]`` sums of probabilities over all pixels, weighted by ``[B,H,W]``.
 
-        def totals(part: slice, full: Tensor) -> Tensor:
-            full.sub_(full.amax(dim=1, keepdim=True)).exp_()
-            return full.mul_((weights[part] / full.sum(dim=1))[:, None]).sum(dim=(0, 2, 3))
-
-        return torch.stack(self._each(totals)).sum(dim=0)
+        An estimate from the decoder's stride, where one place stands for the pixels it covers: for a running average
+        over batches that is as good, and takes a tenth of the time.
+        """
+        coarse = self._coarse()
+        (height, width), (padded_height, padded_width) = self.image_size, self.padded_size
+        padded = F.pad(weights.to(coarse.dtype), (0, padded_width - width, 0, padded_height - height))
+        rows, columns = coarse.shape[-2:]
+        covered = F.adaptive_avg_pool2d(padded[:, None], (rows, columns))
+        pixels_each = padded_height * padded_width / (rows * columns)
+        return (coarse.softmax(dim=1) * covered).sum(dim=(0, 2, 3)) * pixels_each
 
     def _coarse(self) -> Tensor:
         """Channels last, for which enlarging is several times as fast on a CPU, back and forth."""
@@ -112,7 +129,7 @@ class FullSizeLogits:
         return self.coarse.to(dtype).contiguous(memory_format=torch.channels_last)
 
     def _each(self, reduce: Callable[[slice, Tensor], _Reduced]) -> list[_Reduced]:
-        return _each_piece(self._coarse(), self.padded_size, self.image_size, reduce)
+        return each_piece(self._coarse(), self.padded_size, self.image_size, reduce)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -132,7 +149,7 @@ class _CrossEntropy(torch.autograd.Function):
             gradient[part] = _shrunk(full, padded_size, coarse[part].shape)
             return ((normaliser.log() - true) * weight).sum()
 
-        total = torch.stack(_each_piece(coarse, padded_size, image_size, loss)).sum()
+        total = torch.stack(each_piece(coarse, padded_size, image_size, loss)).sum()
         ctx.save_for_backward(gradient)
         return total
 
@@ -143,7 +160,30 @@ class _CrossEntropy(torch.autograd.Function):
         return gradient * gradient_of_total, None, None, None, None
 
 
-def _each_piece(
+class _Divergence(_CrossEntropy):
+    """See `FullSizeLogits.divergence`; the gradient is kept in the same way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, coarse: Tensor, target: Tensor, weights: Tensor, padded_size: Size, image_size: Size
+    ) -> Tensor:
+        gradient = torch.empty_like(coarse)
+
+        def loss(part: slice, full: Tensor) -> Tensor:
+            weight = weights[part, None]
+            wanted = _to_log_softmax(_enlarged(target[part], padded_size, image_size))
+            probabilities = wanted.exp()
+            value = (wanted.sub_(_to_log_softmax(full)).mul_(probabilities) * weight).sum()
+            full.exp_().sub_(probabilities).mul_(weight)
+            gradient[part] = _shrunk(full, padded_size, coarse[part].shape)
+            return value
+
+        total = torch.stack(each_piece(coarse, padded_size, image_size, loss)).sum()
+        ctx.save_for_backward(gradient)
+        return total
+
+
+def each_piece(
     coarse: Tensor, padded_size: Size, image_size: Size, reduce: Callable[[slice, Tensor], _Reduced]
 ) -> list[_Reduced]:
     """What `reduce` makes of some images at a time: of which, and of their logits, which it may overwrite.
@@ -155,6 +195,12 @@ def _each_piece(
     step = max(at_once, torch.get_num_threads() if coarse.device.type == "cpu" else 1)
     parts = [slice(first, first + step) for first in range(0, batch, step)]
     return [reduce(part, _enlarged(coarse[part], padded_size, image_size)) for part in parts]
+
+
+def _to_log_softmax(full: Tensor) -> Tensor:
+    """Over classes, in place."""
+    full.sub_(full.amax(dim=1, keepdim=True))
+    return full.sub_(full.exp().sum(dim=1, keepdim=True).log_())
 
 
 def _enlarged(coarse: Tensor, padded_size: Size, image_size: Size) -> Tensor:

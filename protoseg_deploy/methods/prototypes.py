@@ -51,10 +51,13 @@ class PrototypeBank(StepStatistics):
     def similarities(self, features: Tensor) -> Tensor:
         """``[N,D]`` features to ``[N,C,K]`` cosines."""
         classes, per_class, channels = self.prototypes.shape
-        flat = self.prototypes.view(classes * per_class, channels)
-        # In bf16 prototypes that are close to each other could not be told apart.
+        flat = self.prototypes.detach().clone().view(classes * per_class, channels)
+        # In bf16 prototypes close to each other could not be told apart. Products divided by the lengths of the
+        # features are cosines as well, and cheaper than products of divided features.
         with torch.autocast(features.device.type, enabled=False):
-            cosines = F.normalize(features.float(), dim=-1) @ flat.detach().clone().t()
+            features = features.float()
+            lengths = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp(min=1e-12)
+            cosines: Tensor = features @ flat.t() / lengths
         return cosines.view(-1, classes, per_class)
 
     def logits(self, similarities: Tensor) -> Tensor:
@@ -157,12 +160,26 @@ def gather_features(features: Tensor, positions: Tensor, size: tuple[int, int]) 
     Returns:
         ``[B,N,D]`` float32.
     """
-    rows, columns = positions.unbind(-1)
-    centres = torch.stack([(2 * columns + 1) / size[1] - 1, (2 * rows + 1) / size[0] - 1], dim=-1)
-    sampled = F.grid_sample(
-        features.float(), centres.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return sampled.squeeze(2).transpose(1, 2)
+    batch, channels, height, width = features.shape
+    above, below, share_below = _neighbours(positions[..., 0], size[0], height)
+    left, right, share_right = _neighbours(positions[..., 1], size[1], width)
+    first = torch.arange(batch, device=features.device).view(batch, 1) * (height * width)
+    corners = [first + row * width + column for row in (above, below) for column in (left, right)]
+    rows, columns = (1 - share_below, share_below), (1 - share_right, share_right)
+    shares = [row * column for row in rows for column in columns]
+    # A weighted sum of four rows of a table. Unlike `grid_sample` it reads maps that lie channels last as they are, and
+    # leaves the gradient in that layout, too.
+    table = features.float().permute(0, 2, 3, 1).reshape(-1, channels)
+    bags = torch.stack(corners, dim=-1).flatten(0, 1)
+    sampled = F.embedding_bag(bags, table, per_sample_weights=torch.stack(shares, dim=-1).flatten(0, 1), mode="sum")
+    return sampled.view(batch, -1, channels)
+
+
+def _neighbours(positions: Tensor, size: int, cells: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Along one side: the two cells of a map a pixel's centre lies between, and the share of the second."""
+    places = ((positions + 0.5) * (cells / size) - 0.5).clamp(0, cells - 1)
+    before = places.floor()
+    return before.long(), (before.long() + 1).clamp(max=cells - 1), places - before
 
 
 def gather_values(values: Tensor, positions: Tensor) -> Tensor:

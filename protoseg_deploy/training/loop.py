@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from protoseg_deploy.benchmarking.memory import process_peak_bytes
 from protoseg_deploy.data import DataSets, find_data
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.data.loading import TrainingBatches, training_loader
@@ -84,6 +85,7 @@ class Trainer:
         self.best = Best()
         self.step = 0
         self.seconds = 0.0
+        self.peak_memory_mib = 0.0
         self.latest: dict[str, Any] = {}
         self.unreadable = UnreadableImages(run.folder, recipe.data.max_unreadable_share)
         self.batches = TrainingBatches(
@@ -145,6 +147,8 @@ class Trainer:
                 if done or stopped or self.step % spec.checkpoint_every == 0:
                     self._log(record, averages)
                     self.seconds = before + seconds
+                    peak_bytes = process_peak_bytes(device)
+                    self.peak_memory_mib = max(self.peak_memory_mib, peak_bytes / 2**20)
                     self._save_checkpoint()
                     averages.restart_clock()
                 if stopped and not done:
@@ -241,6 +245,7 @@ class Trainer:
             "best": {"miou_percent": self.best.miou_percent, "step": self.best.step},
             "latest": self.latest,
             "seconds": self.seconds,
+            "peak_memory_mib": self.peak_memory_mib,
         }
 
     def _load_state(self, state: dict[str, Any]) -> None:
@@ -257,6 +262,7 @@ class Trainer:
             self.stepper.load_state_dict(state)
             self.best = Best(**state["best"])
             self.step, self.latest, self.seconds = state["step"], state["latest"], state["seconds"]
+            self.peak_memory_mib = state.get("peak_memory_mib", 0.0)
             restore_random_state(state["random"], self.compute.device)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ProtosegError(f"the checkpoint of {self.run.folder} does not fit its recipe: {error}") from None
@@ -274,6 +280,7 @@ class Trainer:
             "labeled_images": len(self.sets.labeled),
             "unlabeled_images": len(self.batches.unlabeled),
             "train_seconds": self.seconds,
+            "peak_memory_mib": round(self.peak_memory_mib, 1),
             "device": self.compute.device.type,
             "processes": world().size,
         }

@@ -83,8 +83,7 @@ def watched(stepper: TrainStep, clock: StageClock) -> Iterator[None]:
                 stack.callback(stepper.compiled.__setitem__, network, compiled)
             else:
                 _replace(stack, network, "forward_features", forward)
-        _replace(stack, stepper.scaler, "unscale_", _before(stepper.scaler.unscale_, lambda: clock.enter("optimiser")))
-        _replace(stack, stepper.schedule, "step", clock.around("optimiser", stepper.schedule.step, then="rest"))
+        _replace(stack, stepper, "optimize", clock.around("optimiser", stepper.optimize, then="rest"))
         _replace(stack, stepper.method, "commit", clock.around("statistics", stepper.method.commit))
         if stepper.ema:
             _replace(stack, stepper.ema, "update", clock.around("teacher average", stepper.ema.update))
@@ -105,14 +104,6 @@ def _forward(function: Callable[..., SegmenterOutput], clock: StageClock) -> Cal
 def _enter(clock: StageClock, stage: str) -> None:
     """As a hook, whose result would replace what the module was given or has returned."""
     clock.enter(stage)
-
-
-def _before(function: Callable[..., Any], mark: Callable[[], object]) -> Callable[..., Any]:
-    def marked(*arguments: Any) -> Any:
-        mark()
-        return function(*arguments)
-
-    return marked
 
 
 def _replace(stack: ExitStack, owner: Any, name: str, value: Any) -> None:

@@ -75,11 +75,14 @@ class TrainStep:
         self.optimizer = build_optimizer(spec, student, method)
         self.schedule = build_schedule(spec, self.optimizer)
         self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.statistics = list(student.buffers())
         # For fp32 and bf16 the scale stays 1: what is used of the scaler is that it skips a step without a host sync.
-        scaled = (
-            {"init_scale": 2.0**16} if spec.precision == "fp16" else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
+        # On the CPU there is nothing to wait for.
+        scale, patience = (2.0**16, 2000) if spec.precision == "fp16" else (1.0, 2**31 - 1)
+        on_gpu = compute.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(
+            compute.device.type, init_scale=scale, growth_interval=patience, enabled=on_gpu
         )
-        self.scaler = torch.amp.GradScaler(compute.device.type, **scaled)  # type: ignore[arg-type]
         networks = [student] if ema is None else [student, ema.network]
         self.compiled = {network: torch.compile(network.forward_features) for network in networks if spec.compile}
 
@@ -90,25 +93,16 @@ class TrainStep:
             batch: on the device, as many images as the recipe gives this process.
             step: counted from 0.
         """
-        statistics = list(self.student.buffers())
-        before = [statistic.clone() for statistic in statistics]
+        before = [statistic.clone() for statistic in self.statistics]
         self.optimizer.zero_grad(set_to_none=True)
         with self._compiled_networks():
             result = _average([self._pass(part, step, last) for part, last in _parts(batch, self.spec.accumulate)])
         loss_is_broken = sum_over_processes((~result.total().detach().isfinite()).float()) > 0
-        self._poison_gradients(loss_is_broken)
-        self.scaler.unscale_(self.optimizer)
-        norm = self._gradient_norm()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.schedule.step()
-        taken = norm.isfinite()
-        for statistic, value in zip(statistics, before, strict=True):
-            statistic.copy_(torch.where(taken, statistic, value))
-        self._share_statistics([statistic for statistic in statistics if statistic.is_floating_point()])
+        taken = self.optimize(loss_is_broken)
+        self._settle_statistics(before, taken)
         self.method.commit(taken)
         if self.ema:
-            self.ema.update(self.student)
+            self.ema.update()
         # In fp16 gradients overflow now and then until the scale fits: that says nothing about the loss.
         broken = loss_is_broken if self.spec.precision == "fp16" else ~taken
         return StepOutcome(result, taken, broken)
@@ -141,10 +135,19 @@ class TrainStep:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return result
 
-    def _poison_gradients(self, loss_is_broken: Tensor) -> None:
-        """A loss can be infinite while its gradients are not: let the scaler see it all the same."""
-        gradient = next(parameter.grad for parameter in self.trained if parameter.grad is not None)
-        gradient.add_(torch.where(loss_is_broken, float("nan"), 0.0).to(gradient.dtype))
+    def optimize(self, loss_is_broken: Tensor) -> Tensor:
+        """Change the parameters unless loss or gradients are not finite; returns whether, as a scalar on the device."""
+        if self.scaler.is_enabled():
+            # A loss can be infinite while its gradients are not: let the scaler see it all the same.
+            gradient = next(parameter.grad for parameter in self.trained if parameter.grad is not None)
+            gradient.add_(torch.where(loss_is_broken, float("nan"), 0.0).to(gradient.dtype))
+            self.scaler.unscale_(self.optimizer)
+        taken = self._gradient_norm().isfinite() & ~loss_is_broken
+        if self.scaler.is_enabled() or taken:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        return taken
 
     def _gradient_norm(self) -> Tensor:
         """Of all gradients together, the same in every process; they are clipped to it where the recipe says so."""
@@ -152,13 +155,19 @@ class TrainStep:
             return clip_grad_norm_(self.trained, self.spec.clip_grad_norm)
         return get_total_norm([parameter.grad for parameter in self.trained if parameter.grad is not None])
 
-    def _share_statistics(self, statistics: Sequence[Tensor]) -> None:
-        """Where normalisation is not synchronised (on the CPU), processes average their running statistics."""
-        if world().size == 1 or self.compute.device.type == "cuda" or not statistics:
+    def _settle_statistics(self, before: Sequence[Tensor], taken: Tensor) -> None:
+        """Put back what the passes of a skipped step have changed.
+
+        Where normalisation is not synchronised (on the CPU), processes average their running statistics.
+        """
+        if self.compute.device.type == "cuda" or not taken:
+            for statistic, value in zip(self.statistics, before, strict=True):
+                statistic.copy_(torch.where(taken, statistic, value))
+        shared = [statistic for statistic in self.statistics if statistic.is_floating_point()]
+        if world().size == 1 or self.compute.device.type == "cuda" or not shared:
             return
-        flat = sum_over_processes(torch.cat([statistic.flatten() for statistic in statistics])) / world().size
-        sizes = [statistic.numel() for statistic in statistics]
-        for statistic, value in zip(statistics, torch.split(flat, sizes), strict=True):
+        flat = sum_over_processes(torch.cat([statistic.flatten() for statistic in shared])) / world().size
+        for statistic, value in zip(shared, torch.split(flat, [value.numel() for value in shared]), strict=True):
             statistic.copy_(value.view_as(statistic))
 
     @contextmanager

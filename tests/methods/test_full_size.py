@@ -84,7 +84,7 @@ def test_a_compiled_loss_is_the_same():
 @pytest.mark.usefixtures("_values_at_once")
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_labels_and_statistics_are_those_of_a_softmax(sizes):
-    logits, labels, weights = example(sizes)
+    logits, labels, _ = example(sizes)
     full = resize_logits(logits.coarse, *sizes)
     probabilities = full.softmax(dim=1)
     found, confidence = logits.winners()
@@ -93,8 +93,19 @@ def test_labels_and_statistics_are_those_of_a_softmax(sizes):
     torch.testing.assert_close(
         logits.entropies(), torch.distributions.Categorical(logits=full.movedim(1, -1)).entropy()
     )
-    torch.testing.assert_close(logits.class_totals(weights), (probabilities * weights[:, None]).sum(dim=(0, 2, 3)))
     torch.testing.assert_close(logits.pixel_losses(labels), F.cross_entropy(full, labels, reduction="none"))
+
+
+def test_class_totals_let_each_place_stand_for_the_pixels_it_covers():
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.randn(2, 3, 4, 5, generator=generator)
+    weights = torch.rand(2, 15, 19, generator=generator)  # of padded 16 x 20: four by four pixels a place
+    expected = torch.zeros(3)
+    for image in range(2):
+        for row in range(15):
+            for column in range(19):
+                expected += weights[image, row, column] * coarse[image, :, row // 4, column // 4].softmax(dim=0)
+    torch.testing.assert_close(FullSizeLogits(coarse, (16, 20), (15, 19)).class_totals(weights), expected)
 
 
 def test_offsets_may_be_added_before_enlarging():

@@ -133,7 +133,7 @@ def final_state(folder):
     state, damaged = Run(folder).checkpoints.load_newest()
     assert not damaged
     assert state["step"] == STEPS
-    return {name: value for name, value in state.items() if name != "seconds"}
+    return {name: value for name, value in state.items() if name not in {"seconds", "peak_memory_mib"}}
 
 
 def figures(folder):

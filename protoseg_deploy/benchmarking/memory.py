@@ -1,7 +1,10 @@
-"""The most memory that a piece of work needs at a time."""
+"""The most memory that a piece of work, or a whole process, needs at a time."""
 
+import resource
+import sys
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +29,20 @@ def peak_memory_bytes(work: Callable[[], object], device: torch.device) -> int:
     with live:
         work()
     return live.peak
+
+
+def process_peak_bytes(device: torch.device) -> int:
+    """The most memory this process has held at a time, since it was started.
+
+    On CUDA what the allocator has handed out; on the CPU what was resident, interpreter and libraries included.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else ():
+        if line.startswith("VmHWM:"):  # on Linux ru_maxrss is the parent's peak where that is larger
+            return int(line.split()[1]) * 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

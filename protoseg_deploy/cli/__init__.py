@@ -9,8 +9,8 @@ from protoseg_deploy import __version__
 from protoseg_deploy.errors import ProtosegError
 
 _VERBS = (
-    "demo", "recipe", "check", "train", "distill", "evaluate", "export", "build", "verify", "predict", "bench",
-    "bench-train",
+    "demo", "recipe", "check", "train", "compare", "distill", "evaluate", "export", "build", "verify", "predict",
+    "bench", "bench-train",
 )  # fmt: skip
 
 
@@ -42,7 +42,8 @@ class _ShownError(click.ClickException):
         self._hint = error.hint
 
     def show(self, file: object = None) -> None:
-        click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+        if self.exit_code:
+            click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
         click.echo(self.message, err=True)
         if self._hint:
             click.echo(self._hint, err=True)

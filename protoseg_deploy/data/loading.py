@@ -13,19 +13,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from protoseg_deploy.data.batch import Batch
+from protoseg_deploy.data.class_sampling import ClassSampling
+from protoseg_deploy.data.copy_paste import paste_classes
 from protoseg_deploy.data.folders import Sample
 from protoseg_deploy.data.images import UInt8Array, read_image, read_mask
 from protoseg_deploy.data.order import image_at
 from protoseg_deploy.data.photometric import draw_disturbance
-from protoseg_deploy.data.views import view_around_class, weak_view
+from protoseg_deploy.data.views import View, view_around_class, weak_view
 from protoseg_deploy.distributed import World
 from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.recipe import Recipe
 
-_LABELED, _UNLABELED, _ORDER, _REPLACEMENT = 1, 2, 3, 4
+_LABELED, _UNLABELED, _ORDER, _REPLACEMENT, _CLASS_AWARE, _COPY_PASTE = 1, 2, 3, 4, 5, 6
 _ATTEMPTS = 20
 """So many images in a row that cannot be read mean that something is wrong with all of them."""
 _ALONE = World(0, 1)
+_MOST_LABELED_VIEWS = 1024
 
 
 class TrainingBatches(Dataset[Batch | ProtosegError]):
@@ -41,6 +44,9 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         disturb_in_loader: make strong views here; otherwise only how they are disturbed is drawn, and they are made
             where the networks are.
         world: which slots of the global batch to fill.
+
+    Raises:
+        DataError: crops are to be drawn for classes, and a mask cannot be read or none shows a class.
     """
 
     def __init__(
@@ -59,6 +65,8 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         self.strong_views = strong_views
         self.disturb_in_loader = disturb_in_loader
         self.world = world
+        by_class = recipe.train.class_aware_share or recipe.train.copy_paste_probability
+        self.class_sampling = ClassSampling.of(labeled, recipe.data) if by_class else None
 
     def __len__(self) -> int:
         return self.recipe.train.steps
@@ -78,14 +86,8 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         spec = self.recipe.train
         slots = self.world.slots(spec.batch_labeled), self.world.slots(spec.batch_unlabeled)
         first_slots = slots[0].start, slots[1].start
-        samples = [
-            self.labeled[image_at(len(self.labeled), step * spec.batch_labeled + slot, spec.seed, _LABELED)]
-            for slot in slots[0]
-        ]
-        labeled = [
-            self._labeled(sample, (_LABELED, step, slot)) for sample, slot in zip(samples, slots[0], strict=True)
-        ]
-        images, labels = (torch.stack(part) for part in zip(*labeled, strict=True))
+        samples, views = zip(*[self._labeled_slot(step, slot) for slot in slots[0]], strict=True)
+        images, labels = torch.stack([view.image for view in views]), torch.stack([view.mask for view in views])
         files = [str(sample.image) for sample in samples]
         if not self.unlabeled:
             nothing = images.new_empty(0, *images.shape[1:])
@@ -107,11 +109,15 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         return batch.disturbed() if self.disturb_in_loader else batch
 
     def labeled_views(self, rounds: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`rounds` weak views of every labelled image, ``[1,3,S,S]`` and ``[1,S,S]`` int64; the same each time."""
+        """`rounds` weak views of every labelled image, ``[1,3,S,S]`` and ``[1,S,S]`` int64; the same each time.
+
+        Of very many labelled images an evenly spaced part.
+        """
+        spacing = -(-len(self.labeled) // _MOST_LABELED_VIEWS)
         for number in range(rounds):
-            for index, sample in enumerate(self.labeled):
-                image, mask = self._labeled(sample, (_ORDER, number, index))
-                yield image[None], mask[None].long()
+            for index, sample in enumerate(self.labeled[::spacing]):
+                view = self._labeled(sample, (_ORDER, number, index))
+                yield view.image[None], view.mask[None].long()
 
     def views_of_class(self, class_index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One unresized crop around a pixel of a class, of every labelled image that shows it; as `labeled_views`."""
@@ -126,14 +132,36 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
                 view = view_around_class(image, mask, class_index, train.crop, data.input_scale, data.ignore_index)
             yield view.image[None], view.mask[None].long()
 
-    def _labeled(self, sample: Sample, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def _labeled_slot(self, step: int, slot: int) -> tuple[Sample, View]:
+        """The sample of a slot, in its turn or drawn for a class, and its view, perhaps with pixels pasted in."""
+        spec = self.recipe.train
+        sample = self.labeled[image_at(len(self.labeled), step * spec.batch_labeled + slot, spec.seed, _LABELED)]
+        shown: int | None = None
+        if drawn := self._drawn_by_class(spec.class_aware_share, (_CLASS_AWARE, step, slot)):
+            sample, (shown, _) = drawn
+        view = self._labeled(sample, (_LABELED, step, slot), shown)
+        if drawn := self._drawn_by_class(spec.copy_paste_probability, (_COPY_PASTE, step, slot)):
+            donor, classes = drawn
+            view = paste_classes(view, self._labeled(donor, (_COPY_PASTE, step, slot), classes[0]), classes)
+        return sample, view
+
+    def _drawn_by_class(self, probability: float, key: tuple[int, ...]) -> tuple[Sample, tuple[int, int]] | None:
+        """With some probability a sample and two classes, perhaps the same, the first of which it shows."""
+        if self.class_sampling is None:
+            return None
+        random = np.random.default_rng(derived_seed(self.recipe.train.seed, *key))
+        if random.random() >= probability:
+            return None
+        first, second = (self.class_sampling.draw_class(random) for _ in range(2))
+        return self.labeled[self.class_sampling.draw_image(first, random)], (first, second)
+
+    def _labeled(self, sample: Sample, key: tuple[int, ...], class_index: int | None = None) -> View:
         assert sample.mask is not None
         data = self.recipe.data
         image = _to_tensor(read_image(sample.image))
         mask = torch.from_numpy(read_mask(sample.mask, data.value_map))
         with _Seeded(self.recipe.train.seed, *key):
-            view = weak_view(image, mask, self.recipe.train, data.input_scale, data.ignore_index)
-        return view.image, view.mask
+            return weak_view(image, mask, self.recipe.train, data.input_scale, data.ignore_index, class_index)
 
     def _unlabeled(self, step: int, slot: int) -> tuple[Path, tuple[Tensor, Tensor, Tensor], list[str]]:
         """The file, its view, validity and disturbances; and what could not be read before it, file, tab, reason."""

@@ -33,10 +33,18 @@ class View:
     """``[S,S]`` uint8 class indices, the ignore index outside; of an unlabelled image 0 inside it and 255 outside."""
 
 
-def weak_view(image: Tensor, mask: Tensor | None, spec: Train, input_scale: float, ignore_index: int) -> View:
+def weak_view(
+    image: Tensor,
+    mask: Tensor | None,
+    spec: Train,
+    input_scale: float,
+    ignore_index: int,
+    class_index: int | None = None,
+) -> View:
     """Random resize, crop and flip, drawn from torch's global generator.
 
-    Only the part of the image that ends up in the crop is resized.
+    Only the part of the image that ends up in the crop is resized. Where a class is asked for, the crop is moved so
+    that it holds a random pixel of it; shrinking may lose a class of a few pixels all the same.
 
     Args:
         image: ``[3,H,W]`` uint8 RGB; fastest as it was decoded, with the channels last in memory.
@@ -44,13 +52,15 @@ def weak_view(image: Tensor, mask: Tensor | None, spec: Train, input_scale: floa
         spec: crop side, scale range, flip.
         input_scale: the scale at which the network sees images.
         ignore_index: value of the mask outside a labelled image; it may be 0.
+        class_index: a class of the mask, or None for a crop anywhere.
     """
     image = _at_input_scale(image, input_scale)
     mask = mask if mask is None else _resize_mask(mask, image.shape[-2:])
     scale, where_y, where_x, coin = torch.rand(4).tolist()
     scale = spec.scale[0] + scale * (spec.scale[1] - spec.scale[0])
-    top, height, out_height = _window(image.shape[-2], spec.crop, scale, where_y)
-    left, width, out_width = _window(image.shape[-1], spec.crop, scale, where_x)
+    row, column = (None, None) if mask is None or class_index is None else _random_pixel(mask, class_index)
+    top, height, out_height = _window(image.shape[-2], spec.crop, scale, where_y, row)
+    left, width, out_width = _window(image.shape[-1], spec.crop, scale, where_x, column)
     box = (top, left, height, width)
     size = [out_height, out_width]
     image = TF.resized_crop_image(image, *box, size, antialias=True)
@@ -70,10 +80,8 @@ def view_around_class(
     """
     image = _at_input_scale(image, input_scale)
     mask = _resize_mask(mask, image.shape[-2:])
-    places = (mask == class_index).nonzero()
-    if len(places):
-        row, column = places[torch.randint(len(places), ())].tolist()
-    else:
+    row, column = _random_pixel(mask, class_index)
+    if row is None or column is None:
         row, column = mask.shape[0] // 2, mask.shape[1] // 2
     top = max(0, min(row - crop // 2, mask.shape[0] - crop))
     left = max(0, min(column - crop // 2, mask.shape[1] - crop))
@@ -97,10 +105,30 @@ def _resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
     return resized
 
 
-def _window(side: int, crop: int, scale: float, where: float) -> tuple[int, int, int]:
-    """Start and length of the source window along one side, and the length it is resized to."""
+def _random_pixel(mask: Tensor, class_index: int) -> tuple[int, int] | tuple[None, None]:
+    """Row and column of a pixel of a class, if there is one."""
+    places = (mask == class_index).flatten().nonzero()
+    if not len(places):
+        return None, None
+    row, column = divmod(int(places[torch.randint(len(places), ())]), mask.shape[1])
+    return row, column
+
+
+def _window(side: int, crop: int, scale: float, where: float, within: int | None = None) -> tuple[int, int, int]:
+    """Start and length of the source window along one side, and the length it is resized to.
+
+    Args:
+        side: of the image.
+        crop: length of a window at scale 1.
+        scale: of the resize.
+        where: in [0, 1), which of the windows there are.
+        within: a place that the window has to hold; None for any window.
+    """
     length = min(side, max(1, round(crop / scale)))
-    start = int(where * (side - length + 1))
+    first, last = 0, side - length
+    if within is not None:
+        first, last = max(first, within - length + 1), min(last, within)
+    start = first + int(where * (last - first + 1))
     resized = crop if length < side else min(crop, max(1, round(side * scale)))
     return start, length, resized
 
@@ -153,10 +181,14 @@ class CutMix:
     def __call__(self, values: Tensor) -> Tensor:
         """Mix ``[B,H,W]`` or ``[B,C,H,W]`` values; every kind of value of a batch is mixed by the same boxes."""
         boxes = self.boxes if values.dim() == 3 else self.boxes.unsqueeze(1)
-        partners = values.roll(1, dims=0)
+        return torch.where(boxes, self.partners(values), values)
+
+    @staticmethod
+    def partners(values: Tensor) -> Tensor:
+        """For each image of ``[B,…]`` the value of its partner."""
         if len(values) % 2 == 0:
-            partners = torch.stack([values[1::2], values[::2]], dim=1).flatten(0, 1)
-        return torch.where(boxes, partners, values)
+            return torch.stack([values[1::2], values[::2]], dim=1).flatten(0, 1)
+        return values.roll(1, dims=0)
 
     def __getitem__(self, images: slice) -> "CutMix":
         """The boxes of some of the images."""

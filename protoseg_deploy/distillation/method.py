@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from protoseg_deploy.data.batch import Batch
+from protoseg_deploy.distributed import mean_over
 from protoseg_deploy.methods import Method, PrototypeBank, StepResult
 from protoseg_deploy.methods.base import split_output
 from protoseg_deploy.models import Segmenter
@@ -97,7 +98,7 @@ def pixel_divergence(logits: Tensor, target: Tensor, mask: Tensor, temperature: 
         reduction="none",
         log_target=True,
     ).sum(dim=1)
-    return temperature**2 * (divergence * mask).sum() / mask.sum().clamp(min=1)
+    return temperature**2 * mean_over((divergence * mask).sum(), mask.sum())
 
 
 def channel_divergence(logits: Tensor, target: Tensor, mask: Tensor, temperature: float) -> Tensor:

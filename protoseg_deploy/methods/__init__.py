@@ -3,6 +3,7 @@
 from protoseg_deploy.methods.base import Method, StepResult, Supervised
 from protoseg_deploy.methods.branch import PrototypeBranch
 from protoseg_deploy.methods.clustering import LabeledViews
+from protoseg_deploy.methods.corrmatch import CorrMatch
 from protoseg_deploy.methods.fixmatch import FixMatch
 from protoseg_deploy.methods.prototypes import PrototypeBank
 from protoseg_deploy.methods.unimatch import UniMatch, UniMatchV2
@@ -10,6 +11,7 @@ from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import ClassTable, Recipe
 
 __all__ = [
+    "CorrMatch",
     "FixMatch",
     "LabeledViews",
     "Method",
@@ -27,6 +29,7 @@ _METHODS: dict[str, type[FixMatch]] = {
     "prototype": FixMatch,
     "unimatch": UniMatch,
     "unimatch_v2": UniMatchV2,
+    "corrmatch": CorrMatch,
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from protoseg_deploy.distributed import mean_over
+from protoseg_deploy.distributed import mean_over, sum_over_processes
 from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.prototypes import PrototypeBank, gather_features, gather_values
 from protoseg_deploy.methods.terms import PseudoLabels
@@ -20,7 +20,7 @@ class PrototypeBranch(nn.Module):
 
     Both losses are cross-entropies over ``max_k cos / T``. Labelled pixels count with their label; unlabelled ones
     with the teacher's pseudo-label where its confidence reaches `confidence_threshold`. The pixels that
-    count also move the bank.
+    count also move the bank. With `class_balanced` they weigh what `class_balancing_weights` says, in the losses only.
 
     Args:
         spec: the ``method.prototypes`` section of a recipe.
@@ -35,6 +35,7 @@ class PrototypeBranch(nn.Module):
         self.features = spec.features
         self.threshold = spec.confidence_threshold
         self.grid = spec.grid
+        self.class_balanced = spec.class_balanced
         self.ignore_index = ignore_index
         self.bank = PrototypeBank(num_classes, spec.per_class, channels, spec.temperature, spec.momentum)
 
@@ -82,4 +83,25 @@ class PrototypeBranch(nn.Module):
     def _loss(self, similarities: Tensor, targets: Tensor, counted: Tensor, averaged_over: Tensor) -> Tensor:
         safe = torch.where(counted, targets, 0)
         losses = F.cross_entropy(self.bank.logits(similarities), safe, reduction="none")
-        return mean_over((losses * counted).sum(), averaged_over.sum())
+        weights = class_balancing_weights(safe, counted, len(self.bank.prototypes)) if self.class_balanced else counted
+        return mean_over((losses * weights).sum(), averaged_over.sum())
+
+
+@torch.no_grad()
+def class_balancing_weights(labels: Tensor, counted: Tensor, num_classes: int) -> Tensor:
+    """Weights of pixels that make every class count alike: 1/n of a class with n pixels, scaled to a mean of 1.
+
+    The pixels of all processes are counted.
+
+    Args:
+        labels: ``[N]`` int64 in 0..C-1, also where a pixel does not count.
+        counted: ``[N]`` bool.
+        num_classes: C.
+
+    Returns:
+        ``[N]`` float32, 0 where a pixel does not count.
+    """
+    one = counted.float()
+    pixels = sum_over_processes(one.new_zeros(num_classes).index_add_(0, labels, one))
+    share_of_each = pixels.sum() / (pixels > 0).sum().clamp(min=1)
+    return one * (share_of_each / pixels.clamp(min=1))[labels]

@@ -11,7 +11,7 @@ from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.methods.prototypes import sample_positions
 from protoseg_deploy.recipe import Train
 
-_CUTMIX, _LABELED_POSITIONS, _UNLABELED_POSITIONS, _CHANNELS, _HALF = 11, 12, 13, 14, 15
+_CUTMIX, _LABELED_POSITIONS, _UNLABELED_POSITIONS, _CHANNELS, _HALF, _REGIONS = 11, 12, 13, 14, 15, 16
 
 
 class StepDraws:
@@ -60,6 +60,12 @@ class StepDraws:
         images = self.spec.batch_unlabeled
         chosen = torch.randperm(images, device=self.device, generator=self._generator(_HALF)) < images // 2
         return chosen[self.unlabeled]
+
+    def region_positions(self, regions: int, positions: int) -> Tensor:
+        """``[Bu,M]`` int64 in 0..positions-1: from which positions of which unlabelled image M regions grow."""
+        generator = self._generator(_REGIONS)
+        shape = self.spec.batch_unlabeled, regions
+        return torch.randint(positions, shape, device=self.device, generator=generator)[self.unlabeled]
 
     def _generator(self, *purpose: int) -> torch.Generator:
         """One for each purpose: drawing from it disturbs nothing else."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.data.loading import derived_seed
+from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.distributed import copy_of_first, world
 from protoseg_deploy.methods.alignment import DistributionAlignment
 from protoseg_deploy.methods.base import Method, StepResult, split_output
@@ -19,6 +20,7 @@ from protoseg_deploy.methods.clustering import LabeledViews, cluster_prototypes
 from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.full_size import FullSizeLogits
 from protoseg_deploy.methods.terms import PseudoLabels, confident_labels, consistency, low_entropy_labels, share
+from protoseg_deploy.methods.thresholds import AdaptiveThresholds
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import ClassTable, Recipe
 
@@ -33,6 +35,8 @@ class StrongView:
     """``[Bu,3,S,S]`` uint8."""
     pseudo: PseudoLabels
     """Cut and pasted alike."""
+    cutmix: CutMix
+    """What did both."""
 
 
 class FixMatch(Method):
@@ -51,6 +55,7 @@ class FixMatch(Method):
         self.classes = classes
         aligned = recipe.method.distribution_alignment
         self.alignment = DistributionAlignment(len(classes)) if aligned else None
+        self.thresholds = AdaptiveThresholds(len(classes)) if recipe.method.adaptive_thresholds else None
         self.branch: PrototypeBranch | None = None
         spec = recipe.method.prototypes
         if recipe.method.has_prototypes:
@@ -118,7 +123,7 @@ class FixMatch(Method):
     def _strong_view(self, batch: Batch, pseudo: PseudoLabels, draws: StepDraws, number: int) -> StrongView:
         _, height, width = pseudo.labels.shape
         cutmix = draws.cutmix(height, width, self.recipe.method.cutmix_probability, number)
-        return StrongView(cutmix(batch.strong[number]), pseudo.mixed(cutmix))
+        return StrongView(cutmix(batch.strong[number]), pseudo.mixed(cutmix), cutmix)
 
     def prototypes(self) -> Tensor | None:
         if self.branch is None or not self.branch.bank.initialised:
@@ -142,7 +147,11 @@ class FixMatch(Method):
         if spec.pseudo_label_filter == "entropy":
             left = max(0.0, 1.0 - step / self.recipe.train.planned_steps)
             return low_entropy_labels(logits, batch.valid, spec.entropy_drop_share * left)
-        return confident_labels(logits, batch.valid, spec.confidence_threshold)
+        if self.thresholds is None:
+            return confident_labels(logits, batch.valid, spec.confidence_threshold)
+        pseudo = confident_labels(logits, batch.valid, self.thresholds.of_classes(spec.confidence_threshold))
+        self.thresholds.collect(pseudo)
+        return pseudo
 
     def _prototype_start(self) -> int:
         return round(self.recipe.method.prototypes.start * self.recipe.train.planned_steps)

@@ -58,7 +58,7 @@ class FullSizeLogits:
         return total
 
     def divergence(self, target: "FullSizeLogits", weights: Tensor) -> Tensor:
-        """The weighted sum of ``KL(softmax(target) ‖ softmax(self))`` of all pixels, with gradients for these logits only.
+        """The weighted sum of ``KL(softmax(target) ‖ softmax(self))`` of all pixels; no gradient flows into `target`.
 
         Args:
             target: of the same images.

@@ -29,16 +29,17 @@ class PseudoLabels:
         return PseudoLabels(cutmix(self.labels), cutmix(self.confidence), cutmix(self.trusted), cutmix(self.valid))
 
 
-def confident_labels(logits: FullSizeLogits, valid: Tensor, threshold: float) -> PseudoLabels:
+def confident_labels(logits: FullSizeLogits, valid: Tensor, threshold: float | Tensor) -> PseudoLabels:
     """Pseudo-labels that count where the winning class has at least `threshold` (Sohn et al., NeurIPS 2020).
 
     Args:
         logits: of the teacher.
         valid: ``[B,H,W]`` bool.
-        threshold: smallest confidence that counts.
+        threshold: smallest confidence that counts, of all classes or ``[C]`` of each.
     """
     labels, confidence = logits.winners()
-    return PseudoLabels(labels, confidence, valid & (confidence >= threshold), valid)
+    smallest = threshold[labels] if isinstance(threshold, Tensor) else threshold
+    return PseudoLabels(labels, confidence, valid & (confidence >= smallest), valid)
 
 
 def low_entropy_labels(logits: FullSizeLogits, valid: Tensor, drop_share: float) -> PseudoLabels:

@@ -4,6 +4,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from protoseg_deploy.errors import UsageError
@@ -14,8 +15,9 @@ class Backbone(nn.Module):
     """A timm model that returns its feature maps, shallow to deep, as NCHW.
 
     Convolutional and hierarchical models give their stages of stride 4 and deeper. Plain ViTs give four of their
-    blocks, all at the stride of the patches. Most families take any image size; some want sides that are multiples of
-    their patches, or lose border pixels otherwise. `size_multiple` says which multiple to pad to (1: any size).
+    blocks, all at the stride of the patches and through the network's last normalisation, without which blocks differ
+    in scale. Most families take any image size; some want sides that are multiples of their patches, or lose border
+    pixels otherwise. `size_multiple` says which multiple to pad to (1: any size).
 
     Args:
         name: timm model name.
@@ -77,7 +79,7 @@ def _create(name: str, output_stride: int, pretrained: bool) -> tuple[Any, dict[
     attempts = _creation_options(base, output_stride)
     for number, options in enumerate(attempts):
         try:
-            return timm.create_model(name, pretrained=pretrained, features_only=True, **options), options
+            return _feature_net(name, pretrained, options), options
         except (TypeError, NotImplementedError, AssertionError, ValueError, RuntimeError, AttributeError) as error:
             if number + 1 < len(attempts):
                 continue
@@ -88,6 +90,15 @@ def _create(name: str, output_stride: int, pretrained: bool) -> tuple[Any, dict[
         except OSError as error:
             raise _no_weights(name, error) from None
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _feature_net(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
+    if not _is_vit(name.partition(".")[0]):
+        return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
+    # timm's `features_only` would leave out the last normalisation.
+    size = {key: value for key, value in options.items() if key != "out_indices"}
+    vit = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+    return FeatureGetterNet(vit, options["out_indices"], norm=True)
 
 
 def _no_weights(name: str, error: Exception) -> UsageError:

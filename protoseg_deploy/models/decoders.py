@@ -1,33 +1,22 @@
-"""Decoders: a feature pyramid in, an embedding and the features of the linear head out, both at the finest stride.
+"""Decoders: a feature pyramid in, an embedding and the features of the linear head out, both at one stride.
 
 The *features* are what the 1x1 linear head classifies. In ``deeplabv3plus`` the *embedding* is the concatenation of
 context and low-level features, in which the prototype paper keeps its prototypes, and two convolutions lie between it
 and the features; in the other decoders the two are the same tensor.
 """
 
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models.backbones import Backbone
+from protoseg_deploy.models.decoder_base import Decoder, resize_like
+from protoseg_deploy.models.dpt import DPT
 from protoseg_deploy.recipe import Model
-
-
-class Decoder(nn.Module, ABC):
-    """Base of all decoders; `embedding_channels` and `feature_channels` are set by the constructor."""
-
-    embedding_channels: int
-    feature_channels: int
-
-    @abstractmethod
-    def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """``[B,C_i,h_i,w_i]`` maps, shallow to deep, to embedding ``[B,D,h,w]`` and features ``[B,F,h,w]``."""
 
 
 class DeepLabV3Plus(Decoder):
@@ -48,7 +37,7 @@ class DeepLabV3Plus(Decoder):
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
         low = self.low_level(pyramid[0])
-        context = _resize_like(self.aspp(pyramid[-1]), low)
+        context = resize_like(self.aspp(pyramid[-1]), low)
         embedding = torch.cat([context, low], dim=1)
         return embedding, self.fuse(embedding)
 
@@ -67,7 +56,7 @@ class LRASPP(Decoder):
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
         low, deep = pyramid[1], pyramid[-1]
         gated = self.project(deep) * self.gate(deep)
-        embedding = torch.cat([_resize_like(gated, low), low], dim=1)
+        embedding = torch.cat([resize_like(gated, low), low], dim=1)
         return embedding, embedding
 
 
@@ -92,14 +81,15 @@ class SemanticFPN(Decoder):
         smoothed = [smooth(level) for smooth, level in zip(self.smooth, levels, strict=True)]
         embedding = smoothed[0]
         for level in smoothed[1:]:
-            embedding = embedding + _resize_like(level, smoothed[0])
+            embedding = embedding + resize_like(level, smoothed[0])
         return embedding, embedding
 
 
-DECODERS: dict[str, type[DeepLabV3Plus] | type[LRASPP] | type[SemanticFPN]] = {
+DECODERS: dict[str, type[DeepLabV3Plus] | type[LRASPP] | type[SemanticFPN] | type[DPT]] = {
     "deeplabv3plus": DeepLabV3Plus,
     "lraspp": LRASPP,
     "fpn": SemanticFPN,
+    "dpt": DPT,
 }
 
 
@@ -107,7 +97,7 @@ def _require_pyramid(backbone: Backbone, decoder: str) -> None:
     if backbone.is_plain_vit:
         raise UsageError(
             f"model.decoder: {decoder} needs a backbone with several strides; {backbone.name} is a plain ViT",
-            "Set model.decoder to fpn.",
+            "Set model.decoder to fpn or dpt.",
         )
 
 
@@ -129,7 +119,3 @@ def _vit_pyramid(channels: list[int]) -> nn.ModuleList:
             nn.MaxPool2d(2, ceil_mode=True),
         ]
     )
-
-
-def _resize_like(feature: Tensor, reference: Tensor) -> Tensor:
-    return F.interpolate(feature, size=reference.shape[-2:], mode="bilinear", align_corners=False)

@@ -88,12 +88,18 @@ class Segmenter(nn.Module):
                 level * weights[..., None, None].to(level.dtype)
                 for level, weights in zip(pyramid, channel_weights, strict=True)
             ]
+        padded = (normalised.shape[-2], normalised.shape[-1])
+        return self.decode(pyramid, (height, width), padded)
+
+    def decode(
+        self, pyramid: list[Tensor], image_size: tuple[int, int], padded_size: tuple[int, int]
+    ) -> SegmenterOutput:
+        """What decoder and linear head make of the backbone's maps of images of a size, padded to another."""
         embedding, features = self.decoder(pyramid)
         logits = self.head(self.dropout(features))
         if self.binary:
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-        padded = (normalised.shape[-2], normalised.shape[-1])
-        return SegmenterOutput(logits, embedding, features, pyramid, (height, width), padded)
+        return SegmenterOutput(logits, embedding, features, pyramid, image_size, padded_size)
 
     def _normalise(self, images: Tensor) -> Tensor:
         """The mean is subtracted from ``[B,3,H*W,1]``: ONNX Runtime turns 8-bit convolutions to channels last, and with

@@ -113,7 +113,7 @@ class Model(Section):
     """Any timm model name."""
     weights: str = "pretrained"
     """``pretrained`` (timm's own), ``none``, or a .safetensors/.pth file with backbone weights."""
-    decoder: Literal["deeplabv3plus", "lraspp", "fpn"] = "deeplabv3plus"
+    decoder: Literal["deeplabv3plus", "lraspp", "fpn", "dpt"] = "deeplabv3plus"
     output_stride: Literal[8, 16, 32] = 16
     """Stride of the deepest feature map, for backbones that can be dilated."""
     decoder_channels: Annotated[int, Field(ge=8)] = 256
@@ -145,6 +145,8 @@ class Prototypes(Section):
     """A prototype keeps this share of itself at each update."""
     grid: Count = 32
     """Pixels per image sampled for the branch: one in each cell of a grid of this many cells a side."""
+    class_balanced: bool = False
+    """Weigh sampled pixels so that in the losses of the branch every class that is there counts alike."""
     start: Share = 0.1
     """Share of the steps after which k-means places the prototypes."""
 
@@ -152,9 +154,12 @@ class Prototypes(Section):
 class Method(Section):
     """How unlabelled images are learned from."""
 
-    name: Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "prototype"] = "prototype"
+    name: Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "corrmatch", "prototype"] = "prototype"
     confidence_threshold: Share = 0.95
-    """Pseudo-labels below this confidence do not count (``pseudo_label_filter: confidence``)."""
+    """Pseudo-labels below this confidence do not count (``pseudo_label_filter: confidence``); ``corrmatch`` starts here
+    and moves it."""
+    adaptive_thresholds: bool = False
+    """Lower the confidence threshold of classes that the teacher is less sure of than of its surest one."""
     pseudo_label_filter: Literal["confidence", "entropy"] = "confidence"
     """``entropy`` drops the most uncertain pixels instead: a share that falls linearly over training."""
     entropy_drop_share: Share = 0.2
@@ -174,6 +179,16 @@ class Method(Section):
     cutmix_probability: Share = 0.5
     """Chance that a strong view gets a box pasted in from another image of the batch."""
     prototypes: Prototypes = Prototypes()
+
+    @model_validator(mode="after")
+    def _thresholds_are_used(self) -> Self:
+        if self.adaptive_thresholds and self.pseudo_label_filter != "confidence":
+            raise ValueError("`adaptive_thresholds` goes with `pseudo_label_filter: confidence`")
+        if self.name == "corrmatch" and (self.adaptive_thresholds or self.pseudo_label_filter != "confidence"):
+            raise ValueError(
+                "`corrmatch` has a threshold of its own: `pseudo_label_filter: confidence`, no `adaptive_thresholds`"
+            )
+        return self
 
     @property
     def has_prototypes(self) -> bool:
@@ -205,6 +220,10 @@ class Train(Section):
     """Range of the random resize before the crop."""
     flip: bool = True
     """Random horizontal flip."""
+    class_aware_share: Share = 0.0
+    """Share of the labelled crops that are drawn for a class, rare ones most often, and show it."""
+    copy_paste_probability: Share = 0.0
+    """Chance that a labelled crop gets the pixels of one or two classes, mostly rare ones, from another one."""
     batch_labeled: Count = 8
     """Labelled images a step, over all processes."""
     batch_unlabeled: Count = 8

@@ -2,14 +2,18 @@
 
 import os
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from protoseg_deploy.distributed import world
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Train
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -54,7 +58,20 @@ class Compute:
         return torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def place(self, network: Segmenter) -> Segmenter:
-        """On the device, channels last; with normalisation over all processes where these have GPUs."""
+        """On the device, channels last."""
+        return self.synchronised(network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def synchronised(self, network: Network) -> Network:
+        """With batch normalisation over all processes where these have GPUs."""
         if world().size > 1 and self.device.type == "cuda":
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+            return synchronise_normalisation(network)
+        return network
+
+
+def synchronise_normalisation(network: Network) -> Network:
+    """With every batch normalisation replaced by one over all processes.
+
+    By timm's conversion: torch's drops the activations that timm puts into its normalisation layers.
+    """
+    converted: Network = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return converted

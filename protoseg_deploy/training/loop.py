@@ -24,11 +24,12 @@ from protoseg_deploy.training.devices import Compute
 from protoseg_deploy.training.ema import EmaTeacher
 from protoseg_deploy.training.processes import (
     agreed,
-    check_divisible,
+    check_parts,
     own_random_numbers,
     own_random_state,
     process_group,
     random_states,
+    require_the_same,
     restore_random_state,
     wait_for_others,
 )
@@ -43,6 +44,9 @@ from protoseg_deploy.training.validation import validate
 
 MethodBuilder = Callable[[Recipe, Segmenter, ClassTable], Method]
 DataCheck = Callable[[Recipe, DataSets], Sequence[str]]
+
+_FP16_SKIPS = 24
+"""Steps in a row that fp16 may skip for no other reason than that its loss scale has yet to fall to what fits."""
 
 _OUT_OF_TIME = 1000
 """A number that no signal has."""
@@ -71,14 +75,18 @@ class Trainer:
         quiet: bool = False,
     ) -> None:
         self.recipe, self.run, self.sets, self.quiet = recipe, run, sets, quiet
-        check_divisible(recipe.train)
         self.classes = class_table(recipe.data)
         self.compute = Compute.choose(recipe.train)
         torch.manual_seed(recipe.train.seed)
         self.spec = NetworkSpec(recipe.model, self.classes, recipe.data.input_scale, recipe.data.ignore_index)
         self.notes: list[str] = list(self.compute.notes)
         self.student = self.compute.place(self._new_student() if initial_weights else build_network(self.spec))
-        self.method = build_method(recipe, self.student, self.classes)
+        self.method = self.compute.synchronised(build_method(recipe, self.student, self.classes))
+        check_parts(
+            recipe,
+            uses_unlabeled=self.method.uses_unlabeled,
+            normalised_together=self.compute.device.type == "cuda",
+        )
         self.ema = EmaTeacher(self.student, recipe.method.ema_decay) if recipe.method.ema_teacher else None
         self.stepper = TrainStep(recipe.train, self.compute, self.student, self.method, self.ema)
         own_random_numbers(recipe.train.seed)
@@ -117,7 +125,7 @@ class Trainer:
             progress.say(note)
         loader = training_loader(self.batches, self.step, self.compute.workers, pin_memory=device.type == "cuda")
         averages = StepAverages(images_per_step)
-        skipped = SkippedSteps(spec.max_skipped_steps, device)
+        skipped = SkippedSteps(spec.max_skipped_steps + (_FP16_SKIPS if spec.precision == "fp16" else 0), device)
         self.student.train()
         started = time.perf_counter()
         before = self.seconds
@@ -131,7 +139,7 @@ class Trainer:
                 random_state = own_random_state(device)
                 outcome = self.train_step(batch := batch.to(device))
                 averages.add(outcome.result, outcome.taken)
-                too_many = skipped.see(self.step, outcome.broken, batch, random_state)
+                too_many = skipped.see(self.step, outcome.taken, batch, random_state)
                 if too_many is not None:
                     raise self._too_many_skipped(*too_many)
                 self.step += 1
@@ -171,6 +179,7 @@ class Trainer:
         else:
             self._load_state(state)
             self.notes.append(f"resuming after step {self.step}")
+        require_the_same(self.step, self.compute.device)
         self.unreadable.forget_after(self.step)
         if world().is_first:
             self.run.forget_after(self.step)
@@ -326,7 +335,6 @@ def _train(
     recipe: Recipe, run: Run, build_method: MethodBuilder, *, resume: bool, quiet: bool, check: DataCheck | None
 ) -> dict[str, Any]:
     sets = find_data(recipe.data, need_unlabeled=recipe.data.unlabeled.is_set, need_val=True)
-    _check_batch(recipe)
     warnings: Sequence[str] = ()
     if resume:
         run.require_same_images(recipe, sets)
@@ -345,11 +353,3 @@ def _train(
         run.start(recipe, sets)
     wait_for_others()
     return trainer.train()
-
-
-def _check_batch(recipe: Recipe) -> None:
-    if recipe.train.batch_labeled < 2 and recipe.model.decoder == "deeplabv3plus":
-        raise UsageError(
-            "train.batch_labeled: deeplabv3plus normalises over the batch and needs at least 2 images",
-            "Set train.batch_labeled=2 or more, or another decoder.",
-        )

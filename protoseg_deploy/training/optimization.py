@@ -30,7 +30,13 @@ def build_optimizer(spec: Train, student: Segmenter, method: nn.Module) -> torch
         groups.append({"params": _matrices(trainable), "lr": lr, "weight_decay": spec.weight_decay})
         groups.append({"params": _vectors(trainable), "lr": lr, "weight_decay": 0.0})
     if spec.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=spec.momentum, fused=True)
+        optimizer = torch.optim.SGD(groups, momentum=spec.momentum, fused=True)
+        if spec.momentum:
+            # Made here, because the fused step makes them of uninitialised memory, and keeps that if it is skipped.
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     return torch.optim.AdamW(groups, fused=True)
 
 

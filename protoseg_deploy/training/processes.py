@@ -3,14 +3,20 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from protoseg_deploy.distributed import launched_by_torchrun, world
-from protoseg_deploy.errors import UsageError
-from protoseg_deploy.recipe import Train
+from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.recipe import Recipe, Train
+
+_PATIENCE = timedelta(hours=1)
+"""How long processes wait for the first one, which checks data and clusters prototypes for all."""
 
 
 @contextmanager
@@ -18,37 +24,71 @@ def process_group(spec: Train) -> Iterator[None]:
     """Join the other processes for a block: NCCL where there are GPUs, gloo on the CPU; alone, nothing happens.
 
     Raises:
-        UsageError: the batch sizes of the recipe cannot be spread over the processes.
+        UsageError: there are more processes than GPUs.
+        ProtosegError: another process has gone.
     """
     if not launched_by_torchrun() or world().size > 1:
         yield
         return
-    processes = int(os.environ["WORLD_SIZE"])
-    _require_divisible(spec, processes)
     on_gpu = spec.device != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+        _choose_gpu(int(os.environ["LOCAL_RANK"]))
+    # Every restart under a name of its own: nothing that was left by the one before is taken for an answer.
+    store, rank, processes = next(rendezvous("env://", timeout=_PATIENCE))
+    store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=processes, timeout=_PATIENCE)
     try:
         yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+            raise ProtosegError(
+                "another process of this training has failed; its own message says why",
+                "Go on with the same command and --continue.",
+            ) from None
+        raise
     finally:
         dist.destroy_process_group()
 
 
-def check_divisible(spec: Train) -> None:
-    """Raises UsageError where a step cannot be split into equal parts."""
-    _require_divisible(spec, world().size)
+def _choose_gpu(index: int) -> None:
+    if index >= torch.cuda.device_count():
+        raise UsageError(
+            f"process {index + 1} on this machine, which has {torch.cuda.device_count()} GPUs",
+            "Start one process for each GPU, or set train.device=cpu.",
+        )
+    torch.cuda.set_device(index)
 
 
-def _require_divisible(spec: Train, processes: int) -> None:
+def check_parts(recipe: Recipe, *, uses_unlabeled: bool, normalised_together: bool) -> None:
+    """Raises UsageError where the images of a step cannot be split into equal parts that can be trained on.
+
+    Args:
+        recipe: batch sizes, parts of an accumulated step, decoder.
+        uses_unlabeled: whether the method wants unlabelled images.
+        normalised_together: whether batch normalisation sees the images of all processes.
+    """
+    spec, processes = recipe.train, world().size
     parts = processes * spec.accumulate
-    for key, images in (("batch_labeled", spec.batch_labeled), ("batch_unlabeled", spec.batch_unlabeled)):
-        if images % parts:
+    # CutMix takes partners two by two, in one process as in many.
+    pairs = 2 if uses_unlabeled and parts > 1 and recipe.method.cutmix_probability > 0 else 1
+    sizes = [("batch_labeled", spec.batch_labeled, parts)]
+    sizes += [("batch_unlabeled", spec.batch_unlabeled, parts * pairs)] if uses_unlabeled else []
+    for key, images, multiple in sizes:
+        if images % multiple:
             split = f"{processes} processes" if spec.accumulate == 1 else f"{processes} × {spec.accumulate} parts"
+            paired = ", in pairs" if multiple > parts else ""
             raise UsageError(
-                f"train.{key}: {images} images a step cannot be spread over {split}",
-                f"Batch sizes are those of all processes together: make it a multiple of {parts}.",
+                f"train.{key}: {images} images a step cannot be spread over {split}{paired}",
+                f"Batch sizes are those of all processes together: make it a multiple of {multiple}.",
             )
+    together = spec.batch_labeled // (spec.accumulate if normalised_together else parts)
+    if together < 2 and recipe.model.decoder == "deeplabv3plus":
+        raise UsageError(
+            "train.batch_labeled: deeplabv3plus normalises over the batch and needs at least 2 images in each part of "
+            f"it, not {together}",
+            "Set train.batch_labeled higher, train.accumulate lower, or another decoder.",
+        )
 
 
 def wait_for_others() -> None:
@@ -57,12 +97,22 @@ def wait_for_others() -> None:
 
 
 def agreed(wish: int, device: torch.device) -> int:
-    """The same number in every process: that of the one that wishes most, 0 if none does."""
+    """The same number in every process: the largest that one of them wishes."""
     if world().size == 1:
         return wish
     value = torch.tensor(wish, device=device)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return int(value)
+
+
+def require_the_same(step: int, device: torch.device) -> None:
+    """Raises UsageError where processes have come to different steps: each would go on from another network."""
+    latest, earliest = agreed(step, device), -agreed(-step, device)
+    if latest != earliest:
+        raise UsageError(
+            f"processes found different checkpoints: of step {earliest} and of step {latest}",
+            "The folder of the run has to be one that all of them share, and every checkpoint readable.",
+        )
 
 
 def own_random_numbers(seed: int) -> None:

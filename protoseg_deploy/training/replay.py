@@ -58,7 +58,7 @@ def replay(file: Path) -> ReplayReport:
             f"{file}: a step of `{document['method']}` cannot be repeated here: its teacher is another run",
             "The file holds the images and networks of the step: torch.load(FILE, weights_only=True).",
         )
-    compute = Compute.choose(recipe.train)
+    compute = Compute.choose(recipe.train.model_copy(update={"device": "auto"}))  # wherever there is one now
     classes = class_table(recipe.data)
     student = compute.place(
         build_network(NetworkSpec(recipe.model, classes, recipe.data.input_scale, recipe.data.ignore_index))
@@ -73,14 +73,19 @@ def replay(file: Path) -> ReplayReport:
     alone = _broken_alone(student, batch)
     watch = _Watch(student.train(), method.train())
     restore_random_state([document["random_state"]], compute.device)
-    with compute.autocast():
-        result = method.step(student, teacher if document["teacher"] else student, batch, document["step"])
-    result.total().backward()  # type: ignore[no-untyped-call]
+    losses: dict[str, float] = {}
+    parts = batch.parts(recipe.train.accumulate)
+    for part in parts:
+        with compute.autocast():
+            result = method.step(student, teacher if document["teacher"] else student, part, document["step"])
+        (result.total() / len(parts)).backward()  # type: ignore[no-untyped-call]
+        for name, value in result.losses.items():
+            losses[name] = losses.get(name, 0.0) + float(value.detach()) / len(parts)
     watch.end()
     named = [*student.named_parameters(), *method.named_parameters()]
     return ReplayReport(
         step=document["step"],
-        losses={name: float(value.detach()) for name, value in result.losses.items()},
+        losses=losses,
         first_layer=watch.first,
         largest_input=watch.largest,
         parameters=tuple(name for name, value in named if value.grad is not None and not value.grad.isfinite().all()),

@@ -123,7 +123,13 @@ class Run:
     def require_same_images(self, recipe: Recipe, sets: DataSets) -> None:
         """Raises UsageError where the run was started with other images."""
         now = _images(recipe, sets)
-        then = json.loads(self.images_path.read_text(encoding="utf-8"))
+        try:
+            then = json.loads(self.images_path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            raise UsageError(
+                f"{self.images_path} is missing or damaged: nothing says which images the run was started with",
+                "Put it back from a copy of the run, or start a new one.",
+            ) from None
         for part in now:
             if then.get(part) != now[part]:
                 raise UsageError(

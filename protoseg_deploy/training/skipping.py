@@ -32,7 +32,7 @@ class TooManySkipped(ProtosegError):
 @dataclass
 class _Seen:
     step: int
-    broken: Tensor
+    taken: Tensor
     ready: torch.cuda.Event | None
     batch: Batch
     random_state: RandomState
@@ -53,13 +53,13 @@ class SkippedSteps:
         self._behind: deque[_Seen] = deque()
 
     def see(
-        self, step: int, broken: Tensor, batch: Batch, random_state: RandomState
+        self, step: int, taken: Tensor, batch: Batch, random_state: RandomState
     ) -> tuple[int, Batch, RandomState] | None:
         """Remember a step.
 
         Args:
             step: counted from 0.
-            broken: scalar bool on the device.
+            taken: scalar bool on the device: whether the step was not skipped.
             batch: what the step learned from.
             random_state: of torch's generators before the step.
 
@@ -69,17 +69,17 @@ class SkippedSteps:
         ready = None
         if self.on_gpu:
             flag = torch.empty((), dtype=torch.bool, pin_memory=True)
-            flag.copy_(broken, non_blocking=True)
+            flag.copy_(taken, non_blocking=True)
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
         else:
-            flag = broken
+            flag = taken
         self._behind.append(_Seen(step, flag, ready, batch, random_state))
         while self._behind and (not self.on_gpu or len(self._behind) > _STEPS_BEHIND):
             oldest = self._behind.popleft()
             if oldest.ready is not None:
                 oldest.ready.synchronize()  # two steps old: over, or as good as over
-            self.in_a_row = self.in_a_row + 1 if oldest.broken else 0
+            self.in_a_row = 0 if oldest.taken else self.in_a_row + 1
             if self.in_a_row >= self.limit:
                 return oldest.step, oldest.batch, oldest.random_state
         return None

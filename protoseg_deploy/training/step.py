@@ -1,5 +1,6 @@
 """One optimiser step: passes over the parts of a batch, and what follows only if all of it is finite."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
@@ -28,8 +30,6 @@ class StepOutcome:
     """Averaged over the parts of the batch."""
     taken: Tensor
     """Scalar bool on the device, the same in every process: false where the step was skipped."""
-    broken: Tensor
-    """Scalar bool: loss or gradient were not finite for another reason than the loss scale of fp16."""
 
 
 class _Passes(nn.Module):
@@ -47,9 +47,10 @@ class _Passes(nn.Module):
 class TrainStep:
     """Student, teacher, method and optimiser, one step at a time.
 
-    A step whose loss or gradient is not finite, in whichever process, changes nothing: no parameter, no statistic of a
-    normalisation, no prototype. That is decided on the device, so that the host never waits for it: the optimiser is a
-    fused one, which reads a flag, and what forward passes changed is put back by the same flag.
+    A step whose loss or gradient is not finite, in whichever process, changes no parameter, no statistic of a
+    normalisation and no prototype; the moving average goes on towards what the student already was. That is decided on
+    the device, so that the host never waits for it: the optimiser is a fused one, which reads a flag, and what forward
+    passes changed is put back by the same flag.
 
     Args:
         spec: the ``train`` section of a recipe.
@@ -67,15 +68,17 @@ class TrainStep:
         passes = _Passes(student, method)
         self.passes: nn.Module = passes
         if world().size > 1:
-            _freeze_idle(student, spec.crop)
+            _freeze_idle(student, spec)
             devices = [compute.device.index] if compute.device.type == "cuda" else None
-            self.passes = DistributedDataParallel(
-                passes, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            with warnings.catch_warnings():  # it has another name from torch 2.12 on
+                warnings.simplefilter("ignore", FutureWarning)
+                self.passes = DistributedDataParallel(
+                    passes, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
         self.optimizer = build_optimizer(spec, student, method)
         self.schedule = build_schedule(spec, self.optimizer)
         self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        self.statistics = list(student.buffers())
+        self.statistics = _normalisation_statistics(student, method)
         # For fp32 and bf16 the scale stays 1: what is used of the scaler is that it skips a step without a host sync.
         # On the CPU there is nothing to wait for.
         scale, patience = (2.0**16, 2000) if spec.precision == "fp16" else (1.0, 2**31 - 1)
@@ -103,9 +106,7 @@ class TrainStep:
         self.method.commit(taken)
         if self.ema:
             self.ema.update()
-        # In fp16 gradients overflow now and then until the scale fits: that says nothing about the loss.
-        broken = loss_is_broken if self.spec.precision == "fp16" else ~taken
-        return StepOutcome(result, taken, broken)
+        return StepOutcome(result, taken)
 
     @property
     def lr(self) -> float:
@@ -145,7 +146,7 @@ class TrainStep:
         taken = self._gradient_norm().isfinite() & ~loss_is_broken
         if self.scaler.is_enabled() or taken:
             self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.scaler.update(None if self.spec.precision == "fp16" else 1.0)
         self.schedule.step()
         return taken
 
@@ -162,7 +163,7 @@ class TrainStep:
         """
         if self.compute.device.type == "cuda" or not taken:
             for statistic, value in zip(self.statistics, before, strict=True):
-                statistic.copy_(torch.where(taken, statistic, value))
+                torch.where(taken, statistic, value, out=statistic)
         shared = [statistic for statistic in self.statistics if statistic.is_floating_point()]
         if world().size == 1 or self.compute.device.type == "cuda" or not shared:
             return
@@ -198,13 +199,19 @@ def _average(results: Sequence[StepResult]) -> StepResult:
     return StepResult(mean([result.losses for result in results]), mean([result.monitors for result in results]))
 
 
-def _freeze_idle(student: Segmenter, crop: int) -> None:
-    """Take parameters that no output depends on out of training: processes would wait for their gradients for ever."""
+def _normalisation_statistics(*networks: nn.Module) -> list[Tensor]:
+    """What forward passes change: running statistics, and the counters of batches."""
+    layers = (module for network in networks for module in network.modules())
+    return [buffer for layer in layers if isinstance(layer, _BatchNorm) for buffer in layer.buffers(recurse=False)]
+
+
+def _freeze_idle(student: Segmenter, spec: Train) -> None:
+    """Take parameters that no loss depends on out of training: processes would wait for their gradients for ever."""
     was_training = student.training
     student.eval()  # neither statistics nor random numbers are touched
-    output = student.forward_features(torch.zeros(1, 3, crop, crop, device=student.head.weight.device))
-    maps = [output.logits, output.embedding, output.head_input, *output.pyramid]
-    torch.stack([values.float().sum() for values in maps]).sum().backward()  # type: ignore[no-untyped-call]
+    output = student.forward_features(torch.zeros(1, 3, spec.crop, spec.crop, device=student.head.weight.device))
+    reached = [output.logits, output.pyramid[-2]] if spec.auxiliary_weight else [output.logits]
+    torch.stack([values.float().sum() for values in reached]).sum().backward()  # type: ignore[no-untyped-call]
     for parameter in student.parameters():
         parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
         parameter.grad = None

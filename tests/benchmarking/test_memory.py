@@ -1,5 +1,8 @@
 """Peak memory of work whose needs are known by counting."""
 
+import subprocess
+import sys
+
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -44,3 +47,16 @@ def test_what_autograd_keeps_counts_until_it_is_used():
     kept = peak_memory_bytes(plain, CPU)
     assert 5 * ROW <= kept <= 9 * ROW
     assert peak_memory_bytes(recomputed, CPU) < 13 * ROW
+
+
+def test_the_peak_of_a_process_stays_when_memory_is_freed_and_is_its_own():
+    megabytes = 200
+    code = (
+        "import torch; from protoseg_deploy.benchmarking.memory import process_peak_bytes as peak\n"
+        f"cpu = torch.device('cpu'); before = peak(cpu); torch.ones({megabytes} * 2**20, dtype=torch.uint8)\n"
+        "print(before, peak(cpu))"
+    )
+    held = torch.ones(900 * 2**20, dtype=torch.uint8)  # a large parent is not counted
+    before, after = map(int, subprocess.check_output([sys.executable, "-c", code]).split())
+    assert after < held.numel()
+    assert megabytes * 0.9 < (after - before) / 2**20 < megabytes * 1.2

@@ -14,8 +14,8 @@ from protoseg_deploy.training import Run
 from tests.conftest import recipe_tree, write_scenes
 
 VERBS = [
-    "demo", "recipe", "check", "train", "distill", "evaluate", "export", "build", "verify", "predict", "bench",
-    "bench-train",
+    "demo", "recipe", "check", "train", "compare", "distill", "evaluate", "export", "build", "verify", "predict",
+    "bench", "bench-train",
 ]  # fmt: skip
 
 

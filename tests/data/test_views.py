@@ -90,6 +90,36 @@ def test_every_part_of_an_image_can_be_in_the_crop():
     assert seen == set(mask.unique().tolist())
 
 
+@pytest.mark.parametrize(("scale", "least"), [((1.0, 1.0), 60), ((1.0, 2.0), 60), ((0.5, 0.5), 55)])
+def test_a_crop_for_a_class_holds_a_pixel_of_it_anywhere(scale, least):
+    """A patch of 4x4 pixels in an image of 150x200; shrunk it may be lost at the edge of a crop."""
+    image, mask = coded_image(150, 200)
+    mask = torch.zeros_like(mask)
+    mask[71:75, 40:44] = 1
+    image[0] = mask * 200
+    places = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        view = weak_view(image, mask, Train(crop=32, scale=scale), 1.0, 255, class_index=1)
+        assert view.image.shape == (3, 32, 32)
+        if (view.mask == 1).any():
+            assert view.image[0][view.mask == 1].float().mean() > 50, "image and mask are cut alike"
+            places.append((view.mask == 1).nonzero()[0].tolist())
+    assert len(places) >= least
+    assert len({row for row, _ in places}) > 10
+    assert len({column for _, column in places}) > 10
+
+
+def test_a_crop_for_a_class_that_is_not_there_is_any_crop():
+    image, mask = coded_image(60, 80)
+    views = []
+    for class_index in (None, 250):
+        torch.manual_seed(3)
+        views.append(weak_view(image, mask, Train(crop=32), 1.0, 255, class_index))
+    assert torch.equal(views[0].image, views[1].image)
+    assert torch.equal(views[0].mask, views[1].mask)
+
+
 def test_strong_view_changes_colours_not_places():
     generator = torch.Generator().manual_seed(0)
     image = torch.zeros(3, 40, 40, dtype=torch.uint8)

@@ -48,6 +48,8 @@ FAMILIES = (
     Family("fastvit_t8", "deeplabv3plus"),
     Family("regnety_002", "lraspp"),
     Family("vit_small_patch14_dinov2", "fpn"),
+    Family("vit_small_patch14_dinov2", "dpt"),
+    Family("test_convnext", "dpt"),
 )
 
 folder = Path()

@@ -29,7 +29,8 @@ def test_a_step_has_no_host_sync(tiny_recipe, tmp_path, name, label_filter):
         method={
             "name": name,
             "pseudo_label_filter": label_filter,
-            "prototypes": {"start": 0.0},
+            "adaptive_thresholds": label_filter == "confidence",
+            "prototypes": {"start": 0.0, "class_balanced": True},
             "distribution_alignment": True,
         },
         train={

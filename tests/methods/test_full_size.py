@@ -47,6 +47,22 @@ def test_value_and_gradient_are_those_of_the_plain_way(sizes, layout):
     torch.testing.assert_close(ours.grad, plain.grad)
 
 
+@pytest.mark.usefixtures("_values_at_once")
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_the_divergence_is_that_of_enlarged_logits(sizes):
+    logits, _, weights = example(sizes)
+    target = logits.coarse.flip(0).requires_grad_()
+    ours, plain = (logits.coarse.clone().requires_grad_() for _ in range(2))
+    total = FullSizeLogits(ours, *sizes).divergence(FullSizeLogits(target, *sizes), weights)
+    log_shares, wanted = (resize_logits(values, *sizes).log_softmax(dim=1) for values in (plain, target.detach()))
+    expected = (F.kl_div(log_shares, wanted, reduction="none", log_target=True).sum(dim=1) * weights).sum()
+    (0.25 * total).backward()
+    (0.25 * expected).backward()
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(ours.grad, plain.grad)
+    assert target.grad is None
+
+
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_gradient_is_the_derivative(sizes):
     logits, labels, weights = example(sizes, torch.float64, batch=1, classes=2)

@@ -63,6 +63,17 @@ def test_consistency_counts_trusted_pixels_and_averages_over_valid_ones(logits):
     assert consistency(at_full_size(student), pseudo).item() == pytest.approx(total / valid.sum().item(), rel=1e-5)
 
 
+def test_each_class_may_have_its_threshold(logits):
+    valid = torch.ones(2, 6, 5, dtype=torch.bool)
+    valid[0, 0] = False
+    bounds = torch.tensor([0.9, 0.3, 0.6, 1.1])
+    pseudo = confident_labels(at_full_size(logits), valid, bounds)
+    for pixel in np.ndindex(2, 6, 5):
+        assert pseudo.trusted[pixel] == (valid[pixel] and pseudo.confidence[pixel] >= bounds[pseudo.labels[pixel]])
+    one, alike = (confident_labels(at_full_size(logits), valid, bound) for bound in (0.6, torch.full((4,), 0.6)))
+    assert torch.equal(one.trusted, alike.trusted)
+
+
 def test_entropy_filter_drops_the_most_uncertain_share():
     logits = torch.randn(4, 5, 50, 50, generator=torch.Generator().manual_seed(3))
     valid = torch.ones(4, 50, 50, dtype=torch.bool)

@@ -62,9 +62,7 @@ def decoded(student, images, weights):
     for number, image in enumerate(images):
         pyramid = student.backbone(student._pad(student._normalise(image[None])))
         pyramid = [
-            torch.stack(
-                [channel * float(weight) for channel, weight in zip(level[0], rows[number], strict=True)]
-            )
+            torch.stack([channel * float(weight) for channel, weight in zip(level[0], rows[number], strict=True)])
             for level, rows in zip(pyramid, weights, strict=True)
         ]
         logits = student.head(student.decoder([level[None] for level in pyramid])[1])

@@ -1,6 +1,7 @@
 """Two processes on the CPU against one on the same global batch."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,12 @@ from safetensors.torch import load_file
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.methods import build_method
+from protoseg_deploy.models import Segmenter
+from protoseg_deploy.recipe import Model, Train
 from protoseg_deploy.training import Run, train
-from protoseg_deploy.training.processes import check_divisible
+from protoseg_deploy.training.devices import synchronise_normalisation
+from protoseg_deploy.training.processes import check_parts
+from protoseg_deploy.training.step import _freeze_idle
 from protoseg_deploy.training.stopping import OutOfTime
 from tests.conftest import with_values
 
@@ -45,6 +50,8 @@ def spread_recipe(tiny_recipe):
         model={"dropout": 0.0},
         method={"distribution_alignment": True, "confidence_threshold": 0.34, "pseudo_label_filter": "confidence"},
         train={
+            "class_aware_share": 0.5,
+            "copy_paste_probability": 0.5,
             "batch_labeled": 4,
             "batch_unlabeled": 4,
             "steps": 6,
@@ -66,9 +73,17 @@ def assert_close(one, other, **bounds):
         torch.testing.assert_close(one[name], other[name], msg=lambda text, name=name: f"{name}: {text}", **bounds)
 
 
-@pytest.mark.parametrize("pseudo_label_filter", ["confidence", "entropy"])
-def test_two_processes_compute_what_one_does_on_the_same_global_batch(spread_recipe, tmp_path, pseudo_label_filter):
-    recipe = with_values(spread_recipe, method={"pseudo_label_filter": pseudo_label_filter})
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"adaptive_thresholds": True, "prototypes": {"class_balanced": True}},
+        {"pseudo_label_filter": "entropy"},
+        {"name": "corrmatch", "prototypes": {"enabled": True}},
+    ],
+    ids=["thresholds of classes", "entropy", "corrmatch"],
+)
+def test_two_processes_compute_what_one_does_on_the_same_global_batch(spread_recipe, tmp_path, method):
+    recipe = with_values(spread_recipe, method=method)
     (alone,) = run_program(tmp_path, recipe, "alone", 1)
     first, second = run_program(tmp_path, recipe, "two", 2)
     for step, (expected, found) in enumerate(zip(alone["losses"], first["losses"], strict=True)):
@@ -98,9 +113,66 @@ def test_parts_of_an_accumulated_step_see_what_the_whole_one_sees(spread_recipe,
         assert_close(both[name], parts[name], rtol=0, atol=0)
 
 
-def test_batches_that_cannot_be_spread_are_refused(tiny_recipe):
-    with pytest.raises(UsageError, match=r"train\.batch_labeled.*2"):
-        check_divisible(with_values(tiny_recipe, train={"batch_labeled": 3, "accumulate": 2}).train)
+@pytest.mark.parametrize(
+    ("sizes", "decoder", "says"),
+    [
+        ({"batch_labeled": 3, "accumulate": 2}, "lraspp", r"train\.batch_labeled: 3.*2 parts"),
+        ({"batch_labeled": 6, "batch_unlabeled": 6, "accumulate": 2}, "lraspp", r"train\.batch_unlabeled: 6.*in pairs"),
+        ({"batch_labeled": 2, "batch_unlabeled": 4, "accumulate": 2}, "deeplabv3plus", "at least 2 images"),
+    ],
+)
+def test_batches_that_cannot_be_spread_are_refused(tiny_recipe, tmp_path, sizes, decoder, says):
+    recipe = with_values(tiny_recipe, train=sizes, model={"decoder": decoder})
+    with pytest.raises(UsageError, match=says):
+        train(recipe, tmp_path / "run", build_method, quiet=True)
+
+
+def test_an_odd_batch_in_one_piece_and_supervised_parts_are_fine(tiny_recipe):
+    odd = with_values(tiny_recipe, train={"batch_unlabeled": 3})
+    check_parts(odd, uses_unlabeled=True, normalised_together=False)
+    parts = with_values(tiny_recipe, train={"batch_unlabeled": 3, "accumulate": 2})
+    check_parts(parts, uses_unlabeled=False, normalised_together=False)
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv2_035", "test_efficientnet", "test_resnet"])
+def test_synchronised_normalisation_is_the_same_network(backbone):
+    """Layers of timm that normalise and activate at once keep their activation."""
+    torch.manual_seed(0)
+    network = Segmenter(Model(backbone=backbone, decoder="deeplabv3plus", decoder_channels=8), 3).eval()
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    expected = network(images)
+    converted = synchronise_normalisation(network)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
+    assert not any(type(module) is torch.nn.BatchNorm2d for module in converted.modules())
+    torch.testing.assert_close(converted(images), expected)
+
+
+def test_parameters_that_no_loss_depends_on_are_taken_out_of_training():
+    student = Segmenter(Model(backbone="mobilenetv2_035", decoder="lraspp", decoder_channels=8), 3)
+    idle = torch.nn.Parameter(torch.zeros(3))
+    student.decoder.register_parameter("idle", idle)
+    _freeze_idle(student, Train(crop=64))
+    trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    student.train()
+    student.forward_features(torch.zeros(2, 3, 64, 64)).logits.sum().backward()
+    reached = {name for name, parameter in student.named_parameters() if parameter.grad is not None}
+    assert trained == reached
+    assert "decoder.idle" not in trained
+
+
+def test_an_error_of_one_process_is_said_once_and_without_a_traceback(tiny_recipe, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "data")
+    for path in (tmp_path / "data/labeled/images").iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+    recipe = with_values(tiny_recipe, data={"root": str(tmp_path / "data")})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    verb = ["train", str(tmp_path / "recipe.yaml"), "--run-folder", str(tmp_path / "run")]
+    done = start(2, ["-m", "protoseg_deploy", *verb], tmp_path, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("Error: the data of the recipe cannot be used") == 1
+    assert "another process of this training has failed" in done.stderr
+    # what torchrun itself says of the failed workers comes after
+    assert "Traceback" not in done.stderr.split("torch/distributed/elastic")[0]
 
 
 def test_compiled_networks_compute_the_same_and_are_put_away_after_a_step(tiny_recipe, tmp_path, monkeypatch):
@@ -141,7 +213,9 @@ def test_a_run_stops_when_its_hours_are_over_and_goes_on_where_it_stopped(tiny_r
 
 
 def test_a_killed_worker_is_restarted_and_training_ends_with_the_right_number_of_steps(tiny_recipe, tmp_path):
-    recipe = with_values(tiny_recipe, train={"steps": 9, "checkpoint_every": 3, "log_every": 1, "eval_every": 9})
+    recipe = with_values(
+        tiny_recipe, train={"steps": 9, "checkpoint_every": 3, "log_every": 1, "eval_every": 9, "batch_unlabeled": 4}
+    )
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     verb = ["train", str(tmp_path / "recipe.yaml"), "--run-folder", str(tmp_path / "run"), "--continue", "--json"]
     worker = ["-m", "tests.training.dying_worker", str(tmp_path / "died"), "SIGKILL", "5"]
@@ -160,7 +234,10 @@ def test_a_killed_worker_is_restarted_and_training_ends_with_the_right_number_of
 
 
 def test_sigterm_to_one_process_stops_all_after_the_same_step(tiny_recipe, tmp_path):
-    recipe = with_values(tiny_recipe, train={"steps": 400, "checkpoint_every": 400, "log_every": 4, "eval_every": 400})
+    recipe = with_values(
+        tiny_recipe,
+        train={"steps": 400, "checkpoint_every": 400, "log_every": 4, "eval_every": 400, "batch_unlabeled": 4},
+    )
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     verb = ["train", str(tmp_path / "recipe.yaml"), "--run-folder", str(tmp_path / "run")]
     worker = ["-m", "tests.training.dying_worker", str(tmp_path / "asked"), "SIGTERM", "6"]

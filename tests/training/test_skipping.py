@@ -77,13 +77,50 @@ def test_a_broken_step_changes_nothing(tiny_recipe, tmp_path, monkeypatch, what,
         spoil(patch, what)
         outcome = take(trainer)
     assert not outcome.taken
-    assert outcome.broken
     trainer.step -= 1
     for old, new in zip(leaves(before), leaves(state_of(trainer)), strict=True):
         assert torch.equal(old, new) if isinstance(old, torch.Tensor) else old == new
     assert take(trainer).taken, "the next step is a step again"
     now = trainer.student.state_dict()
     assert any(not torch.equal(value, now[name]) for name, value in before["student"].items())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_broken_first_step_leaves_nothing_behind(tiny_recipe, tmp_path, monkeypatch, optimizer):
+    recipe = with_values(tiny_recipe, train={"optimizer": optimizer, "steps": 20}, method={"name": "fixmatch"})
+    spoilt, whole = trainer_of(recipe, tmp_path / "spoilt"), trainer_of(recipe, tmp_path / "whole")
+    whole.student.load_state_dict(spoilt.student.state_dict())
+    with monkeypatch.context() as patch:
+        spoil(patch, "loss")
+        assert not take(spoilt).taken
+    whole.stepper.schedule.step()
+    whole.step = 1
+    for trainer in (spoilt, whole):
+        torch.manual_seed(5)
+        assert take(trainer).taken
+    for name, value in whole.student.state_dict().items():
+        assert torch.equal(value, spoilt.student.state_dict()[name]), name
+
+
+def test_the_scaled_path_of_gpus_skips_by_its_flag_and_keeps_its_scale(tiny_recipe, tmp_path, monkeypatch):
+    """The same calls as on a GPU, with a scaler that is enabled on the CPU."""
+    recipe = with_values(
+        tiny_recipe, train={"optimizer": "sgd", "steps": 20, "momentum": 0.9}, method={"name": "fixmatch"}
+    )
+    trainer = trainer_of(recipe, tmp_path / "run")
+    stepper = trainer.stepper
+    stepper.scaler = torch.amp.GradScaler("cpu", init_scale=1.0, growth_interval=2**31 - 1)
+    for _ in range(2):
+        before = copy.deepcopy(trainer.student.state_dict())
+        with monkeypatch.context() as patch:
+            spoil(patch, "loss")
+            assert not take(trainer).taken
+        for name, value in trainer.student.state_dict().items():
+            assert torch.equal(value, before[name]), name
+    assert stepper.scaler.get_scale() == 1.0
+    assert take(trainer).taken
+    buffers = [state["momentum_buffer"] for state in stepper.optimizer.state.values()]
+    assert max(buffer.abs().max() for buffer in buffers) < 100
 
 
 def test_statistics_of_normalisation_survive_an_image_that_overflows(tiny_recipe, tmp_path):
@@ -101,8 +138,8 @@ def test_statistics_of_normalisation_survive_an_image_that_overflows(tiny_recipe
 
 def test_only_steps_in_a_row_are_too_many():
     skipped = SkippedSteps(3, torch.device("cpu"))
-    pattern = [True, True, False, True, True, True]
-    told = [skipped.see(step, torch.tensor(broken), "batch", {}) for step, broken in enumerate(pattern)]
+    pattern = [False, False, True, False, False, False]
+    told = [skipped.see(step, torch.tensor(taken), "batch", {}) for step, taken in enumerate(pattern)]
     assert told == [None] * 5 + [(5, "batch", {})]
 
 

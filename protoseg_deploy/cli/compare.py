@@ -1,0 +1,98 @@
+"""``protoseg compare``."""
+
+from pathlib import Path
+
+import click
+
+from protoseg_deploy.cli.arguments import PATH, json_option, note, print_json, print_table, recipe_arguments
+from protoseg_deploy.errors import ProtosegError
+
+
+def _seeds(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    """Callback: ``3`` is 0, 1, 2; ``0,3,5`` is a list, and ``5,`` a list of one."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isdecimal() for word in words):
+        raise click.BadParameter(f"{text!r}: give how many (3 is 0, 1, 2) or a list (0,3,5)")
+    numbers = tuple(map(int, words))
+    if "," not in text:
+        numbers = tuple(range(numbers[0]))
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise click.BadParameter(f"{text!r}: at least one seed, and each once")
+    return numbers
+
+
+@click.command(name="compare")
+@recipe_arguments
+@click.option("--methods", metavar="NAME[,NAME…]", help="Methods; NAME+prototypes is one with the prototype branch.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="'NAME: KEY=VALUE …'",
+    help="Anything else that the recipe allows, under a name of yours; may be given several times.",
+)
+@click.option(
+    "--seeds", callback=_seeds, default="3", show_default=True, metavar="N|LIST", help="How many, or which: 0,3,5."
+)
+@click.option("--run", "folder", type=PATH, required=True, help="Folder of all runs and of the results.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@json_option
+def command(
+    recipe: str,
+    overrides: tuple[str, ...],
+    methods: str | None,
+    variants: tuple[str, ...],
+    seeds: tuple[int, ...],
+    folder: Path,
+    jobs: int,
+    as_json: bool,
+) -> None:
+    """Train several methods, or other variants of RECIPE, with the same seeds and say how they differ.
+
+    Every seed is one run of each variant, with the same labelled subset (data.labeled_seed) and the same random numbers
+    (train.seed). The first variant is what the others are compared with, seed by seed. Best and last evaluation are
+    both shown: the best one was chosen on the images it is measured on.
+
+    Runs are ordinary run folders, DIR/VARIANT/seed-N, each trained in a process of its own. The same command reads
+    those that are finished, resumes those that were interrupted, and trains the rest, so that variants and seeds can be
+    added later. Results are in DIR: comparison.json, comparison.md, miou.png.
+
+    \b
+    protoseg compare mine.yaml --methods supervised,fixmatch,fixmatch+prototypes --run runs/methods
+    protoseg compare mine.yaml train.steps=2000 --methods supervised,unimatch --seeds 0,3,5 --run runs/short
+    protoseg compare mine.yaml --methods fixmatch --run runs/sweep \\
+        --variant 'wide: method.name=fixmatch model.decoder_channels=128' \\
+        --variant 'sure: method.name=fixmatch method.confidence_threshold=0.98'
+    protoseg compare mine.yaml --methods supervised,prototype --run runs/methods --jobs 2
+
+    Memory is the most a run held at a time: on a GPU as its allocator counts, on a CPU the whole process. With --jobs
+    runs share the cores, and take the GPUs in turn where there are several: times are then not those of a run alone.
+    """
+    from protoseg_deploy.reporting.comparison import compare_runs
+    from protoseg_deploy.training.sweep import Variant, plan_runs, train_missing
+
+    listed = [Variant.of_method(name.strip()) for name in methods.split(",")] if methods else []
+    listed += [Variant.parse(text) for text in variants]
+    if not listed:
+        raise click.UsageError("Nothing to compare: give --methods, --variant, or both.")
+    planned = plan_runs(recipe, overrides, listed, seeds, folder)
+    outcome = train_missing(planned, folder, jobs=jobs, say=note)
+    comparison = compare_runs(planned, outcome.failed)
+    written = comparison.write(folder)
+    if as_json:
+        print_json(comparison.document())
+    else:
+        for table in comparison.tables():
+            print_table(table.columns, table.rows, table.title)
+        click.echo(f"Written: {', '.join(map(str, written))}")
+    for line in comparison.unfinished():
+        note(line)
+    if outcome.signal:
+        stopped = ProtosegError("stopped; everything is saved", "The same command goes on where it stopped.")
+        stopped.exit_code = 128 + outcome.signal
+        raise stopped
+    if outcome.failed:
+        raise ProtosegError(
+            f"{len(outcome.failed)} of {len(planned)} runs failed: {', '.join(outcome.failed)}",
+            "What is wrong is said above, or in seed-N.log. The same command tries them again.",
+        )

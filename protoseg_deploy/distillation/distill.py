@@ -80,6 +80,7 @@ def distill(
             )
         return _strip(network, spec, resolved_recipe(recipe, spec.classes), student_run)
     _check_weights(recipe, teacher_recipe)
+    recipe = _with_target(recipe, teacher_run)
     bank = _bank(teacher_run) if recipe.distill.target != "linear" else None
 
     def build(resolved: Recipe, student: Segmenter, classes: ClassTable) -> Method:
@@ -156,6 +157,14 @@ def _inherit(student: Segmenter, teacher: Segmenter, own: Model, others: Model) 
         if name.startswith(shared) and name in state and value.shape == state[name].shape
     }
     student.load_state_dict(fitting, strict=False)
+
+
+def _with_target(recipe: Recipe, teacher: Run) -> Recipe:
+    """With ``auto`` settled, so that the student's recipe says what it learned from."""
+    if recipe.distill.target != "auto":
+        return recipe
+    target = "prototype" if teacher.prototypes.is_file() else "linear"
+    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"target": target})})
 
 
 def _check_weights(recipe: Recipe, teacher: Recipe) -> None:

@@ -84,10 +84,12 @@ class Method(nn.Module, ABC):
     def labeled_losses(self, output: SegmenterOutput, labels: Tensor) -> dict[str, Tensor]:
         """Supervised cross-entropy of the linear head, and of the auxiliary head where there is one."""
         spec, ignore_index = self.recipe.train, self.recipe.data.ignore_index
-        losses = {"labeled": labeled_cross_entropy(FullSizeLogits.of(output), labels, ignore_index, spec.ohem)}
+        share_of_batch = len(labels) / spec.batch_labeled
+        logits = FullSizeLogits.of(output)
+        losses = {"labeled": labeled_cross_entropy(logits, labels, ignore_index, spec.ohem, share_of_batch)}
         if self.auxiliary_head is not None:
-            logits = replace(FullSizeLogits.of(output), coarse=self.auxiliary_head(output.pyramid[-2]))
-            auxiliary = labeled_cross_entropy(logits, labels, ignore_index, spec.ohem)
+            logits = replace(logits, coarse=self.auxiliary_head(output.pyramid[-2]))
+            auxiliary = labeled_cross_entropy(logits, labels, ignore_index, spec.ohem, share_of_batch)
             losses["auxiliary"] = spec.auxiliary_weight * auxiliary
         return losses
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.data.views import CutMix
-from protoseg_deploy.distributed import gather_over_processes, mean_over, world
+from protoseg_deploy.distributed import gather_over_processes, mean_over
 from protoseg_deploy.methods.full_size import FullSizeLogits
 from protoseg_deploy.recipe import Ohem
 
@@ -56,7 +56,7 @@ def low_entropy_labels(logits: FullSizeLogits, valid: Tensor, drop_share: float)
 
 
 def labeled_cross_entropy(
-    logits: FullSizeLogits, labels: Tensor, ignore_index: int, ohem: Ohem | None = None
+    logits: FullSizeLogits, labels: Tensor, ignore_index: int, ohem: Ohem | None = None, share_of_batch: float = 1.0
 ) -> Tensor:
     """Mean cross-entropy over labelled pixels, or over the hard ones only.
 
@@ -65,14 +65,16 @@ def labeled_cross_entropy(
         labels: ``[B,H,W]`` int64.
         ignore_index: label that does not count.
         ohem: average over pixels whose true class has less than `threshold` probability, at least `min_kept`
-            (Shrivastava et al., CVPR 2016, as used for segmentation). Each process keeps its part of `min_kept` of
-            its own pixels: a ranking over all of them would have to gather every loss.
+            (Shrivastava et al., CVPR 2016, as used for segmentation).
+        share_of_batch: how much of the global batch these images are, as one process of several or as a part of an
+            accumulated step: that much of `min_kept` is kept of their own pixels. A ranking over the whole batch would
+            have to gather every loss.
     """
     counted = labels != ignore_index
     safe = torch.where(counted, labels, 0)
     if ohem is not None:
         losses = torch.where(counted, logits.pixel_losses(safe), -1.0)
-        kept = min(max(1, ohem.min_kept // world().size), losses.numel())
+        kept = min(max(1, round(ohem.min_kept * share_of_batch)), losses.numel())
         # A pixel is hard when its loss is above -log(threshold); the bound is lowered until `kept` pixels pass.
         bound = -math.log(max(ohem.threshold, 1e-12))
         kth_largest = losses.flatten().topk(kept).values[-1]

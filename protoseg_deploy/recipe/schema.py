@@ -300,8 +300,9 @@ class Distill(Section):
     channel_weight: NonNegative = 1.0
     """Channel-wise distillation: where in the image each class responds (Shu et al., ICCV 2021)."""
     channel_temperature: Positive = 4.0
-    target: Literal["linear", "prototype", "mean"] = "linear"
-    """The teacher's linear head, its prototype head, or the mean of both probabilities."""
+    target: Literal["auto", "linear", "prototype", "mean"] = "auto"
+    """The teacher's linear head, its prototype head, or the mean of both probabilities; ``auto``: the prototype head of
+    a teacher that has one."""
     start_from_teacher: bool = True
     """A student with the teacher's backbone starts from its weights; with the same decoder from those that fit, too."""
     unlabeled_view: Literal["weak", "strong", "weak_to_strong"] = "weak_to_strong"

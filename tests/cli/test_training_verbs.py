@@ -187,13 +187,23 @@ def test_a_smaller_student_is_trained(teacher, tmp_path):
     document = json.loads(
         run(
             "distill", teacher, "--run", tmp_path / "student", "--json",
-            "model.backbone=mobilenetv3_small_050", "train.steps=4", "distill.target=mean",
+            "model.backbone=mobilenetv3_small_050", "train.steps=4",
         ).stdout
     )  # fmt: skip
+    assert Run(tmp_path / "student").recipe().distill.target == "prototype", "the teacher has prototypes"
     assert not document["stripped"]
     assert document["student_parameters"] < document["teacher_parameters"]
     losses = next(record for record in Run(tmp_path / "student").metrics() if record["kind"] == "train")
     assert {"labeled", "kl", "channel"} <= losses.keys()
+
+
+def test_a_student_of_a_teacher_without_prototypes_learns_from_its_linear_head(recipe, tmp_path):
+    run("train", recipe, "--run", tmp_path / "teacher", "method.name=supervised", "train.steps=4")
+    smaller = ["model.decoder_channels=8", "train.steps=2"]
+    run("distill", tmp_path / "teacher", "--run", tmp_path / "student", *smaller)
+    assert Run(tmp_path / "student").recipe().distill.target == "linear"
+    asked = ["distill", tmp_path / "teacher", "--run", tmp_path / "other", *smaller, "distill.target=prototype"]
+    fails(*asked, says=["prototypes.safetensors"])
 
 
 def test_a_student_that_cannot_be(teacher, tmp_path):

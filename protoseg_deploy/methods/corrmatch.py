@@ -54,7 +54,8 @@ class CorrMatch(FixMatch):
     def labeled_losses(self, output: SegmenterOutput, labels: Tensor) -> dict[str, Tensor]:
         losses = super().labeled_losses(output, labels)
         logits = self.correlation(output).logits
-        spread = labeled_cross_entropy(logits, labels, self.recipe.data.ignore_index, self.recipe.train.ohem)
+        spec, share = self.recipe.train, len(labels) / self.recipe.train.batch_labeled
+        spread = labeled_cross_entropy(logits, labels, self.recipe.data.ignore_index, spec.ohem, share)
         return losses | {"labeled": 0.5 * losses["labeled"], "labeled_correlation": 0.5 * spread}
 
     def unlabeled_losses(

@@ -3,6 +3,8 @@
 It can be put on any method that has labelled and strong-view outputs: see `FixMatch`.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,35 +58,54 @@ class PrototypeBranch(nn.Module):
             pseudo: mixed like the strong views.
             draws: which pixels of which image are sampled.
         """
-        positions = draws.labeled_positions(*labeled.image_size, self.grid)
-        features = self._features_at(labeled, positions)
-        targets = gather_values(labels, positions).flatten()
-        similarities = self.bank.similarities(features)
-        known = targets != self.ignore_index
-        losses = {"prototype_labeled": self._loss(similarities, targets, known, known)}
-        counted = known
+        samples = [self._labeled_sample(labeled, labels, draws)]
         if strong is not None and pseudo is not None:
-            positions = draws.unlabeled_positions(*strong.image_size, self.grid)
-            more = self._features_at(strong, positions)
-            pseudo_targets = gather_values(pseudo.labels, positions).flatten()
-            valid = gather_values(pseudo.valid, positions).flatten()
-            trusted = valid & (gather_values(pseudo.confidence, positions).flatten() >= self.threshold)
-            more_similarities = self.bank.similarities(more)
-            losses["prototype_unlabeled"] = self._loss(more_similarities, pseudo_targets, trusted, valid)
-            features = torch.cat([features, more])
-            similarities = torch.cat([similarities, more_similarities])
-            targets, counted = torch.cat([targets, pseudo_targets]), torch.cat([counted, trusted])
-        self.bank.collect(features, similarities.detach(), targets, counted)
-        return losses
+            samples.append(self._unlabeled_sample(strong, pseudo, draws))
+        features = torch.cat([sample.features for sample in samples])
+        targets = torch.cat([sample.targets for sample in samples])
+        similarities = self.bank.similarities(features)
+        self.bank.collect(features, similarities.detach(), targets, torch.cat([sample.counted for sample in samples]))
+        losses = F.cross_entropy(self.bank.logits(similarities), targets, reduction="none")
+        parts = torch.split(losses, [len(sample.targets) for sample in samples])
+        return {sample.name: self._mean(part, sample) for part, sample in zip(parts, samples, strict=True)}
+
+    def _labeled_sample(self, output: SegmenterOutput, labels: Tensor, draws: StepDraws) -> "_Sample":
+        positions = draws.labeled_positions(*output.image_size, self.grid)
+        targets = gather_values(labels, positions).flatten()
+        known = targets != self.ignore_index
+        features = self._features_at(output, positions)
+        return _Sample("prototype_labeled", features, torch.where(known, targets, 0), known, known)
+
+    def _unlabeled_sample(self, output: SegmenterOutput, pseudo: PseudoLabels, draws: StepDraws) -> "_Sample":
+        positions = draws.unlabeled_positions(*output.image_size, self.grid)
+        targets = gather_values(pseudo.labels, positions).flatten()
+        valid = gather_values(pseudo.valid, positions).flatten()
+        trusted = valid & (gather_values(pseudo.confidence, positions).flatten() >= self.threshold)
+        return _Sample("prototype_unlabeled", self._features_at(output, positions), targets, trusted, valid)
 
     def _features_at(self, output: SegmenterOutput, positions: Tensor) -> Tensor:
         return gather_features(output.features(self.features), positions, output.padded_size).flatten(0, 1)
 
-    def _loss(self, similarities: Tensor, targets: Tensor, counted: Tensor, averaged_over: Tensor) -> Tensor:
-        safe = torch.where(counted, targets, 0)
-        losses = F.cross_entropy(self.bank.logits(similarities), safe, reduction="none")
-        weights = class_balancing_weights(safe, counted, len(self.bank.prototypes)) if self.class_balanced else counted
-        return mean_over((losses * weights).sum(), averaged_over.sum())
+    def _mean(self, losses: Tensor, sample: "_Sample") -> Tensor:
+        weights = sample.counted
+        if self.class_balanced:
+            weights = class_balancing_weights(sample.targets, sample.counted, len(self.bank.prototypes))
+        return mean_over((losses * weights).sum(), sample.averaged_over.sum())
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Pixels of the labelled or of the unlabelled images, N of them."""
+
+    name: str
+    features: Tensor
+    """``[N,D]``."""
+    targets: Tensor
+    """``[N]`` classes, also where a pixel does not count."""
+    counted: Tensor
+    """``[N]`` bool."""
+    averaged_over: Tensor
+    """``[N]`` bool, what the mean is over."""
 
 
 @torch.no_grad()

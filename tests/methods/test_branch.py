@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from protoseg_deploy.methods import branch
 from protoseg_deploy.methods.branch import PrototypeBranch, class_balancing_weights
@@ -60,7 +61,7 @@ def test_a_loss_is_that_of_a_loop(pixels, class_balanced):
     generator = torch.Generator().manual_seed(1)
     head.bank.place(torch.randn(4, 2, 6, generator=generator))
     similarities = head.bank.similarities(torch.randn(200, 6, generator=generator))
-    targets = torch.where(counted, labels, 255)
+    targets = torch.where(counted, labels, 0)
     total = 0.0
     for weight, label, cosines in zip(
         weights_by_loops(labels.tolist(), counted.tolist()), labels.tolist(), similarities.tolist(), strict=True
@@ -68,7 +69,8 @@ def test_a_loss_is_that_of_a_loop(pixels, class_balanced):
         logits = [max(of_class) / 0.1 for of_class in cosines]
         loss = math.log(sum(math.exp(logit) for logit in logits)) - logits[label]
         total += loss * (weight if class_balanced else float(weight > 0))
-    loss = head._loss(similarities, targets, counted, averaged_over)
+    losses = F.cross_entropy(head.bank.logits(similarities), targets, reduction="none")
+    loss = head._mean(losses, branch._Sample("some", similarities, targets, counted, averaged_over))
     assert loss.item() == pytest.approx(total / averaged_over.sum().item(), rel=1e-4)
 
 

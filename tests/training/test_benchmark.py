@@ -78,7 +78,8 @@ def parts(bench):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_stages_add_up_to_the_step(tiny_recipe, accumulate):
-    bench = benchmark._Bench(with_values(tiny_recipe, train={"accumulate": accumulate}), build_method)
+    parts = {"accumulate": accumulate, "batch_labeled": 4, "batch_unlabeled": 4}
+    bench = benchmark._Bench(with_values(tiny_recipe, train=parts), build_method)
     bench.step()
     clock = StageClock(torch.device("cpu"))
     with watched(bench.stepper, clock):

@@ -52,8 +52,8 @@ def command(
     tensorboard --logdir runs
 
     --continue is for machines that may go away, and for torchrun, which runs the same command again after a failure;
-    it goes with --extend-to, too. (torchrun takes --run for an abbreviation of its own --run-path: there it is
-    --run-folder.)
+    once a run has been started it goes with --extend-to, too. (torchrun takes --run for an abbreviation of its own
+    --run-path: there it is --run-folder.)
 
     --extend-to keeps starts and ramps, which are shares of the steps, where they were; the learning rate follows the
     schedule of the new length from the step the run has come to.
@@ -65,7 +65,7 @@ def command(
     from protoseg_deploy.data import check_before_training
     from protoseg_deploy.methods import build_method
     from protoseg_deploy.recipe import load_recipe
-    from protoseg_deploy.training import Run, train
+    from protoseg_deploy.training import OutOfTime, Run, train
 
     if replay is not None:
         if recipe is not None or folder is not None:
@@ -83,14 +83,19 @@ def command(
             extend_to = None  # done before the restart
     if recipe is None and not ((resume or extend_to is not None) and run.exists()):
         raise click.UsageError(f"Missing argument 'RECIPE': {folder} holds no run that could go on with its own.")
-    summary = train(
-        load_recipe(recipe or run.recipe_path, overrides),
-        folder,
-        build_method,
-        resume=resume,
-        extend_to=extend_to,
-        check=check_before_training,
-    )
+    try:
+        summary = train(
+            load_recipe(recipe or run.recipe_path, overrides),
+            folder,
+            build_method,
+            resume=resume,
+            extend_to=extend_to,
+            check=check_before_training,
+        )
+    except OutOfTime as stopped:
+        if as_json:
+            print_json({"stopped": stopped.message})
+        raise
     if as_json:
         print_json(summary)
         return

@@ -227,3 +227,12 @@ def test_a_run_that_diverges_says_how_to_look_at_the_step_and_that_works(recipe,
     fails("train", recipe, "--replay", file, says=["stands alone"], exit_code=2)
     fails("train", "--replay", tmp_path / "mine.yaml", says=["not a skipped step"], exit_code=2)
     fails("train", recipe, says=["--run"], exit_code=2)
+
+
+def test_a_run_whose_hours_are_over_is_no_failure(recipe, tmp_path):
+    stopped = run("train", recipe, "--run", tmp_path / "run", "--json", "train.max_hours=1e-9")
+    assert "step 1 of 8" in json.loads(stopped.stdout)["stopped"]
+    assert "--resume" in stopped.stderr
+    assert "Error" not in stopped.stderr
+    run("train", "--run", tmp_path / "run", "--resume", "train.max_hours=1")
+    assert Run(tmp_path / "run").summary()["steps"] == 8

@@ -42,6 +42,8 @@ class Method(nn.Module, ABC):
     uses_unlabeled: bool
     strong_views: int = 1
     """Of each unlabelled image in a batch."""
+    mixes_views: bool = False
+    """Whether CutMix takes partners two by two, for which every part of a batch has to hold pairs."""
 
     def __init__(self, recipe: Recipe, student: Segmenter) -> None:
         super().__init__()

@@ -53,6 +53,7 @@ class FixMatch(Method):
         super().__init__(recipe, student)
         self.name = recipe.method.name
         self.classes = classes
+        self.mixes_views = recipe.method.cutmix_probability > 0
         aligned = recipe.method.distribution_alignment
         self.alignment = DistributionAlignment(len(classes)) if aligned else None
         self.thresholds = AdaptiveThresholds(len(classes)) if recipe.method.adaptive_thresholds else None

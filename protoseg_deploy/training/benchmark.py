@@ -27,8 +27,6 @@ from protoseg_deploy.methods import Method
 from protoseg_deploy.models import NetworkSpec, Segmenter, build_segmenter
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table
 from protoseg_deploy.training.devices import Compute
-from protoseg_deploy.training.ema import EmaTeacher
-from protoseg_deploy.training.processes import check_parts
 from protoseg_deploy.training.stages import StageClock, watched
 from protoseg_deploy.training.step import StepOutcome, TrainStep
 
@@ -130,13 +128,8 @@ class _Bench:
         spec = NetworkSpec(recipe.model, self.classes, recipe.data.input_scale, recipe.data.ignore_index)
         self.student = self.compute.place(build_segmenter(spec))
         self.method = build_method(self.recipe, self.student, self.classes)
-        check_parts(
-            recipe,
-            uses_unlabeled=self.method.uses_unlabeled,
-            normalised_together=self.compute.device.type == "cuda",
-        )
-        self.ema = EmaTeacher(self.student, recipe.method.ema_decay) if recipe.method.ema_teacher else None
-        self.stepper = TrainStep(recipe.train, self.compute, self.student, self.method, self.ema)
+        self.stepper = TrainStep(recipe, self.compute, self.student, self.method)
+        self.ema = self.stepper.ema
         self.student.train()
         self.batch = self._random_batch().to(self.compute.device)
         self.method.prepare(self.student, 0, self._random_views)

@@ -21,10 +21,8 @@ from protoseg_deploy.models import build_segmenter as build_network
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table
 from protoseg_deploy.training.averages import StepAverages
 from protoseg_deploy.training.devices import Compute
-from protoseg_deploy.training.ema import EmaTeacher
 from protoseg_deploy.training.processes import (
     agreed,
-    check_parts,
     own_random_numbers,
     own_random_state,
     process_group,
@@ -82,13 +80,8 @@ class Trainer:
         self.notes: list[str] = list(self.compute.notes)
         self.student = self.compute.place(self._new_student() if initial_weights else build_network(self.spec))
         self.method = self.compute.synchronised(build_method(recipe, self.student, self.classes))
-        check_parts(
-            recipe,
-            uses_unlabeled=self.method.uses_unlabeled,
-            normalised_together=self.compute.device.type == "cuda",
-        )
-        self.ema = EmaTeacher(self.student, recipe.method.ema_decay) if recipe.method.ema_teacher else None
-        self.stepper = TrainStep(recipe.train, self.compute, self.student, self.method, self.ema)
+        self.stepper = TrainStep(recipe, self.compute, self.student, self.method)
+        self.ema = self.stepper.ema
         own_random_numbers(recipe.train.seed)
         self.best = Best()
         self.step = 0
@@ -141,7 +134,7 @@ class Trainer:
                 averages.add(outcome.result, outcome.taken)
                 too_many = skipped.see(self.step, outcome.taken, batch, random_state)
                 if too_many is not None:
-                    raise self._too_many_skipped(*too_many)
+                    raise self._too_many_skipped(skipped.limit, *too_many)
                 self.step += 1
                 self.unreadable.see(batch.unreadable, self.step)
                 progress.advance()
@@ -217,7 +210,9 @@ class Trainer:
         over = spec.max_hours is not None and seconds >= spec.max_hours * 3600
         return agreed(stop.received or (_OUT_OF_TIME if over else 0), self.compute.device)
 
-    def _too_many_skipped(self, step: int, batch: Batch, random_state: dict[str, Tensor]) -> TooManySkipped:
+    def _too_many_skipped(
+        self, in_a_row: int, step: int, batch: Batch, random_state: dict[str, Tensor]
+    ) -> TooManySkipped:
         state = {
             "student": self.student.state_dict(),
             "teacher": self.ema.network.state_dict() if self.ema else None,
@@ -225,7 +220,7 @@ class Trainer:
             "method_state": self.method.state_dict(),
         }
         file = write_replay(self.run.folder, step, batch, random_state, state)
-        return TooManySkipped(self.recipe.train.max_skipped_steps, step, file)
+        return TooManySkipped(in_a_row, step, file)
 
     def _new_student(self) -> Segmenter:
         weights = self.recipe.model.weights

@@ -13,6 +13,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from protoseg_deploy.distributed import launched_by_torchrun, world
 from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.methods import Method
 from protoseg_deploy.recipe import Recipe, Train
 
 _PATIENCE = timedelta(hours=1)
@@ -60,20 +61,19 @@ def _choose_gpu(index: int) -> None:
     torch.cuda.set_device(index)
 
 
-def check_parts(recipe: Recipe, *, uses_unlabeled: bool, normalised_together: bool) -> None:
+def check_parts(recipe: Recipe, method: Method, *, normalised_together: bool) -> None:
     """Raises UsageError where the images of a step cannot be split into equal parts that can be trained on.
 
     Args:
         recipe: batch sizes, parts of an accumulated step, decoder.
-        uses_unlabeled: whether the method wants unlabelled images.
+        method: whether it wants unlabelled images, and mixes them two by two.
         normalised_together: whether batch normalisation sees the images of all processes.
     """
     spec, processes = recipe.train, world().size
     parts = processes * spec.accumulate
-    # CutMix takes partners two by two, in one process as in many.
-    pairs = 2 if uses_unlabeled and parts > 1 and recipe.method.cutmix_probability > 0 else 1
+    pairs = 2 if parts > 1 and method.mixes_views else 1
     sizes = [("batch_labeled", spec.batch_labeled, parts)]
-    sizes += [("batch_unlabeled", spec.batch_unlabeled, parts * pairs)] if uses_unlabeled else []
+    sizes += [("batch_unlabeled", spec.batch_unlabeled, parts * pairs)] if method.uses_unlabeled else []
     for key, images, multiple in sizes:
         if images % multiple:
             split = f"{processes} processes" if spec.accumulate == 1 else f"{processes} × {spec.accumulate} parts"

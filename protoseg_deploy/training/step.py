@@ -16,10 +16,11 @@ from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.distributed import sum_over_processes, world
 from protoseg_deploy.methods import Method, StepResult
 from protoseg_deploy.models import Segmenter
-from protoseg_deploy.recipe import Train
+from protoseg_deploy.recipe import Recipe, Train
 from protoseg_deploy.training.devices import Compute
 from protoseg_deploy.training.ema import EmaTeacher
 from protoseg_deploy.training.optimization import build_optimizer, build_schedule, restore_schedule
+from protoseg_deploy.training.processes import check_parts
 
 
 @dataclass(frozen=True)
@@ -53,24 +54,27 @@ class TrainStep:
     passes changed is put back by the same flag.
 
     Args:
-        spec: the ``train`` section of a recipe.
+        recipe: how to train, and whether there is a moving-average teacher.
         compute: device and precision.
         student: on the device, with synchronised normalisation where there are several GPUs.
-        method: on the device.
-        ema: the moving-average teacher, or None where the student is its own.
+        method: the same.
+
+    Raises:
+        UsageError: the images of a step cannot be spread over processes and parts.
     """
 
-    def __init__(
-        self, spec: Train, compute: Compute, student: Segmenter, method: Method, ema: EmaTeacher | None
-    ) -> None:
+    def __init__(self, recipe: Recipe, compute: Compute, student: Segmenter, method: Method) -> None:
+        spec, on_gpu = recipe.train, compute.device.type == "cuda"
+        check_parts(recipe, method, normalised_together=on_gpu)
         self.spec, self.compute = spec, compute
-        self.student, self.method, self.ema = student, method, ema
+        self.student, self.method = student, method
+        self.ema = EmaTeacher(student, recipe.method.ema_decay) if recipe.method.ema_teacher else None
         passes = _Passes(student, method)
         self.passes: nn.Module = passes
         if world().size > 1:
             _freeze_idle(student, spec)
-            devices = [compute.device.index] if compute.device.type == "cuda" else None
-            with warnings.catch_warnings():  # it has another name from torch 2.12 on
+            devices = [compute.device.index] if on_gpu else None
+            with warnings.catch_warnings():  # newer versions of torch have two options in place of `broadcast_buffers`
                 warnings.simplefilter("ignore", FutureWarning)
                 self.passes = DistributedDataParallel(
                     passes, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -82,11 +86,10 @@ class TrainStep:
         # For fp32 and bf16 the scale stays 1: what is used of the scaler is that it skips a step without a host sync.
         # On the CPU there is nothing to wait for.
         scale, patience = (2.0**16, 2000) if spec.precision == "fp16" else (1.0, 2**31 - 1)
-        on_gpu = compute.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(
             compute.device.type, init_scale=scale, growth_interval=patience, enabled=on_gpu
         )
-        networks = [student] if ema is None else [student, ema.network]
+        networks = [student] if self.ema is None else [student, self.ema.network]
         self.compiled = {network: torch.compile(network.forward_features) for network in networks if spec.compile}
 
     def take(self, batch: Batch, step: int) -> StepOutcome:
@@ -147,7 +150,10 @@ class TrainStep:
         if self.scaler.is_enabled() or taken:
             self.scaler.step(self.optimizer)
         self.scaler.update(None if self.spec.precision == "fp16" else 1.0)
-        self.schedule.step()
+        with warnings.catch_warnings():  # before the first step of the optimiser torch takes this for a mistake
+            if not self.scaler.is_enabled() and not taken:
+                warnings.simplefilter("ignore", UserWarning)
+            self.schedule.step()
         return taken
 
     def _gradient_norm(self) -> Tensor:

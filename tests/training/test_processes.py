@@ -17,7 +17,6 @@ from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Model, Train
 from protoseg_deploy.training import Run, train
 from protoseg_deploy.training.devices import synchronise_normalisation
-from protoseg_deploy.training.processes import check_parts
 from protoseg_deploy.training.step import _freeze_idle
 from protoseg_deploy.training.stopping import OutOfTime
 from tests.conftest import with_values
@@ -127,11 +126,23 @@ def test_batches_that_cannot_be_spread_are_refused(tiny_recipe, tmp_path, sizes,
         train(recipe, tmp_path / "run", build_method, quiet=True)
 
 
-def test_an_odd_batch_in_one_piece_and_supervised_parts_are_fine(tiny_recipe):
-    odd = with_values(tiny_recipe, train={"batch_unlabeled": 3})
-    check_parts(odd, uses_unlabeled=True, normalised_together=False)
-    parts = with_values(tiny_recipe, train={"batch_unlabeled": 3, "accumulate": 2})
-    check_parts(parts, uses_unlabeled=False, normalised_together=False)
+@pytest.mark.parametrize(
+    ("method", "accumulate"),
+    [
+        ({"name": "fixmatch"}, 1),
+        ({"name": "supervised"}, 2),
+        ({"name": "fixmatch", "cutmix_probability": 0.0}, 3),
+    ],
+    ids=["in one piece", "without unlabelled images", "without partners"],
+)
+def test_an_odd_batch_trains_where_nothing_is_torn_apart(tiny_recipe, tmp_path, method, accumulate):
+    sizes = {"steps": 2, "batch_labeled": 6, "batch_unlabeled": 3, "accumulate": accumulate}
+    recipe = with_values(tiny_recipe, method=method, train=sizes)
+    summary = train(recipe, tmp_path / "run", build_method, quiet=True)
+    assert summary["steps"] == 2
+    records = [record for record in Run(tmp_path / "run").metrics() if record["kind"] == "train"]
+    assert all(record["labeled"] > 0 for record in records)
+    assert all(("unlabeled" in record) == (method["name"] != "supervised") for record in records)
 
 
 @pytest.mark.parametrize("backbone", ["mobilenetv2_035", "test_efficientnet", "test_resnet"])

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from protoseg_deploy.distributed import mean_over, sum_over_processes
 from protoseg_deploy.methods.draws import StepDraws
@@ -63,10 +62,9 @@ class PrototypeBranch(nn.Module):
             samples.append(self._unlabeled_sample(strong, pseudo, draws))
         features = torch.cat([sample.features for sample in samples])
         targets = torch.cat([sample.targets for sample in samples])
-        similarities = self.bank.similarities(features)
-        self.bank.collect(features, similarities.detach(), targets, torch.cat([sample.counted for sample in samples]))
-        losses = F.cross_entropy(self.bank.logits(similarities), targets, reduction="none")
-        parts = torch.split(losses, [len(sample.targets) for sample in samples])
+        judged = self.bank.judge(features, targets)
+        self.bank.collect(judged, torch.cat([sample.counted for sample in samples]))
+        parts = torch.split(judged.losses, [len(sample.targets) for sample in samples])
         return {sample.name: self._mean(part, sample) for part, sample in zip(parts, samples, strict=True)}
 
     def _labeled_sample(self, output: SegmenterOutput, labels: Tensor, draws: StepDraws) -> "_Sample":

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from protoseg_deploy.methods.full_size import FullSizeLogits, Size, each_piece
+from protoseg_deploy.methods.enlarging import Size
+from protoseg_deploy.methods.full_size import FullSizeLogits, each_piece
 from protoseg_deploy.methods.terms import PseudoLabels
 from protoseg_deploy.models import SegmenterOutput
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from protoseg_deploy.methods.enlarging import Size, enlarge, shrink
 from protoseg_deploy.models import SegmenterOutput
 
-Size = tuple[int, int]
 _Reduced = TypeVar("_Reduced")
 
 _VALUES_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
@@ -146,7 +146,7 @@ class _CrossEntropy(torch.autograd.Function):
             true = full.sub_(full.amax(dim=1, keepdim=True)).gather(1, label)
             normaliser = full.exp_().sum(dim=1, keepdim=True)
             full.mul_(weight / normaliser).scatter_add_(1, label, -weight)  # weight · (softmax - one-hot)
-            gradient[part] = _shrunk(full, padded_size, coarse[part].shape)
+            gradient[part] = shrink(full, padded_size, coarse.shape[-2:])
             return ((normaliser.log() - true) * weight).sum()
 
         total = torch.stack(each_piece(coarse, padded_size, image_size, loss)).sum()
@@ -171,11 +171,11 @@ class _Divergence(_CrossEntropy):
 
         def loss(part: slice, full: Tensor) -> Tensor:
             weight = weights[part, None]
-            wanted = _to_log_softmax(_enlarged(target[part], padded_size, image_size))
+            wanted = _to_log_softmax(enlarge(target[part], padded_size, image_size))
             probabilities = wanted.exp()
             value = (wanted.sub_(_to_log_softmax(full)).mul_(probabilities) * weight).sum()
             full.exp_().sub_(probabilities).mul_(weight)
-            gradient[part] = _shrunk(full, padded_size, coarse[part].shape)
+            gradient[part] = shrink(full, padded_size, coarse.shape[-2:])
             return value
 
         total = torch.stack(each_piece(coarse, padded_size, image_size, loss)).sum()
@@ -194,30 +194,10 @@ def each_piece(
     at_once = _VALUES_AT_ONCE[coarse.device.type] // (classes * padded_size[0] * padded_size[1])
     step = max(at_once, torch.get_num_threads() if coarse.device.type == "cpu" else 1)
     parts = [slice(first, first + step) for first in range(0, batch, step)]
-    return [reduce(part, _enlarged(coarse[part], padded_size, image_size)) for part in parts]
+    return [reduce(part, enlarge(coarse[part], padded_size, image_size)) for part in parts]
 
 
 def _to_log_softmax(full: Tensor) -> Tensor:
     """Over classes, in place."""
     full.sub_(full.amax(dim=1, keepdim=True))
     return full.sub_(full.exp().sum(dim=1, keepdim=True).log_())
-
-
-def _enlarged(coarse: Tensor, padded_size: Size, image_size: Size) -> Tensor:
-    """``[b,C,H,W]``, contiguous, because reductions over classes are several times as fast then."""
-    padded = F.interpolate(coarse, size=padded_size, mode="bilinear", align_corners=False)
-    return padded[..., : image_size[0], : image_size[1]].contiguous()
-
-
-def _shrunk(gradient: Tensor, padded_size: Size, shape: torch.Size) -> Tensor:
-    """The transpose of `_enlarged`: the gradient at the decoder's stride, ``[b,C,h,w]``."""
-    height, width = gradient.shape[-2:]
-    padded = torch.empty(
-        (*gradient.shape[:2], *padded_size),
-        dtype=gradient.dtype,
-        device=gradient.device,
-        memory_format=torch.channels_last,
-    )
-    padded.zero_()[..., :height, :width] = gradient
-    shrunk: Tensor = torch.ops.aten.upsample_bilinear2d_backward(padded, padded_size, shape, False)
-    return shrunk

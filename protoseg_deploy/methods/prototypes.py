@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from protoseg_deploy.distributed import sum_over_processes
+from protoseg_deploy.methods.prototype_loss import Judged, judge
 from protoseg_deploy.methods.statistics import StepStatistics
 
 
@@ -48,46 +49,36 @@ class PrototypeBank(StepStatistics):
         self.idle_steps.zero_()
         self.initialised.fill_(True)
 
-    def similarities(self, features: Tensor) -> Tensor:
-        """``[N,D]`` features to ``[N,C,K]`` cosines."""
-        classes, per_class, channels = self.prototypes.shape
-        flat = self.prototypes.detach().clone().view(classes * per_class, channels)
-        # In bf16 prototypes close to each other could not be told apart. Products divided by the lengths of the
-        # features are cosines as well, and cheaper than products of divided features.
+    def logits(self, features: Tensor) -> Tensor:
+        """``[N,D]`` features to ``[N,C]`` logits: the nearest prototype of each class speaks for it."""
+        # In bf16 prototypes close to each other could not be told apart.
         with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
-            lengths = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp(min=1e-12)
-            cosines: Tensor = features @ flat.t() / lengths
-        return cosines.view(-1, classes, per_class)
-
-    def logits(self, similarities: Tensor) -> Tensor:
-        """``[N,C,K]`` cosines to ``[N,C]`` logits: the nearest prototype of each class speaks for it."""
-        return similarities.amax(dim=-1) / self.temperature
+            cosines = F.normalize(features.float(), dim=-1) @ self.prototypes.flatten(0, 1).t()
+        return cosines.view(-1, *self.prototypes.shape[:2]).amax(dim=-1) / self.temperature
 
     def dense_logits(self, embedding: Tensor) -> Tensor:
         """``[B,D,h,w]`` embedding to ``[B,C,h,w]`` logits of the prototype head."""
         batch, channels, height, width = embedding.shape
-        logits = self.logits(self.similarities(embedding.permute(0, 2, 3, 1).reshape(-1, channels)))
+        logits = self.logits(embedding.permute(0, 2, 3, 1).reshape(-1, channels))
         return logits.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
+    def judge(self, features: Tensor, labels: Tensor) -> Judged:
+        """Cross-entropies of ``[N,D]`` features to ``[N]`` labels in 0..C-1, and what `collect` needs."""
+        # A later pass or step must not change what this one keeps.
+        return judge(features, self.prototypes.clone(), labels, self.temperature)
+
     @torch.no_grad()
-    def collect(self, features: Tensor, similarities: Tensor, labels: Tensor, counted: Tensor) -> None:
+    def collect(self, judged: Judged, counted: Tensor) -> None:
         """Add pixels to what the next `commit` moves the bank by: each to the nearest prototype of its class.
 
         Args:
-            features: ``[N,D]``.
-            similarities: ``[N,C,K]`` of these features.
-            labels: ``[N]`` int64 in 0..C-1; anything where `counted` is false.
+            judged: N pixels.
             counted: ``[N]`` bool.
         """
         classes, per_class, channels = self.prototypes.shape
-        labels = labels.clamp(0, classes - 1)
-        own = similarities.gather(1, labels.view(-1, 1, 1).expand(-1, 1, per_class)).squeeze(1)
-        slots = labels * per_class + own.argmax(dim=-1)
         weights = counted.to(self.prototypes.dtype)[:, None]
-        unit = F.normalize(features.detach().float(), dim=-1)
         sums = self.prototypes.new_zeros(classes * per_class, channels + 1)
-        sums.index_add_(0, slots, torch.cat([unit * weights, weights], dim=1))
+        sums.index_add_(0, judged.slots, torch.cat([judged.directions * weights, weights], dim=1))
         self._collected = sums if self._collected is None else self._collected + sums
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from protoseg_deploy.distributed import world
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Train
+from protoseg_deploy.training.depthwise import differentiate_depthwise_in_fp32
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -58,7 +59,9 @@ class Compute:
         return torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def place(self, network: Segmenter) -> Segmenter:
-        """On the device, channels last."""
+        """On the device, channels last, and made ready for its precision."""
+        if self.device.type == "cpu" and self.precision == "bf16":
+            differentiate_depthwise_in_fp32(network)
         return self.synchronised(network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def synchronised(self, network: Network) -> Network:

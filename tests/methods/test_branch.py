@@ -60,7 +60,8 @@ def test_a_loss_is_that_of_a_loop(pixels, class_balanced):
     head = PrototypeBranch(spec, 4, channels=6, ignore_index=255)
     generator = torch.Generator().manual_seed(1)
     head.bank.place(torch.randn(4, 2, 6, generator=generator))
-    similarities = head.bank.similarities(torch.randn(200, 6, generator=generator))
+    features = torch.randn(200, 6, generator=generator)
+    similarities = torch.einsum("nd,ckd->nck", F.normalize(features, dim=1), head.bank.prototypes)
     targets = torch.where(counted, labels, 0)
     total = 0.0
     for weight, label, cosines in zip(
@@ -69,8 +70,8 @@ def test_a_loss_is_that_of_a_loop(pixels, class_balanced):
         logits = [max(of_class) / 0.1 for of_class in cosines]
         loss = math.log(sum(math.exp(logit) for logit in logits)) - logits[label]
         total += loss * (weight if class_balanced else float(weight > 0))
-    losses = F.cross_entropy(head.bank.logits(similarities), targets, reduction="none")
-    loss = head._mean(losses, branch._Sample("some", similarities, targets, counted, averaged_over))
+    losses = head.bank.judge(features, targets).losses
+    loss = head._mean(losses, branch._Sample("some", features, targets, counted, averaged_over))
     assert loss.item() == pytest.approx(total / averaged_over.sum().item(), rel=1e-4)
 
 

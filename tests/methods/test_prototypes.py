@@ -22,7 +22,7 @@ def bank():
 
 def test_logits_are_the_nearest_prototypes_cosine_over_temperature(bank):
     features = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
-    logits = bank.logits(bank.similarities(features)).numpy()
+    logits = bank.logits(features).numpy()
     prototypes = bank.prototypes.numpy()
     for n, feature in enumerate(unit(features.numpy())):
         for c in range(3):
@@ -32,7 +32,7 @@ def test_logits_are_the_nearest_prototypes_cosine_over_temperature(bank):
 def test_dense_logits_are_the_logits_of_each_pixel(bank):
     embedding = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(2))
     dense = bank.dense_logits(embedding)
-    one = bank.logits(bank.similarities(embedding[1, :, 2, 3][None]))
+    one = bank.logits(embedding[1, :, 2, 3][None])
     assert torch.allclose(dense[1, :, 2, 3], one[0], atol=1e-5)
 
 
@@ -40,9 +40,7 @@ def test_update_matches_a_loop_over_pixels_and_prototypes(bank):
     generator = torch.Generator().manual_seed(3)
     features = torch.randn(40, 5, generator=generator) * 3
     labels = torch.randint(0, 2, (40,), generator=generator)  # class 2 gets nothing
-    labels[5] = 255
     counted = torch.rand(40, generator=generator) < 0.7
-    counted[5] = False
     expected, members = bank.prototypes.numpy().copy(), {}
     for feature, label, counts in zip(unit(features.numpy()), labels.tolist(), counted.tolist(), strict=True):
         if counts:
@@ -51,7 +49,7 @@ def test_update_matches_a_loop_over_pixels_and_prototypes(bank):
     for (label, nearest), group in members.items():
         expected[label, nearest] = unit(0.9 * expected[label, nearest] + 0.1 * np.mean(group, axis=0))
     before = bank.prototypes.clone()
-    bank.collect(features, bank.similarities(features), labels, counted)
+    bank.collect(bank.judge(features, labels), counted)
     bank.commit(torch.tensor(True))
     assert np.allclose(bank.prototypes.numpy(), expected, atol=1e-6)
     assert torch.equal(bank.prototypes[2], before[2]), "a class without a pixel must not move"
@@ -59,22 +57,52 @@ def test_update_matches_a_loop_over_pixels_and_prototypes(bank):
     assert bank.idle_steps[2].tolist() == [1, 1]
 
 
-def test_similarities_are_exact_under_autocast(bank):
+@pytest.mark.parametrize("repeated", [False, True], ids=["all differ", "a prototype twice"])
+def test_losses_and_gradients_are_those_of_the_head_written_out(bank, repeated):
+    if repeated:
+        bank.prototypes[1, 1] = bank.prototypes[1, 0]
+    generator = torch.Generator().manual_seed(7)
+    ours = (2 * torch.randn(30, 5, generator=generator)).requires_grad_()
+    plain = ours.detach().clone().requires_grad_()
+    labels = torch.randint(0, 3, (30,), generator=generator)
+    weights = torch.rand(30, generator=generator)
+    judged = bank.judge(ours, labels)
+    cosines = torch.einsum("nd,ckd->nck", F.normalize(plain, dim=1), bank.prototypes)
+    expected = F.cross_entropy(cosines.amax(dim=2) / 0.1, labels, reduction="none")
+    (judged.losses * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(judged.losses, expected)
+    torch.testing.assert_close(ours.grad, plain.grad)
+    nearest = [2 * label + int(np.argmax(row[label])) for label, row in zip(labels, cosines.tolist(), strict=True)]
+    assert judged.slots.tolist() == nearest
+    torch.testing.assert_close(judged.directions, F.normalize(plain.detach(), dim=1))
+
+
+def test_the_head_is_exact_under_autocast(bank):
     features = torch.randn(9, 5, generator=torch.Generator().manual_seed(6))
+    labels = torch.arange(9) % 3
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = bank.similarities(features)
-    assert torch.equal(mixed, bank.similarities(features))
+        mixed, losses = bank.logits(features), bank.judge(features, labels).losses
+    assert torch.equal(mixed, bank.logits(features))
+    assert torch.equal(losses, bank.judge(features, labels).losses)
 
 
-def test_update_needs_no_gradient_and_leaves_the_graph_alone(bank):
-    features = torch.randn(6, 5, requires_grad=True)
-    similarities = bank.similarities(features)
-    loss = F.cross_entropy(bank.logits(similarities), torch.tensor([0, 1, 2, 0, 1, 2]))
-    bank.collect(features, similarities, torch.tensor([0, 1, 2, 0, 1, 2]), torch.ones(6, dtype=torch.bool))
-    bank.commit(torch.tensor(True))
-    loss.backward()  # would fail if the update had changed a tensor the graph needs
-    assert features.grad is not None
+def test_features_in_half_precision_get_gradients_of_their_kind(bank):
+    features = torch.randn(9, 5).bfloat16().requires_grad_()
+    bank.judge(features, torch.arange(9) % 3).losses.sum().backward()
+    assert features.grad.dtype == torch.bfloat16
     assert features.grad.abs().sum() > 0
+
+
+def test_an_update_between_the_passes_leaves_the_gradient_alone(bank):
+    features = torch.randn(6, 5, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    (expected,) = torch.autograd.grad(bank.judge(features, labels).losses.sum(), features)
+    judged = bank.judge(features, labels)
+    bank.collect(judged, torch.ones(6, dtype=torch.bool))
+    bank.commit(torch.tensor(True))
+    judged.losses.sum().backward()
+    assert torch.equal(features.grad, expected)
 
 
 def test_diagnostics_see_collapse_and_death():
@@ -82,7 +110,7 @@ def test_diagnostics_see_collapse_and_death():
     same, apart = torch.ones(3, 4), torch.eye(4)[:3]
     bank.place(torch.stack([same, apart]))
     for _ in range(5):
-        bank.collect(torch.eye(4)[:1], bank.similarities(torch.eye(4)[:1]), torch.tensor([1]), torch.tensor([True]))
+        bank.collect(bank.judge(torch.eye(4)[:1], torch.tensor([1])), torch.tensor([True]))
         bank.commit(torch.tensor(True))
     report = bank.diagnostics(dead_after=5)
     assert report["within_class_cosine"][0] == pytest.approx(1.0, abs=1e-6)

@@ -146,7 +146,7 @@ class _CrossEntropy(torch.autograd.Function):
             true = full.sub_(full.amax(dim=1, keepdim=True)).gather(1, label)
             normaliser = full.exp_().sum(dim=1, keepdim=True)
             full.mul_(weight / normaliser).scatter_add_(1, label, -weight)  # weight · (softmax - one-hot)
-            gradient[part] = shrink(full, padded_size, coarse.shape[-2:])
+            gradient[part] = shrink(full, padded_size, (coarse.shape[-2], coarse.shape[-1]))
             return ((normaliser.log() - true) * weight).sum()
 
         total = torch.stack(each_piece(coarse, padded_size, image_size, loss)).sum()
@@ -175,7 +175,7 @@ class _Divergence(_CrossEntropy):
             probabilities = wanted.exp()
             value = (wanted.sub_(_to_log_softmax(full)).mul_(probabilities) * weight).sum()
             full.exp_().sub_(probabilities).mul_(weight)
-            gradient[part] = shrink(full, padded_size, coarse.shape[-2:])
+            gradient[part] = shrink(full, padded_size, (coarse.shape[-2], coarse.shape[-1]))
             return value
 
         total = torch.stack(each_piece(coarse, padded_size, image_size, loss)).sum()

@@ -32,13 +32,12 @@ def judge(features: Tensor, prototypes: Tensor, labels: Tensor, temperature: flo
         labels: ``[N]`` int64 in 0..C-1.
         temperature: T.
     """
-    return Judged(*_Judge.apply(features.float(), prototypes, labels, temperature))
+    with torch.autocast(features.device.type, enabled=False):  # in bf16 close prototypes could not be told apart
+        return Judged(*_Judge.apply(features.float(), prototypes, labels, temperature))
 
 
 class _Judge(torch.autograd.Function):
     @staticmethod
-    @torch.autocast("cpu", enabled=False)
-    @torch.autocast("cuda", enabled=False)
     def forward(
         ctx: Any, features: Tensor, prototypes: Tensor, labels: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,16 +3,21 @@
 It can be put on any method that has labelled and strong-view outputs: see `FixMatch`.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from protoseg_deploy.distributed import mean_over, sum_over_processes
+from protoseg_deploy.distributed import copy_of_first, mean_over, sum_over_processes, world
+from protoseg_deploy.methods.clustering import LabeledViews, cluster_prototypes
 from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.prototypes import PrototypeBank, gather_features, gather_values
+from protoseg_deploy.methods.queues import FeatureQueues
 from protoseg_deploy.methods.terms import PseudoLabels
-from protoseg_deploy.models import SegmenterOutput
+from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import Prototypes
 
 
@@ -37,8 +42,59 @@ class PrototypeBranch(nn.Module):
         self.threshold = spec.confidence_threshold
         self.grid = spec.grid
         self.class_balanced = spec.class_balanced
+        self.pseudo_label_share = spec.pseudo_label_share
         self.ignore_index = ignore_index
-        self.bank = PrototypeBank(num_classes, spec.per_class, channels, spec.temperature, spec.momentum)
+        width = spec.projection_channels
+        self.projection = _projection(channels, width) if width else None
+        self.queues = FeatureQueues(num_classes, channels) if spec.initialisation == "queues" else None
+        self.bank = PrototypeBank(
+            num_classes,
+            spec.per_class,
+            width or channels,
+            spec.temperature,
+            spec.momentum,
+            normalised=spec.normalised,
+            count_weighted=spec.count_weighted,
+            revive_after=spec.revive_after,
+            diversity=spec.diversity,
+        )
+
+    def before_start(self, labeled: SegmenterOutput, labels: Tensor, draws: StepDraws) -> dict[str, Tensor]:
+        """What there is to do in a step before prototypes are placed: nothing by default.
+
+        Args:
+            labeled: the student on labelled views.
+            labels: ``[Bl,H,W]`` int64.
+            draws: which pixels of which image are sampled.
+
+        Returns:
+            Losses, like `forward`, that are 0.
+        """
+        if self.queues is not None:
+            with torch.no_grad():
+                sample = self._labeled_sample(labeled, labels, draws)
+            self.queues.collect(sample.features, sample.targets, sample.counted)
+        if self.projection is None:
+            return {}
+        # Processes would wait for ever for gradients of parameters that no loss depends on.
+        return {"prototype_labeled": 0.0 * torch.stack([value.sum() for value in self.projection.parameters()]).sum()}
+
+    def place(self, student: Segmenter, views: LabeledViews, class_names: Sequence[str], seed: int) -> None:
+        """Place the prototypes, once; see `cluster_prototypes`. The first process does it for all."""
+        placed = self.bank.prototypes
+        if world().is_first:
+            placed = cluster_prototypes(
+                student,
+                views,
+                class_names,
+                self.features,
+                placed.shape[1],
+                self.ignore_index,
+                seed,
+                self._embedded,
+                None if self.queues is None else self.queues.of_classes(),
+            ).to(placed)
+        self.bank.place(copy_of_first(placed))
 
     def forward(
         self,
@@ -60,12 +116,31 @@ class PrototypeBranch(nn.Module):
         samples = [self._labeled_sample(labeled, labels, draws)]
         if strong is not None and pseudo is not None:
             samples.append(self._unlabeled_sample(strong, pseudo, draws))
-        features = torch.cat([sample.features for sample in samples])
+        features = self._projected(torch.cat([sample.features for sample in samples]))
         targets = torch.cat([sample.targets for sample in samples])
         judged = self.bank.judge(features, targets)
         self.bank.collect(judged, torch.cat([sample.counted for sample in samples]))
         parts = torch.split(judged.losses, [len(sample.targets) for sample in samples])
         return {sample.name: self._mean(part, sample) for part, sample in zip(parts, samples, strict=True)}
+
+    def dense_logits(self, output: SegmenterOutput) -> Tensor:
+        """``[B,C,h,w]`` float32 logits of the prototype head."""
+        features = output.features(self.features)
+        if self.projection is not None:
+            features = self.projection(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.bank.dense_logits(features)
+
+    def blended_logits(self, output: SegmenterOutput) -> Tensor:
+        """``[B,C,h,w]`` logits whose softmax is the mean of both heads' probabilities.
+
+        The prototype head has the weight `pseudo_label_share`, the linear head the rest.
+        """
+        prototype = self.dense_logits(output).log_softmax(dim=1)
+        linear = output.logits.float().log_softmax(dim=1)
+        share = self.pseudo_label_share
+        if share == 1.0:
+            return prototype
+        return torch.logaddexp(linear + math.log(1.0 - share), prototype + math.log(share))
 
     def _labeled_sample(self, output: SegmenterOutput, labels: Tensor, draws: StepDraws) -> "_Sample":
         positions = draws.labeled_positions(*output.image_size, self.grid)
@@ -83,6 +158,15 @@ class PrototypeBranch(nn.Module):
 
     def _features_at(self, output: SegmenterOutput, positions: Tensor) -> Tensor:
         return gather_features(output.features(self.features), positions, output.padded_size).flatten(0, 1)
+
+    def _projected(self, features: Tensor) -> Tensor:
+        """``[N,D]`` features of the student to those that prototypes live among."""
+        return features if self.projection is None else self.projection(features)
+
+    def _embedded(self, features: Tensor) -> Tensor:
+        """What k-means sees of ``[N,D]`` features: of the same kind as what moves prototypes later."""
+        projected = self._projected(features)
+        return F.normalize(projected, dim=-1) if self.bank.normalised else projected
 
     def _mean(self, losses: Tensor, sample: "_Sample") -> Tensor:
         weights = sample.counted
@@ -104,6 +188,11 @@ class _Sample:
     """``[N]`` bool."""
     averaged_over: Tensor
     """``[N]`` bool, what the mean is over."""
+
+
+def _projection(channels: int, width: int) -> nn.Sequential:
+    """Two linear layers on rows, as contrastive methods have them; the paper leaves such a branch open."""
+    return nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width))
 
 
 @torch.no_grad()

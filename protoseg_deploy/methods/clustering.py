@@ -13,10 +13,15 @@ from protoseg_deploy.methods.prototypes import gather_features
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Features
 
+Embed = Callable[[Tensor], Tensor]
 LabeledViews = Callable[[int | None], Iterable[tuple[Tensor, Tensor]]]
 
 _PIXELS_PER_CLASS = 20_000
 _PIXELS_PER_CLASS_AND_VIEW = 256
+
+
+def unit_vectors(features: Tensor) -> Tensor:
+    return F.normalize(features, dim=-1)
 
 
 @torch.no_grad()
@@ -28,8 +33,10 @@ def cluster_prototypes(
     per_class: int,
     ignore_index: int,
     seed: int,
+    embed: Embed = unit_vectors,
+    queued: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Cluster the directions of labelled pixels' features, each class by itself.
+    """Cluster labelled pixels' features, each class by itself; their directions unless `embed` says otherwise.
 
     Args:
         segmenter: gives the features; put into eval mode for the time, its statistics stay as they are.
@@ -40,6 +47,9 @@ def cluster_prototypes(
         per_class: clusters per class. A class with fewer pixels repeats its own.
         ignore_index: label that is no class.
         seed: of the pixel draw and of k-means.
+        embed: from ``[N,D]`` features to what is clustered.
+        queued: ``[n,D]`` features of each class, to cluster in place of those of views (n may be 0: then views of that
+            class alone are asked for, or, where no class has any, views as without queues).
 
     Returns:
         ``[C,K,D]`` float32 on the CPU.
@@ -50,7 +60,9 @@ def cluster_prototypes(
     """
     device = segmenter.head.weight.device
     generator = torch.Generator().manual_seed(seed)
-    collected: list[list[Tensor]] = [[] for _ in class_names]
+    queued = queued or [torch.empty(0)] * len(class_names)
+    collected = [[embed(features).cpu()] if len(features) else [] for features in queued]
+    known = {number for number, parts in enumerate(collected) if parts}
     was_training = segmenter.training
     segmenter.eval()
 
@@ -58,15 +70,16 @@ def cluster_prototypes(
         for image, label in shown:
             output = segmenter.forward_features(image.to(device))
             for number in torch.unique(label).tolist():
-                if number == ignore_index:
+                if number == ignore_index or number in known:
                     continue
                 positions = (label[0] == number).nonzero()
                 drawn = torch.randperm(len(positions), generator=generator)[:_PIXELS_PER_CLASS_AND_VIEW]
                 chosen = positions[drawn][None].to(device)
                 features = gather_features(output.features(which), chosen, output.padded_size)[0]
-                collected[number].append(F.normalize(features, dim=-1).cpu())
+                collected[number].append(embed(features).cpu())
 
-    collect(views(None))
+    if not known:
+        collect(views(None))
     for number, parts in enumerate(collected):
         if not parts:
             collect(views(number))

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.data.batch import Batch
-from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.distributed import mean_over
 from protoseg_deploy.methods.base import StepResult, split_output
 from protoseg_deploy.methods.correlation import CorrelationHead, propagate_regions
@@ -15,7 +14,7 @@ from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.dynamic_threshold import DynamicThreshold
 from protoseg_deploy.methods.fixmatch import FixMatch, StrongView
 from protoseg_deploy.methods.full_size import FullSizeLogits
-from protoseg_deploy.methods.terms import PseudoLabels, consistency, labeled_cross_entropy
+from protoseg_deploy.methods.terms import PseudoLabels, SoftLabels, consistency, labeled_cross_entropy
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import ClassTable, Recipe
 
@@ -94,8 +93,5 @@ class CorrMatch(FixMatch):
 
 
 def _divergence(strong: FullSizeLogits, weak: FullSizeLogits, view: StrongView) -> Tensor:
-    """``KL(weak ‖ strong)`` at trusted pixels, averaged over valid ones; inside boxes with the partner's weak view."""
-    trusted, boxes = view.pseudo.trusted, view.cutmix.boxes
-    partner = replace(weak, coarse=CutMix.partners(weak.coarse))
-    total = strong.divergence(weak, trusted & ~boxes) + strong.divergence(partner, trusted & boxes)
-    return mean_over(total, view.pseudo.valid.sum())
+    """``KL(weak ‖ strong)`` at trusted pixels, averaged over valid ones."""
+    return mean_over(SoftLabels(weak, view.cutmix).divergence(strong, view.pseudo.trusted), view.pseudo.valid.sum())

@@ -4,7 +4,7 @@ Any of them may carry the prototype branch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,14 @@ from protoseg_deploy.methods.branch import PrototypeBranch
 from protoseg_deploy.methods.clustering import LabeledViews, cluster_prototypes
 from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.full_size import FullSizeLogits
-from protoseg_deploy.methods.terms import PseudoLabels, confident_labels, consistency, low_entropy_labels, share
+from protoseg_deploy.methods.terms import (
+    PseudoLabels,
+    SoftLabels,
+    confident_labels,
+    consistency,
+    low_entropy_labels,
+    share,
+)
 from protoseg_deploy.methods.thresholds import AdaptiveThresholds
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import ClassTable, Recipe
@@ -141,10 +148,19 @@ class FixMatch(Method):
         spec = self.recipe.method
         was_training = teacher.training
         teacher.eval()
-        logits = FullSizeLogits.of(teacher.forward_features(batch.weak))
+        output = teacher.forward_features(batch.weak)
         teacher.train(was_training)
+        logits = FullSizeLogits.of(output)
+        if self.branch is not None and self.branch.pseudo_label_share and step >= self._prototype_start():
+            logits = replace(logits, coarse=self.branch.blended_logits(output))
         if self.alignment is not None:
             logits = self.alignment(logits, batch.valid, batch.labels, self.recipe.data.ignore_index)
+        pseudo = self._filtered(logits, batch, step)
+        return replace(pseudo, soft=SoftLabels(logits)) if spec.soft_labels else pseudo
+
+    def _filtered(self, logits: FullSizeLogits, batch: Batch, step: int) -> PseudoLabels:
+        """Labels of the weak views, with those that are to be trusted."""
+        spec = self.recipe.method
         if spec.pseudo_label_filter == "entropy":
             left = max(0.0, 1.0 - step / self.recipe.train.planned_steps)
             return low_entropy_labels(logits, batch.valid, spec.entropy_drop_share * left)

@@ -2,7 +2,8 @@
 
 Source: Xu et al., "Semi-supervised Semantic Segmentation with Prototype-based Consistency Regularization",
 NeurIPS 2022. A class owns K prototypes; a pixel is scored by the most similar one, and moves the most similar one of
-its own class. Prototypes are kept at unit length: similarity is a cosine, so their length carries nothing.
+its own class. Prototypes are kept at unit length unless `normalised` is false: similarity is a cosine, so their length
+carries nothing.
 """
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from protoseg_deploy.distributed import sum_over_processes
+from protoseg_deploy.methods.diversity import pushed_apart
 from protoseg_deploy.methods.prototype_loss import Judged, judge
+from protoseg_deploy.methods.revival import Revival
 from protoseg_deploy.methods.statistics import StepStatistics
 
 
@@ -23,6 +26,10 @@ class PrototypeBank(StepStatistics):
         channels: D.
         temperature: cosines are divided by it before the softmax.
         momentum: share of itself a prototype keeps at an update.
+        normalised: average unit vectors and keep prototypes at unit length; false: average features as they are.
+        count_weighted: an update counts n times the mean number of pixels of the prototypes that have any as n updates.
+        revive_after: steps without a pixel after which a prototype is restarted; see `Revival`.
+        diversity: strength of the force between prototypes of a class; see `pushed_apart`.
     """
 
     prototypes: Tensor
@@ -31,12 +38,26 @@ class PrototypeBank(StepStatistics):
     idle_steps: Tensor
 
     def __init__(
-        self, num_classes: int, per_class: int, channels: int, temperature: float = 0.1, momentum: float = 0.99
+        self,
+        num_classes: int,
+        per_class: int,
+        channels: int,
+        temperature: float = 0.1,
+        momentum: float = 0.99,
+        *,
+        normalised: bool = True,
+        count_weighted: bool = False,
+        revive_after: int | None = None,
+        diversity: float = 0.0,
     ) -> None:
         super().__init__()
         self._collected: Tensor | None = None
         self.temperature = temperature
         self.momentum = momentum
+        self.normalised = normalised
+        self.count_weighted = count_weighted
+        self.revival = Revival(revive_after) if revive_after else None
+        self.diversity = diversity
         self.register_buffer("prototypes", torch.zeros(num_classes, per_class, channels))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
         self.register_buffer("pixels", torch.zeros(num_classes, per_class))
@@ -44,16 +65,22 @@ class PrototypeBank(StepStatistics):
 
     def place(self, prototypes: Tensor) -> None:
         """Set all prototypes, ``[C,K,D]`` of any length."""
-        self.prototypes.copy_(F.normalize(prototypes.to(self.prototypes), dim=-1))
+        prototypes = prototypes.to(self.prototypes)
+        self.prototypes.copy_(F.normalize(prototypes, dim=-1) if self.normalised else prototypes)
         self.pixels.zero_()
         self.idle_steps.zero_()
         self.initialised.fill_(True)
+
+    @property
+    def directions(self) -> Tensor:
+        """``[C,K,D]`` prototypes at unit length."""
+        return self.prototypes if self.normalised else F.normalize(self.prototypes, dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
         """``[N,D]`` features to ``[N,C]`` logits: the nearest prototype of each class speaks for it."""
         # In bf16 prototypes close to each other could not be told apart.
         with torch.autocast(features.device.type, enabled=False):
-            cosines = F.normalize(features.float(), dim=-1) @ self.prototypes.flatten(0, 1).t()
+            cosines = F.normalize(features.float(), dim=-1) @ self.directions.flatten(0, 1).t()
         return cosines.view(-1, *self.prototypes.shape[:2]).amax(dim=-1) / self.temperature
 
     def dense_logits(self, embedding: Tensor) -> Tensor:
@@ -65,7 +92,8 @@ class PrototypeBank(StepStatistics):
     def judge(self, features: Tensor, labels: Tensor) -> Judged:
         """Cross-entropies of ``[N,D]`` features to ``[N]`` labels in 0..C-1, and what `collect` needs."""
         # A later pass or step must not change what this one keeps.
-        return judge(features, self.prototypes.clone(), labels, self.temperature)
+        judged = judge(features, self.directions.clone(), labels, self.temperature)
+        return judged if self.normalised else judged._replace(directions=features.detach().float())
 
     @torch.no_grad()
     def collect(self, judged: Judged, counted: Tensor) -> None:
@@ -80,6 +108,8 @@ class PrototypeBank(StepStatistics):
         sums = self.prototypes.new_zeros(classes * per_class, channels + 1)
         sums.index_add_(0, judged.slots, torch.cat([judged.directions * weights, weights], dim=1))
         self._collected = sums if self._collected is None else self._collected + sums
+        if self.revival is not None:
+            self.revival.collect(judged, counted, self.prototypes)
 
     @torch.no_grad()
     def commit(self, taken: Tensor) -> None:
@@ -95,10 +125,25 @@ class PrototypeBank(StepStatistics):
         counts = torch.where(taken, sums[..., -1], 0.0)
         means = sums[..., :-1] / counts.clamp(min=1)[..., None]
         touched = counts > 0
-        moved = F.normalize(self.prototypes.lerp(means, 1.0 - self.momentum), dim=-1)
-        self.prototypes.copy_(torch.where(touched[..., None], moved, self.prototypes))
+        moved = self._moved(means, counts)
+        moved = torch.where(touched[..., None], moved, self.prototypes)
+        if self.diversity:
+            apart = pushed_apart(moved, self.diversity * (1.0 - self.momentum))
+            moved = torch.where(touched[..., None], apart, moved)
+        self.prototypes.copy_(moved)
         self.pixels.add_(counts)
-        self.idle_steps.copy_(torch.where(touched, 0, self.idle_steps + 1))
+        self.idle_steps.copy_(torch.where(touched, 0, self.idle_steps + taken))
+        if self.revival is not None:
+            self.revival.commit(self.prototypes, self.idle_steps, taken)
+
+    def _moved(self, means: Tensor, counts: Tensor) -> Tensor:
+        """All prototypes after an update with ``[C,K,D]`` means of ``[C,K]`` pixels, also those without a pixel."""
+        if self.count_weighted:
+            typical = counts.sum() / (counts > 0).sum().clamp(min=1)
+            moved = self.prototypes.lerp(means, 1.0 - self.momentum ** (counts / typical.clamp(min=1))[..., None])
+        else:
+            moved = self.prototypes.lerp(means, 1.0 - self.momentum)
+        return F.normalize(moved, dim=-1) if self.normalised else moved
 
     @torch.no_grad()
     def diagnostics(self, dead_after: int = 1000) -> dict[str, list[float]]:
@@ -106,7 +151,7 @@ class PrototypeBank(StepStatistics):
 
         A cosine near 1 means that the prototypes of a class have collapsed onto each other. Resets the pixel counts.
         """
-        cosines = self.prototypes @ self.prototypes.transpose(1, 2)
+        cosines = self.directions @ self.directions.transpose(1, 2)
         per_class = self.prototypes.shape[1]
         off_diagonal = (cosines.sum(dim=(1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(-1)) / max(
             1, per_class * (per_class - 1)

@@ -1,7 +1,7 @@
 """The terms methods are composed of: tensors in, tensors out, no host sync."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,29 @@ from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.distributed import gather_over_processes, mean_over
 from protoseg_deploy.methods.full_size import FullSizeLogits
 from protoseg_deploy.recipe import Ohem
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """The class probabilities behind pseudo-labels, for views that may be mixed."""
+
+    logits: FullSizeLogits
+    """Of the weak views, no gradient flows into them."""
+    cutmix: CutMix | None = None
+    """How the views they are compared with have been mixed."""
+
+    def divergence(self, student: FullSizeLogits, weights: Tensor) -> Tensor:
+        """The weighted sum of ``KL(these ‖ student)`` of all pixels; inside boxes these are the partner's.
+
+        Args:
+            student: of the same views, mixed.
+            weights: ``[B,H,W]`` bool, mixed like the views.
+        """
+        if self.cutmix is None:
+            return student.divergence(self.logits, weights)
+        boxes = self.cutmix.boxes
+        partner = replace(self.logits, coarse=CutMix.partners(self.logits.coarse))
+        return student.divergence(self.logits, weights & ~boxes) + student.divergence(partner, weights & boxes)
 
 
 @dataclass(frozen=True)
@@ -24,9 +47,14 @@ class PseudoLabels:
     """``[B,H,W]`` bool: inside the image and past the filter."""
     valid: Tensor
     """``[B,H,W]`` bool: inside the image."""
+    soft: SoftLabels | None = None
+    """Where views learn from probabilities in place of the winning class."""
 
     def mixed(self, cutmix: CutMix) -> "PseudoLabels":
-        return PseudoLabels(cutmix(self.labels), cutmix(self.confidence), cutmix(self.trusted), cutmix(self.valid))
+        soft = None if self.soft is None else replace(self.soft, cutmix=cutmix)
+        return PseudoLabels(
+            cutmix(self.labels), cutmix(self.confidence), cutmix(self.trusted), cutmix(self.valid), soft
+        )
 
 
 def confident_labels(logits: FullSizeLogits, valid: Tensor, threshold: float | Tensor) -> PseudoLabels:
@@ -83,11 +111,15 @@ def labeled_cross_entropy(
 
 
 def consistency(logits: FullSizeLogits, pseudo: PseudoLabels) -> Tensor:
-    """Cross-entropy to trusted pseudo-labels, averaged over *valid* pixels.
+    """Cross-entropy to trusted pseudo-labels, or divergence from soft ones, averaged over *valid* pixels.
 
     An image with few trusted pixels therefore weighs little.
     """
-    return mean_over(logits.cross_entropy(pseudo.labels, pseudo.trusted), pseudo.valid.sum())
+    if pseudo.soft is None:
+        total = logits.cross_entropy(pseudo.labels, pseudo.trusted)
+    else:
+        total = pseudo.soft.divergence(logits, pseudo.trusted)
+    return mean_over(total, pseudo.valid.sum())
 
 
 def share(part: Tensor, whole: Tensor) -> Tensor:

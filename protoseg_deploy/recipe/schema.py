@@ -93,6 +93,9 @@ class Data(Section):
     max_unreadable_share: Share = 0.01
     """Unlabelled images that cannot be read are replaced by others and reported; training stops where they are a larger
     share than this."""
+    cache_mib: Annotated[int, Field(ge=0)] = 512
+    """MiB of decoded images that each loader process, and the training process itself, keeps at most, so as to read
+    them once; 0: none. Images are not to change on the disk during training."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -145,10 +148,25 @@ class Prototypes(Section):
     """A prototype keeps this share of itself at each update."""
     grid: Count = 32
     """Pixels per image sampled for the branch: one in each cell of a grid of this many cells a side."""
+    pseudo_label_share: Share = 0.0
+    """How much the prototype head has to say in pseudo-labels; the linear head has the rest."""
     class_balanced: bool = False
     """Weigh sampled pixels so that in the losses of the branch every class that is there counts alike."""
     start: Share = 0.1
     """Share of the steps after which k-means places the prototypes."""
+    initialisation: Literal["kmeans", "queues"] = "kmeans"
+    """Whose features k-means clusters: those of views made for it, or those of the labelled pixels of the steps before,
+    kept in a queue for each class."""
+    projection_channels: Count | None = None
+    """Prototypes live in this many channels of a learned projection of the features; absent: in the features."""
+    normalised: bool = True
+    """Average unit vectors and keep prototypes at unit length; ``false``: average features as they are."""
+    count_weighted: bool = False
+    """A prototype with n times as many pixels as others moves as it would in n updates."""
+    revive_after: Count | None = None
+    """Steps without a pixel after which a prototype restarts from a far pixel of its class; absent: it never does."""
+    diversity: NonNegative = 0.0
+    """Strength of a force that keeps the prototypes of a class apart; 0: none."""
 
 
 class Method(Section):
@@ -164,6 +182,8 @@ class Method(Section):
     """``entropy`` drops the most uncertain pixels instead: a share that falls linearly over training."""
     entropy_drop_share: Share = 0.2
     """Share dropped at the start of training by the ``entropy`` filter."""
+    soft_labels: bool = False
+    """Views learn from the teacher's class probabilities in place of the winning class."""
     distribution_alignment: bool = False
     """Weigh the teacher's probabilities so that classes become as frequent as in the labelled images."""
     unlabeled_weight: NonNegative = 1.0

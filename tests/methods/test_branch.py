@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from protoseg_deploy.methods import branch
 from protoseg_deploy.methods.branch import PrototypeBranch, class_balancing_weights
+from protoseg_deploy.models import SegmenterOutput
 from protoseg_deploy.recipe import Prototypes
 
 
@@ -78,3 +79,15 @@ def test_a_loss_is_that_of_a_loop(pixels, class_balanced):
 def test_classes_of_the_same_size_are_balanced_as_they_are():
     labels = torch.arange(3).repeat(7)
     assert class_balancing_weights(labels, torch.ones(21, dtype=torch.bool), 3).tolist() == [1.0] * 21
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_pseudo_labels_are_a_mean_of_both_heads(share):
+    torch.manual_seed(0)
+    head = PrototypeBranch(Prototypes(pseudo_label_share=share, per_class=2), 4, channels=6, ignore_index=255)
+    head.bank.place(torch.randn(4, 2, 6))
+    logits, features = torch.randn(2, 4, 3, 5), torch.randn(2, 6, 3, 5)
+    blended = head.blended_logits(SegmenterOutput(logits, features, features, [], (12, 20), (12, 20))).softmax(dim=1)
+    cosines = torch.einsum("bdhw,ckd->bckhw", F.normalize(features, dim=1), head.bank.prototypes)
+    expected = (1 - share) * logits.softmax(dim=1) + share * (cosines.amax(dim=2) / 0.1).softmax(dim=1)
+    torch.testing.assert_close(blended, expected)

@@ -124,7 +124,7 @@ def test_a_class_that_random_crops_miss_is_looked_up(tiny_recipe):
     image = torch.randint(0, 256, (3, 200, 200), dtype=torch.uint8)
     for seed in range(20):
         torch.manual_seed(seed)
-        view = view_around_class(image, mask, 1, 32, 1.0, 255)
+        view = view_around_class(image, mask, 1, 32, 255)
         assert (view.mask == 1).any()
         assert view.image.shape == (3, 32, 32)
 

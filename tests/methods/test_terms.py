@@ -1,10 +1,19 @@
 """Loss terms against plain references."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from protoseg_deploy.methods.terms import confident_labels, consistency, labeled_cross_entropy, low_entropy_labels
+from protoseg_deploy.data.views import CutMix
+from protoseg_deploy.methods.terms import (
+    SoftLabels,
+    confident_labels,
+    consistency,
+    labeled_cross_entropy,
+    low_entropy_labels,
+)
 from protoseg_deploy.recipe import Ohem
 from tests.methods.test_full_size import at_full_size
 
@@ -61,6 +70,30 @@ def test_consistency_counts_trusted_pixels_and_averages_over_valid_ones(logits):
             scores = student[b, :, y, x].double().numpy()
             total += np.log(np.exp(scores).sum()) - scores[probabilities.argmax()]
     assert consistency(at_full_size(student), pseudo).item() == pytest.approx(total / valid.sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_soft_labels_are_the_probabilities_of_the_image_a_pixel_comes_from(logits, mixed):
+    """Pixel by pixel: KL(teacher ‖ student), inside a box of the teacher on the partner."""
+    valid = torch.ones(2, 6, 5, dtype=torch.bool)
+    valid[1, :, 3:] = False
+    teacher = at_full_size(logits)
+    pseudo = replace(confident_labels(teacher, valid, threshold=0.5), soft=SoftLabels(teacher))
+    boxes = torch.zeros(2, 6, 5, dtype=torch.bool)
+    if mixed:
+        boxes[0, 1:4, 1:3] = True
+        pseudo = pseudo.mixed(CutMix(boxes))
+    student = torch.randn(2, 4, 6, 5, generator=torch.Generator().manual_seed(2))
+    total, counted = 0.0, 0
+    for b, y, x in np.ndindex(2, 6, 5):
+        source = 1 - b if boxes[b, y, x] else b
+        wanted = np.exp(logits[source, :, y, x].double().numpy())
+        wanted /= wanted.sum()
+        counted += bool(valid[source, y, x])
+        if valid[source, y, x] and wanted.max() >= 0.5:
+            scores = student[b, :, y, x].double().numpy()
+            total += (wanted * (np.log(wanted) - scores + np.log(np.exp(scores).sum()))).sum()
+    assert consistency(at_full_size(student), pseudo).item() == pytest.approx(total / counted, rel=1e-5)
 
 
 def test_each_class_may_have_its_threshold(logits):

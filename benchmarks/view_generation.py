@@ -143,11 +143,11 @@ class Ours:
     def pair(self, labeled: Photo, unlabeled: Photo, stages: Stages) -> list[Tensor]:
         pixels, mask = read_image(labeled.image), read_mask(labeled.mask, {})
         stages.lap("decode")
-        first = weak_view(_channels_first(pixels), torch.from_numpy(mask), self.spec, 1.0, _IGNORE)
+        first = weak_view(_channels_first(pixels), torch.from_numpy(mask), self.spec, _IGNORE)
         stages.lap("geometry")
         pixels = read_image(unlabeled.image)
         stages.lap("decode")
-        second = weak_view(_channels_first(pixels), None, self.spec, 1.0, _IGNORE)
+        second = weak_view(_channels_first(pixels), None, self.spec, _IGNORE)
         valid = second.mask == 0
         stages.lap("geometry")
         changes = draw_disturbance()[None]

@@ -59,8 +59,8 @@ def command(
     schedule of the new length from the step the run has come to.
 
     A run that goes on computes what it would have computed. These keys alone may be given new values:
-    data.max_unreadable_share, data.root, model.weights, train.checkpoint_every, train.device, train.eval_batch,
-    train.log_every, train.max_hours, train.max_skipped_steps, train.workers.
+    data.cache_mib, data.max_unreadable_share, data.root, model.weights, train.checkpoint_every, train.device,
+    train.eval_batch, train.log_every, train.max_hours, train.max_skipped_steps, train.workers.
     """
     from protoseg_deploy.data import check_before_training
     from protoseg_deploy.methods import build_method

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from protoseg_deploy.data.batch import Batch
+from protoseg_deploy.data.cache import DecodedImages
 from protoseg_deploy.data.class_sampling import ClassSampling
 from protoseg_deploy.data.copy_paste import paste_classes
 from protoseg_deploy.data.folders import Sample
-from protoseg_deploy.data.images import UInt8Array, read_image, read_mask
+from protoseg_deploy.data.images import read_mask
 from protoseg_deploy.data.order import image_at
 from protoseg_deploy.data.photometric import draw_disturbance
 from protoseg_deploy.data.views import View, view_around_class, weak_view
@@ -65,6 +66,7 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         self.strong_views = strong_views
         self.disturb_in_loader = disturb_in_loader
         self.world = world
+        self.decoded = DecodedImages(recipe.data)
         by_class = recipe.train.class_aware_share or recipe.train.copy_paste_probability
         self.class_sampling = ClassSampling.of(labeled, recipe.data) if by_class else None
 
@@ -120,16 +122,18 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
                 yield view.image[None], view.mask[None].long()
 
     def views_of_class(self, class_index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One unresized crop around a pixel of a class, of every labelled image that shows it; as `labeled_views`."""
+        """One unresized crop around a pixel of a class, of every labelled image that shows it; as `labeled_views`.
+
+        At an input scale below 1 a class of a few pixels may be lost all the same.
+        """
         data, train = self.recipe.data, self.recipe.train
         for index, sample in enumerate(self.labeled):
             assert sample.mask is not None
-            mask = torch.from_numpy(read_mask(sample.mask, data.value_map))
-            if not (mask == class_index).any():
+            if not (read_mask(sample.mask, data.value_map) == class_index).any():
                 continue
-            image = _to_tensor(read_image(sample.image))
+            image, mask = self.decoded.labeled(sample)
             with _Seeded(train.seed, _ORDER, class_index, index):
-                view = view_around_class(image, mask, class_index, train.crop, data.input_scale, data.ignore_index)
+                view = view_around_class(image, mask, class_index, train.crop, data.ignore_index)
             yield view.image[None], view.mask[None].long()
 
     def _labeled_slot(self, step: int, slot: int) -> tuple[Sample, View]:
@@ -156,24 +160,19 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         return self.labeled[self.class_sampling.draw_image(first, random)], (first, second)
 
     def _labeled(self, sample: Sample, key: tuple[int, ...], class_index: int | None = None) -> View:
-        assert sample.mask is not None
-        data = self.recipe.data
-        image = _to_tensor(read_image(sample.image))
-        mask = torch.from_numpy(read_mask(sample.mask, data.value_map))
+        image, mask = self.decoded.labeled(sample)
         with _Seeded(self.recipe.train.seed, *key):
-            return weak_view(image, mask, self.recipe.train, data.input_scale, data.ignore_index, class_index)
+            return weak_view(image, mask, self.recipe.train, self.recipe.data.ignore_index, class_index)
 
     def _unlabeled(self, step: int, slot: int) -> tuple[Path, tuple[Tensor, Tensor, Tensor], list[str]]:
         """The file, its view, validity and disturbances; and what could not be read before it, file, tab, reason."""
-        data = self.recipe.data
-        path, pixels, unreadable = self._readable(step, slot)
-        image = _to_tensor(pixels)
+        path, image, unreadable = self._readable(step, slot)
         with _Seeded(self.recipe.train.seed, _UNLABELED, step, slot):
-            view = weak_view(image, None, self.recipe.train, data.input_scale, data.ignore_index)
+            view = weak_view(image, None, self.recipe.train, self.recipe.data.ignore_index)
             disturbances = torch.stack([draw_disturbance() for _ in range(self.strong_views)])
         return path, (view.image, view.mask == 0, disturbances), unreadable
 
-    def _readable(self, step: int, slot: int) -> tuple[Path, UInt8Array, list[str]]:
+    def _readable(self, step: int, slot: int) -> tuple[Path, Tensor, list[str]]:
         """The image of a slot; another one, drawn at random, in place of each that cannot be read."""
         spec, pool = self.recipe.train, len(self.unlabeled)
         index = image_at(pool, step * spec.batch_unlabeled + slot, spec.seed, _UNLABELED)
@@ -181,7 +180,7 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         for attempt in range(_ATTEMPTS):
             path = self.unlabeled[index]
             try:
-                return path, read_image(path), unreadable
+                return path, self.decoded.unlabeled(path), unreadable
             except DataError as error:
                 reason = error.message.removeprefix(f"{path}: ").replace("\t", " ")
                 unreadable.append(f"{path}\t{reason}")
@@ -226,7 +225,3 @@ class _Seeded:
 
     def __exit__(self, *exception: object) -> None:
         torch.set_rng_state(self.saved)
-
-
-def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1)

@@ -38,7 +38,6 @@ def weak_view(
     image: Tensor,
     mask: Tensor | None,
     spec: Train,
-    input_scale: float,
     ignore_index: int,
     class_index: int | None = None,
 ) -> View:
@@ -48,15 +47,12 @@ def weak_view(
     that it holds a random pixel of it; shrinking may lose a class of a few pixels all the same.
 
     Args:
-        image: ``[3,H,W]`` uint8 RGB; fastest as it was decoded, with the channels last in memory.
+        image: ``[3,H,W]`` uint8 RGB `at_input_scale`; fastest as it was decoded, with the channels last in memory.
         mask: ``[H,W]`` uint8, or None for an unlabelled image.
         spec: crop side, scale range, flip.
-        input_scale: the scale at which the network sees images.
         ignore_index: value of the mask outside a labelled image; it may be 0.
         class_index: a class of the mask, or None for a crop anywhere.
     """
-    image = _at_input_scale(image, input_scale)
-    mask = mask if mask is None else _resize_mask(mask, image.shape[-2:])
     scale, where_y, where_x, coin = torch.rand(4).tolist()
     scale = spec.scale[0] + scale * (spec.scale[1] - spec.scale[0])
     row, column = (None, None) if mask is None or class_index is None else _random_pixel(mask, class_index)
@@ -66,21 +62,17 @@ def weak_view(
     size = [out_height, out_width]
     image = TF.resized_crop_image(image, *box, size, antialias=True)
     outside = _OUTSIDE if mask is None else ignore_index
-    mask = image.new_zeros(size) if mask is None else _resize_mask(TF.crop_mask(mask, *box), size)
+    mask = image.new_zeros(size) if mask is None else resize_mask(TF.crop_mask(mask, *box), size)
     if spec.flip and coin < 0.5:
         image, mask = image.flip(-1), mask.flip(-1)
     return View(_pad_image(image, spec.crop), _pad_mask(mask, spec.crop, outside))
 
 
-def view_around_class(
-    image: Tensor, mask: Tensor, class_index: int, crop: int, input_scale: float, ignore_index: int
-) -> View:
+def view_around_class(image: Tensor, mask: Tensor, class_index: int, crop: int, ignore_index: int) -> View:
     """An unresized crop that holds a random pixel of a class, drawn from torch's global generator.
 
-    At an input scale below 1 a class of a few pixels may be lost all the same.
+    Image and mask are those of `weak_view`; where the mask does not show the class, it is a crop of the middle.
     """
-    image = _at_input_scale(image, input_scale)
-    mask = _resize_mask(mask, image.shape[-2:])
     row, column = _random_pixel(mask, class_index)
     if row is None or column is None:
         row, column = mask.shape[0] // 2, mask.shape[1] // 2
@@ -90,8 +82,8 @@ def view_around_class(
     return View(_pad_image(image, crop), _pad_mask(mask, crop, ignore_index))
 
 
-def _at_input_scale(image: Tensor, input_scale: float) -> Tensor:
-    """An image as the network sees it: resized without antialiasing, as inside an exported graph."""
+def at_input_scale(image: Tensor, input_scale: float) -> Tensor:
+    """An image ``[3,H,W]`` as the network sees it: resized without antialiasing, as inside an exported graph."""
     if input_scale == 1.0:
         return image
     ratio = scale_ratio(input_scale)
@@ -100,8 +92,8 @@ def _at_input_scale(image: Tensor, input_scale: float) -> Tensor:
     return resized
 
 
-def _resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """The pixel nearest by its centre, as images are resized; torchvision's resizing of masks goes by corners."""
+def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """Of a mask ``[H,W]`` the pixel nearest by its centre, as images are resized; torchvision goes by corners."""
     resized: Tensor = TF.resize_image(mask[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
     return resized
 

@@ -11,6 +11,7 @@ from torchvision.ops import Conv2dNormActivation
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.methods.clustering import LabeledViews
 from protoseg_deploy.methods.full_size import FullSizeLogits
+from protoseg_deploy.methods.logit_adjustment import LogitAdjustment
 from protoseg_deploy.methods.statistics import StepStatistics
 from protoseg_deploy.methods.terms import labeled_cross_entropy
 from protoseg_deploy.models import Segmenter, SegmenterOutput
@@ -50,6 +51,8 @@ class Method(nn.Module, ABC):
         self.recipe = recipe
         weight = recipe.train.auxiliary_weight
         self.auxiliary_head = _auxiliary_head(student) if weight else None
+        strength = recipe.train.logit_adjustment
+        self.adjustment = LogitAdjustment(student.num_classes, strength) if strength else None
 
     @abstractmethod
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
@@ -87,13 +90,22 @@ class Method(nn.Module, ABC):
         """Supervised cross-entropy of the linear head, and of the auxiliary head where there is one."""
         spec, ignore_index = self.recipe.train, self.recipe.data.ignore_index
         share_of_batch = len(labels) / spec.batch_labeled
-        logits = FullSizeLogits.of(output)
+        if self.adjustment is not None:
+            self.adjustment.collect(labels, ignore_index)
+        logits = self.adjusted(FullSizeLogits.of(output))
         losses = {"labeled": labeled_cross_entropy(logits, labels, ignore_index, spec.ohem, share_of_batch)}
         if self.auxiliary_head is not None:
-            logits = replace(logits, coarse=self.auxiliary_head(output.pyramid[-2]))
+            logits = self.adjusted(replace(logits, coarse=self.auxiliary_head(output.pyramid[-2])))
             auxiliary = labeled_cross_entropy(logits, labels, ignore_index, spec.ohem, share_of_batch)
             losses["auxiliary"] = spec.auxiliary_weight * auxiliary
         return losses
+
+    def adjusted(self, logits: FullSizeLogits) -> FullSizeLogits:
+        """What a labelled loss sees in place of a head's logits."""
+        if self.adjustment is None:
+            return logits
+        adjusted: FullSizeLogits = self.adjustment(logits)
+        return adjusted
 
 
 class Supervised(Method):

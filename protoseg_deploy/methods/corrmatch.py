@@ -52,7 +52,7 @@ class CorrMatch(FixMatch):
 
     def labeled_losses(self, output: SegmenterOutput, labels: Tensor) -> dict[str, Tensor]:
         losses = super().labeled_losses(output, labels)
-        logits = self.correlation(output).logits
+        logits = self.adjusted(self.correlation(output).logits)
         spec, share = self.recipe.train, len(labels) / self.recipe.train.batch_labeled
         spread = labeled_cross_entropy(logits, labels, self.recipe.data.ignore_index, spec.ohem, share)
         return losses | {"labeled": 0.5 * losses["labeled"], "labeled_correlation": 0.5 * spread}

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.methods.enlarging import Size, enlarge, shrink
 from protoseg_deploy.models import SegmenterOutput
 
@@ -57,16 +58,18 @@ class FullSizeLogits:
         total: Tensor = _CrossEntropy.apply(coarse, labels, weights.to(coarse.dtype), self.padded_size, self.image_size)
         return total
 
-    def divergence(self, target: "FullSizeLogits", weights: Tensor) -> Tensor:
+    def divergence(self, target: "FullSizeLogits", weights: Tensor, cutmix: CutMix | None = None) -> Tensor:
         """The weighted sum of ``KL(softmax(target) ‖ softmax(self))`` of all pixels; no gradient flows into `target`.
 
         Args:
             target: of the same images.
             weights: as in `cross_entropy`.
+            cutmix: how the images have been mixed since: inside boxes the target is that of the partner.
         """
         coarse = self._coarse()
         sizes = self.padded_size, self.image_size
-        total: Tensor = _Divergence.apply(coarse, target._coarse(), weights.to(coarse.dtype), *sizes)
+        boxes = None if cutmix is None else cutmix.boxes
+        total: Tensor = _Divergence.apply(coarse, target._coarse(), weights.to(coarse.dtype), boxes, *sizes)
         return total
 
     @torch.no_grad()
@@ -160,18 +163,28 @@ class _CrossEntropy(torch.autograd.Function):
         return gradient * gradient_of_total, None, None, None, None
 
 
-class _Divergence(_CrossEntropy):
+class _Divergence(torch.autograd.Function):
     """See `FullSizeLogits.divergence`; the gradient is kept in the same way."""
 
     @staticmethod
     def forward(
-        ctx: Any, coarse: Tensor, target: Tensor, weights: Tensor, padded_size: Size, image_size: Size
+        ctx: Any,
+        coarse: Tensor,
+        target: Tensor,
+        weights: Tensor,
+        boxes: Tensor | None,
+        padded_size: Size,
+        image_size: Size,
     ) -> Tensor:
         gradient = torch.empty_like(coarse)
+        partners = None if boxes is None else CutMix.partners(target)
 
         def loss(part: slice, full: Tensor) -> Tensor:
             weight = weights[part, None]
-            wanted = _to_log_softmax(enlarge(target[part], padded_size, image_size))
+            wanted = enlarge(target[part], padded_size, image_size)
+            if boxes is not None and partners is not None:
+                wanted = torch.where(boxes[part, None], enlarge(partners[part], padded_size, image_size), wanted)
+            wanted = _to_log_softmax(wanted)
             probabilities = wanted.exp()
             value = (wanted.sub_(_to_log_softmax(full)).mul_(probabilities) * weight).sum()
             full.exp_().sub_(probabilities).mul_(weight)
@@ -181,6 +194,12 @@ class _Divergence(_CrossEntropy):
         total = torch.stack(each_piece(coarse, padded_size, image_size, loss)).sum()
         ctx.save_for_backward(gradient)
         return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_of_total: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradient_of_total, None, None, None, None, None
 
 
 def each_piece(

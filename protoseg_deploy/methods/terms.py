@@ -28,11 +28,7 @@ class SoftLabels:
             student: of the same views, mixed.
             weights: ``[B,H,W]`` bool, mixed like the views.
         """
-        if self.cutmix is None:
-            return student.divergence(self.logits, weights)
-        boxes = self.cutmix.boxes
-        partner = replace(self.logits, coarse=CutMix.partners(self.logits.coarse))
-        return student.divergence(self.logits, weights & ~boxes) + student.divergence(partner, weights & boxes)
+        return student.divergence(self.logits, weights, self.cutmix)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from protoseg_deploy.training.checkpoints import Checkpoints
 
 MAY_CHANGE = frozenset(
     {
+        "data.cache_mib",
         "data.max_unreadable_share",
         "data.root",
         "model.weights",

@@ -7,7 +7,7 @@ import torch
 from protoseg_deploy.data import find_data
 from protoseg_deploy.data.loading import TrainingBatches
 from protoseg_deploy.data.photometric import disturb, draw_disturbance
-from protoseg_deploy.data.views import CutMix, weak_view
+from protoseg_deploy.data.views import CutMix, at_input_scale, resize_mask, weak_view
 from protoseg_deploy.recipe import Train
 from tests.conftest import with_values
 
@@ -22,7 +22,7 @@ def test_weak_view_moves_image_and_mask_alike():
     image, mask = coded_image(60, 80)
     for seed in range(30):
         torch.manual_seed(seed)
-        view = weak_view(image, mask, Train(crop=48, scale=(0.5, 2.0)), 1.0, 255)
+        view = weak_view(image, mask, Train(crop=48, scale=(0.5, 2.0)), 255)
         assert view.image.shape == (3, 48, 48)
         inside = view.mask != 255
         difference = (view.image[0].float() / 4 - view.mask.float()).abs()[inside]
@@ -32,21 +32,21 @@ def test_weak_view_moves_image_and_mask_alike():
 
 def test_padding_is_ignored_never_a_class():
     image, mask = coded_image(20, 30)
-    view = weak_view(image, mask, Train(crop=64, scale=(1.0, 1.0)), 1.0, 255)
+    view = weak_view(image, mask, Train(crop=64, scale=(1.0, 1.0)), 255)
     assert (view.mask == 255).sum() == 64 * 64 - 20 * 30
     assert torch.equal(view.mask[:20, :30], mask) or torch.equal(view.mask[:20, :30], mask.flip(-1))
 
 
 def test_unlabeled_view_marks_the_outside():
     image, _ = coded_image(20, 30)
-    view = weak_view(image, None, Train(crop=64, scale=(1.0, 1.0)), 1.0, 255)
+    view = weak_view(image, None, Train(crop=64, scale=(1.0, 1.0)), 255)
     assert (view.mask == 0).sum() == 20 * 30
     assert (view.mask == 255).sum() == 64 * 64 - 20 * 30
 
 
 def test_outside_and_inside_of_an_unlabeled_view_differ_where_class_zero_is_ignored():
     image, _ = coded_image(20, 30)
-    view = weak_view(image, None, Train(crop=64, scale=(1.0, 1.0)), 1.0, 0)
+    view = weak_view(image, None, Train(crop=64, scale=(1.0, 1.0)), 0)
     assert (view.mask == 0).sum() == 20 * 30
 
 
@@ -57,7 +57,9 @@ def test_masks_are_not_shifted_against_images(scale, input_scale):
     offsets = []
     for seed in range(20):
         torch.manual_seed(seed)
-        view = weak_view(columns.expand(3, -1, -1), columns, Train(crop=64, scale=scale, flip=False), input_scale, 255)
+        image = at_input_scale(columns.expand(3, -1, -1), input_scale)
+        mask = resize_mask(columns, image.shape[-2:])
+        view = weak_view(image, mask, Train(crop=64, scale=scale, flip=False), 255)
         offsets.append((view.mask.float() - view.image[0].float()).mean().item())
     assert abs(np.mean(offsets)) < 0.12, "a ramp of one grey level a pixel"
 
@@ -70,14 +72,16 @@ def test_a_view_does_not_depend_on_how_an_image_lies_in_memory():
             views = []
             for image in (decoded, decoded.contiguous()):
                 torch.manual_seed(seed)
-                views.append(weak_view(image, None, Train(crop=40, scale=(0.5, 2.0)), input_scale, 255).image)
+                scaled = at_input_scale(image, input_scale)
+                views.append(weak_view(scaled, None, Train(crop=40, scale=(0.5, 2.0)), 255).image)
             assert torch.equal(*views)
             assert views[0].is_contiguous()
 
 
 def test_input_scale_shrinks_what_a_crop_sees():
     image, mask = coded_image(64, 64)
-    view = weak_view(image, mask, Train(crop=64, scale=(1.0, 1.0)), 0.5, 255)
+    image = at_input_scale(image, 0.5)
+    view = weak_view(image, resize_mask(mask, image.shape[-2:]), Train(crop=64, scale=(1.0, 1.0)), 255)
     assert (view.mask != 255).sum() == 32 * 32
 
 
@@ -86,7 +90,7 @@ def test_every_part_of_an_image_can_be_in_the_crop():
     seen = set()
     for seed in range(300):
         torch.manual_seed(seed)
-        seen |= set(weak_view(image, mask, Train(crop=16, scale=(1.0, 1.0)), 1.0, 255).mask.unique().tolist())
+        seen |= set(weak_view(image, mask, Train(crop=16, scale=(1.0, 1.0)), 255).mask.unique().tolist())
     assert seen == set(mask.unique().tolist())
 
 
@@ -100,7 +104,7 @@ def test_a_crop_for_a_class_holds_a_pixel_of_it_anywhere(scale, least):
     places = []
     for seed in range(60):
         torch.manual_seed(seed)
-        view = weak_view(image, mask, Train(crop=32, scale=scale), 1.0, 255, class_index=1)
+        view = weak_view(image, mask, Train(crop=32, scale=scale), 255, class_index=1)
         assert view.image.shape == (3, 32, 32)
         if (view.mask == 1).any():
             assert view.image[0][view.mask == 1].float().mean() > 50, "image and mask are cut alike"
@@ -115,7 +119,7 @@ def test_a_crop_for_a_class_that_is_not_there_is_any_crop():
     views = []
     for class_index in (None, 250):
         torch.manual_seed(3)
-        views.append(weak_view(image, mask, Train(crop=32), 1.0, 255, class_index))
+        views.append(weak_view(image, mask, Train(crop=32), 255, class_index))
     assert torch.equal(views[0].image, views[1].image)
     assert torch.equal(views[0].mask, views[1].mask)
 

@@ -113,11 +113,11 @@ def test_another_length_is_refused_and_the_way_to_it_named(recipe, finished):
 
 def test_what_may_change_may_change(recipe, finished):
     values = {"log_every": 2, "max_hours": 5.0, "max_skipped_steps": 3, "eval_batch": 2, "checkpoint_every": 3}
-    changed = with_values(recipe, train=values, data={"max_unreadable_share": 0.5})
+    changed = with_values(recipe, train=values, data={"max_unreadable_share": 0.5, "cache_mib": 0})
     assert resume(changed, finished[0]) == finished[1]
     now = Run(finished[0]).recipe()
     assert {key: getattr(now.train, key) for key in values} == values
-    assert now.data.max_unreadable_share == 0.5
+    assert (now.data.max_unreadable_share, now.data.cache_mib) == (0.5, 0)
 
 
 def test_an_existing_run_is_not_overwritten(recipe, finished):

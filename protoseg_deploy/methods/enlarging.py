@@ -2,8 +2,9 @@
 
 Interpolation is linear and separable: along one side it is a product with a band matrix, which has two numbers in each
 row. On a CPU blocks of that matrix are multiplied with blocks of the map, first along the width, while there are few
-rows, then along the height, a row of all classes at a time. What comes out lies as ``[B,H,C,W]``: reductions over
-classes run along memory, and nothing is copied between layouts. Elsewhere torch's own interpolation is used.
+rows, then along the height, a row of all images and classes at a time. What comes out lies as ``[H,B,C,W]``:
+reductions over classes run along memory, and nothing is copied between layouts. Elsewhere torch's own interpolation is
+used.
 """
 
 from functools import lru_cache
@@ -35,15 +36,15 @@ def enlarge(coarse: Tensor, padded_size: Size, image_size: Size) -> Tensor:
         return padded[..., : image_size[0], : image_size[1]].contiguous()
     batch, channels, rows, columns = coarse.shape
     height, width = image_size
-    lines = coarse.permute(0, 2, 1, 3).reshape(-1, columns)
+    lines = coarse.permute(2, 0, 1, 3).reshape(-1, columns)
     wide = lines.new_empty(len(lines), width)
     for target, source, matrix in _bands(columns, padded_size[1], width, coarse.dtype):
         torch.mm(lines[:, source], matrix.t(), out=wide[:, target])
-    full = coarse.new_empty(batch, height, channels, width)
-    for image, map_ in zip(full.view(batch, height, -1), wide.view(batch, rows, -1), strict=True):
-        for target, source, matrix in _bands(rows, padded_size[0], height, coarse.dtype):
-            torch.mm(matrix, map_[source], out=image[target])
-    return full.permute(0, 2, 1, 3)
+    wide = wide.view(rows, -1)
+    full = coarse.new_empty(height, batch, channels, width)
+    for target, source, matrix in _bands(rows, padded_size[0], height, coarse.dtype):
+        torch.mm(matrix, wide[source], out=full.view(height, -1)[target])
+    return full.permute(1, 2, 0, 3)
 
 
 def shrink(gradient: Tensor, padded_size: Size, coarse_size: Size) -> Tensor:
@@ -62,15 +63,15 @@ def shrink(gradient: Tensor, padded_size: Size, coarse_size: Size) -> Tensor:
         shape = [batch, channels, rows, columns]
         shrunk: Tensor = torch.ops.aten.upsample_bilinear2d_backward(padded, padded_size, shape, False)
         return shrunk
-    wide = gradient.new_zeros(batch, rows, channels * width)
-    for map_, image in zip(wide, gradient.permute(0, 2, 1, 3).reshape(batch, height, -1), strict=True):
-        for target, source, matrix in _bands(rows, padded_size[0], height, gradient.dtype):
-            map_[source].addmm_(matrix.t(), image[target])
+    full = gradient.permute(2, 0, 1, 3).reshape(height, -1)
+    wide = gradient.new_zeros(rows, batch * channels * width)
+    for target, source, matrix in _bands(rows, padded_size[0], height, gradient.dtype):
+        wide[source].addmm_(matrix.t(), full[target])
     wide = wide.view(-1, width)
     lines = gradient.new_zeros(len(wide), columns)
     for target, source, matrix in _bands(columns, padded_size[1], width, gradient.dtype):
         lines[:, source].addmm_(wide[:, target], matrix)
-    return lines.view(batch, rows, channels, columns).permute(0, 2, 1, 3)
+    return lines.view(rows, batch, channels, columns).permute(1, 2, 0, 3)
 
 
 class _Band(NamedTuple):

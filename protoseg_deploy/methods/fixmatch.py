@@ -12,11 +12,10 @@ from torch import Tensor
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.data.loading import derived_seed
 from protoseg_deploy.data.views import CutMix
-from protoseg_deploy.distributed import copy_of_first, world
 from protoseg_deploy.methods.alignment import DistributionAlignment
 from protoseg_deploy.methods.base import Method, StepResult, split_output
 from protoseg_deploy.methods.branch import PrototypeBranch
-from protoseg_deploy.methods.clustering import LabeledViews, cluster_prototypes
+from protoseg_deploy.methods.clustering import LabeledViews
 from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.full_size import FullSizeLogits
 from protoseg_deploy.methods.terms import (
@@ -74,18 +73,8 @@ class FixMatch(Method):
         """Place the prototypes once the supervised phase is over."""
         if self.branch is None or step != self._prototype_start():
             return
-        spec, placed = self.recipe.method.prototypes, self.branch.bank.prototypes
-        if world().is_first:
-            placed = cluster_prototypes(
-                student,
-                labeled_views,
-                self.classes.names,
-                spec.features,
-                spec.per_class,
-                self.recipe.data.ignore_index,
-                derived_seed(self.recipe.train.seed, _CLUSTERS),
-            ).to(placed)
-        self.branch.bank.place(copy_of_first(placed))
+        seed = derived_seed(self.recipe.train.seed, _CLUSTERS)
+        self.branch.place(student, labeled_views, self.classes.names, seed)
 
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
         ramp = self._unlabeled_ramp(step)
@@ -103,7 +92,9 @@ class FixMatch(Method):
             weight = ramp * self.recipe.method.unlabeled_weight
             result.losses |= {name: weight * loss for name, loss in losses.items()}
             result.monitors["confident_share"] = share(pseudo.trusted, pseudo.valid)
-        if self.branch is not None and step >= self._prototype_start():
+        if self.branch is not None and step < self._prototype_start():
+            result.losses |= self.branch.before_start(labeled, batch.labels, draws)
+        elif self.branch is not None:
             first = (strong[0], views[0].pseudo) if views else (None, None)
             for name, loss in self.branch(labeled, batch.labels, *first, draws).items():
                 result.losses[name] = self.branch.weight * (ramp if name == "prototype_unlabeled" else 1.0) * loss
@@ -146,10 +137,7 @@ class FixMatch(Method):
     @torch.no_grad()
     def _pseudo_labels(self, teacher: Segmenter, batch: Batch, step: int) -> PseudoLabels:
         spec = self.recipe.method
-        was_training = teacher.training
-        teacher.eval()
-        output = teacher.forward_features(batch.weak)
-        teacher.train(was_training)
+        output = _evaluated(teacher, batch.weak)
         logits = FullSizeLogits.of(output)
         if self.branch is not None and self.branch.pseudo_label_share and step >= self._prototype_start():
             logits = replace(logits, coarse=self.branch.blended_logits(output))
@@ -180,6 +168,16 @@ class FixMatch(Method):
         if step < begin:
             return 0.0
         return min(1.0, (step - begin + 1) / length) if length else 1.0
+
+
+def _evaluated(teacher: Segmenter, images: Tensor) -> SegmenterOutput:
+    """A teacher's output in evaluation mode. A moving average is in it already; setting it walks over all layers."""
+    if not teacher.training:
+        return teacher.forward_features(images)
+    teacher.eval()
+    output = teacher.forward_features(images)
+    teacher.train()
+    return output
 
 
 def mean_consistency(strong: Sequence[SegmenterOutput], views: Sequence[StrongView]) -> Tensor:

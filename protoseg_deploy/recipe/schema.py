@@ -208,6 +208,8 @@ class Method(Section):
             raise ValueError(
                 "`corrmatch` has a threshold of its own: `pseudo_label_filter: confidence`, no `adaptive_thresholds`"
             )
+        if self.name == "corrmatch" and self.soft_labels:
+            raise ValueError("`corrmatch` spreads labels, not probabilities: `soft_labels: false`")
         return self
 
     @property

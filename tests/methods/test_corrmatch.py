@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from protoseg_deploy.data import find_data
 from protoseg_deploy.data.loading import TrainingBatches
+from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.methods import build_method, corrmatch
 from protoseg_deploy.methods.correlation import Correlation, CorrelationHead, propagate_regions
 from protoseg_deploy.methods.draws import StepDraws
@@ -229,3 +230,8 @@ def test_a_part_of_a_batch_draws_the_regions_of_its_images(setting):
     for number, part in enumerate(batch.parts(2)):
         drawn = StepDraws(recipe.train, part, 5).region_positions(128, 49)
         assert torch.equal(drawn, whole[2 * number : 2 * number + 2])
+
+
+def test_labels_that_spread_are_not_soft(tiny_recipe):
+    with pytest.raises(ProtosegError, match="soft_labels"):
+        with_values(tiny_recipe, method={"name": "corrmatch", "soft_labels": True})

@@ -103,7 +103,13 @@ def _start(root: Path, method: str, workers: int, run: Path) -> dict[str, Any]:
     parts = {name: {"images": f"{name}/images", "masks": f"{name}/masks"} for name in ("labeled", "val")}
     recipe = recipe_from_dict(
         {
-            "data": {"root": str(root), **parts, "unlabeled": {"images": "pool"}, "classes": ["a", "b"]},
+            "data": {
+                "root": str(root),
+                **parts,
+                "unlabeled": {"images": "pool"},
+                "classes": ["a", "b"],
+                "cache_mib": 0,  # what a loader holds is to be the pool's names, not its images
+            },
             "train": {"crop": 64, "steps": _STEPS, "batch_labeled": 2, "batch_unlabeled": 4},
         },
         "benchmark",

@@ -19,8 +19,9 @@ _BOOKKEEPING = 1536
 class DecodedImages:
     """Images and masks as the network reads them: the first that fit are kept, the rest is decoded whenever asked for.
 
-    Nothing is dropped to make room. Every epoch visits the images in another order; of a pool that does not fit, those
-    that were used least recently are those still to come, and hardly any would be found.
+    Nothing is dropped to make room. Every epoch visits all images in another order, so that those used least recently
+    are those still to come: of a pool twice as large as the memory this finds half of the images, dropping the least
+    recently used a sixth.
 
     What is given out may be what is kept: it is not to be modified in place. A pickled one arrives empty.
 

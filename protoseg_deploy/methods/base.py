@@ -90,8 +90,6 @@ class Method(nn.Module, ABC):
         """Supervised cross-entropy of the linear head, and of the auxiliary head where there is one."""
         spec, ignore_index = self.recipe.train, self.recipe.data.ignore_index
         share_of_batch = len(labels) / spec.batch_labeled
-        if self.adjustment is not None:
-            self.adjustment.collect(labels, ignore_index)
         logits = self.adjusted(FullSizeLogits.of(output))
         losses = {"labeled": labeled_cross_entropy(logits, labels, ignore_index, spec.ohem, share_of_batch)}
         if self.auxiliary_head is not None:
@@ -100,8 +98,13 @@ class Method(nn.Module, ABC):
             losses["auxiliary"] = spec.auxiliary_weight * auxiliary
         return losses
 
+    def count_labels(self, labels: Tensor) -> None:
+        """Let class frequencies that losses depend on include the labels of this step; before its losses."""
+        if self.adjustment is not None:
+            self.adjustment.collect(labels, self.recipe.data.ignore_index)
+
     def adjusted(self, logits: FullSizeLogits) -> FullSizeLogits:
-        """What a labelled loss sees in place of a head's logits."""
+        """What a cross-entropy sees in place of a head's logits."""
         if self.adjustment is None:
             return logits
         adjusted: FullSizeLogits = self.adjustment(logits)
@@ -115,6 +118,7 @@ class Supervised(Method):
     uses_unlabeled = False
 
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
+        self.count_labels(batch.labels)
         return StepResult(self.labeled_losses(student.forward_features(batch.images), batch.labels))
 
 

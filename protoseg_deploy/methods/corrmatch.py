@@ -14,7 +14,7 @@ from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.dynamic_threshold import DynamicThreshold
 from protoseg_deploy.methods.fixmatch import FixMatch, StrongView
 from protoseg_deploy.methods.full_size import FullSizeLogits
-from protoseg_deploy.methods.terms import PseudoLabels, SoftLabels, consistency, labeled_cross_entropy
+from protoseg_deploy.methods.terms import PseudoLabels, SoftLabels, labeled_cross_entropy
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import ClassTable, Recipe
 
@@ -65,14 +65,14 @@ class CorrMatch(FixMatch):
         output = student.forward_features(torch.cat(groups))
         labeled, weak, strong = split_output(output, [len(group) for group in groups])
         perturbed = self._perturbed(student, weak, draws)
-        weak_correlation, strong_correlation = self.correlation(weak), self.correlation(strong)
-        positions = draws.region_positions(_REGIONS, weak_correlation.matrix.shape[-1])
-        regional = propagate_regions(pseudo, weak_correlation, positions, self.threshold.value).mixed(view.cutmix)
-        spread = consistency(strong_correlation.logits, regional) + consistency(weak_correlation.logits, pseudo)
+        of_weak, of_strong = self.correlation(weak), self.correlation(strong)
+        positions = draws.region_positions(_REGIONS, of_weak.matrix.shape[-1])
+        regional = propagate_regions(pseudo, of_weak, positions, self.threshold.value).mixed(view.cutmix)
+        spread = self.consistency(of_strong.logits, regional) + self.consistency(of_weak.logits, pseudo)
         losses = {
-            "unlabeled": 0.25 * consistency(FullSizeLogits.of(strong), regional),
+            "unlabeled": 0.25 * self.consistency(FullSizeLogits.of(strong), regional),
             "divergence": 0.25 * _divergence(FullSizeLogits.of(strong), FullSizeLogits.of(weak), view),
-            "features": 0.25 * consistency(FullSizeLogits.of(perturbed), pseudo),
+            "features": 0.25 * self.consistency(FullSizeLogits.of(perturbed), pseudo),
             "correlation": 0.125 * spread,
         }
         return labeled, [strong], losses

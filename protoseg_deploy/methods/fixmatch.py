@@ -78,6 +78,7 @@ class FixMatch(Method):
 
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:
         ramp = self._unlabeled_ramp(step)
+        self.count_labels(batch.labels)
         draws = StepDraws(self.recipe.train, batch, step)
         views: list[StrongView] = []
         strong: list[SegmenterOutput] = []
@@ -117,7 +118,17 @@ class FixMatch(Method):
         """
         output = student.forward_features(torch.cat([batch.images, *(view.images for view in views)]))
         labeled, *strong = split_output(output, [len(batch.images), *(len(view.images) for view in views)])
-        return labeled, strong, {"unlabeled": mean_consistency(strong, views)}
+        return labeled, strong, {"unlabeled": self.mean_consistency(strong, views)}
+
+    def consistency(self, logits: FullSizeLogits, pseudo: PseudoLabels) -> Tensor:
+        """`terms.consistency` of a head. Pseudo-labels are labels and adjusted for alike; probabilities are compared as
+        they are, for both sides are a network's that has not learned class frequencies."""
+        return consistency(logits if pseudo.soft else self.adjusted(logits), pseudo)
+
+    def mean_consistency(self, strong: Sequence[SegmenterOutput], views: Sequence[StrongView]) -> Tensor:
+        """The consistency of the student on its strong views, averaged over views."""
+        pairs = zip(strong, views, strict=True)
+        return torch.stack([self.consistency(FullSizeLogits.of(output), view.pseudo) for output, view in pairs]).mean()
 
     def _strong_view(self, batch: Batch, pseudo: PseudoLabels, draws: StepDraws, number: int) -> StrongView:
         _, height, width = pseudo.labels.shape
@@ -178,9 +189,3 @@ def _evaluated(teacher: Segmenter, images: Tensor) -> SegmenterOutput:
     output = teacher.forward_features(images)
     teacher.train()
     return output
-
-
-def mean_consistency(strong: Sequence[SegmenterOutput], views: Sequence[StrongView]) -> Tensor:
-    """The consistency of the student on its strong views, averaged over views."""
-    losses = [consistency(FullSizeLogits.of(output), view.pseudo) for output, view in zip(strong, views, strict=True)]
-    return torch.stack(losses).mean()

@@ -13,7 +13,7 @@ _RAREST = 1e-5
 
 
 class LogitAdjustment(StepStatistics):
-    """Adds ``τ log π_c`` to the logits that the labelled loss sees, and to no others.
+    """Adds ``τ log π_c`` to the logits that the cross-entropies of labels and pseudo-labels see, and to no others.
 
     Menon et al., "Long-tail learning via logit adjustment", ICLR 2021. A cross-entropy teaches how probable a class is,
     its frequency `π` included, so that thin and rare classes seldom win a pixel. With the frequency supplied from

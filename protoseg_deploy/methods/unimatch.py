@@ -8,9 +8,9 @@ from torch import Tensor
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.methods.base import split_output
 from protoseg_deploy.methods.draws import StepDraws
-from protoseg_deploy.methods.fixmatch import FixMatch, StrongView, mean_consistency
+from protoseg_deploy.methods.fixmatch import FixMatch, StrongView
 from protoseg_deploy.methods.full_size import FullSizeLogits
-from protoseg_deploy.methods.terms import PseudoLabels, consistency
+from protoseg_deploy.methods.terms import PseudoLabels
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 
 _DROPPED = 0.5
@@ -40,8 +40,8 @@ class UniMatch(FixMatch):
         output = student.forward_features(torch.cat(groups), weights)
         labeled, perturbed, *strong = split_output(output, [len(group) for group in groups])
         losses = {
-            "unlabeled": 0.5 * mean_consistency(strong, views),
-            "features": 0.5 * consistency(FullSizeLogits.of(perturbed), pseudo),
+            "unlabeled": 0.5 * self.mean_consistency(strong, views),
+            "features": 0.5 * self.consistency(FullSizeLogits.of(perturbed), pseudo),
         }
         return labeled, strong, losses
 
@@ -66,7 +66,7 @@ class UniMatchV2(FixMatch):
             weights.append(torch.cat([_ones(batch.images, level), one, other]))
         output = student.forward_features(torch.cat(groups), weights)
         labeled, *strong = split_output(output, [len(group) for group in groups])
-        return labeled, strong, {"unlabeled": mean_consistency(strong, views)}
+        return labeled, strong, {"unlabeled": self.mean_consistency(strong, views)}
 
 
 def _ones(images: Tensor, level: Tensor) -> Tensor:

@@ -9,17 +9,19 @@ from protoseg_deploy.data.views import view_around_class
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.methods.clustering import cluster_prototypes
+from protoseg_deploy.methods.terms import PseudoLabels
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import class_table
 from tests.conftest import with_values
+from tests.methods.test_full_size import at_full_size
 
 
 def setup(recipe):
     torch.manual_seed(0)
     sets = find_data(recipe.data, need_unlabeled=True, need_val=True)
-    batches = TrainingBatches(recipe, sets.labeled, sets.unlabeled)
     student = Segmenter(recipe.model, 3).train()
-    return student, build_method(recipe, student, class_table(recipe.data)), batches
+    method = build_method(recipe, student, class_table(recipe.data))
+    return student, method, TrainingBatches(recipe, sets.labeled, sets.unlabeled, strong_views=method.strong_views)
 
 
 def one_step(recipe, step):
@@ -143,3 +145,37 @@ def test_a_class_with_fewer_pixels_than_prototypes_repeats_them(tiny_recipe):
     views = [(torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8), label)]
     prototypes = cluster_prototypes(student, lambda _: views, ("a", "b"), "head_input", 3, 255, seed=0)
     assert torch.equal(prototypes[1, 0], prototypes[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "soft", "differ"),
+    [
+        ("supervised", False, {"labeled"}),
+        ("fixmatch", False, {"labeled", "unlabeled"}),
+        ("fixmatch", True, {"labeled"}),
+        ("unimatch", False, {"labeled", "unlabeled", "features"}),
+        ("unimatch_v2", False, {"labeled", "unlabeled"}),
+        ("corrmatch", False, {"labeled", "labeled_correlation", "unlabeled", "features", "correlation"}),
+    ],
+)
+def test_logits_are_adjusted_for_labels_and_pseudo_labels_not_for_probabilities(tiny_recipe, name, soft, differ):
+    recipe = with_values(tiny_recipe, method={"name": name, "soft_labels": soft, "confidence_threshold": 0.0})
+    plain = one_step(recipe, 4)[0].losses
+    adjusted = one_step(with_values(recipe, train={"logit_adjustment": 1.0}), 4)[0].losses
+    assert {key for key in plain if not torch.isclose(plain[key], adjusted[key], rtol=1e-4, atol=1e-6)} == differ
+    assert differ <= plain.keys()
+
+
+def test_pseudo_labels_are_adjusted_for_by_the_frequencies_of_the_labels(tiny_recipe):
+    recipe = with_values(tiny_recipe, method={"name": "fixmatch"}, train={"logit_adjustment": 0.5})
+    _, method, batches = setup(recipe)
+    labels = batches.batch(0).labels.long()
+    method.count_labels(labels)
+    shares = torch.stack([(labels == index).sum() for index in range(3)]) / (labels != 255).sum()
+    logits, size = torch.randn(2, 3, 8, 8), (2, 8, 8)
+    pseudo = PseudoLabels(
+        torch.randint(3, size), torch.ones(size), torch.ones(size, dtype=torch.bool), torch.ones(size, dtype=torch.bool)
+    )
+    offsets = 0.5 * shares.clamp(min=1e-5).log().view(1, 3, 1, 1)
+    expected = torch.nn.functional.cross_entropy(logits + offsets, pseudo.labels)
+    assert method.consistency(at_full_size(logits), pseudo).item() == pytest.approx(expected.item(), rel=1e-5)

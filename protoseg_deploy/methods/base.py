@@ -101,14 +101,11 @@ class Method(nn.Module, ABC):
     def count_labels(self, labels: Tensor) -> None:
         """Let class frequencies that losses depend on include the labels of this step; before its losses."""
         if self.adjustment is not None:
-            self.adjustment.collect(labels, self.recipe.data.ignore_index)
+            self.adjustment.labels.collect(labels, labels != self.recipe.data.ignore_index)
 
     def adjusted(self, logits: FullSizeLogits) -> FullSizeLogits:
-        """What a cross-entropy sees in place of a head's logits."""
-        if self.adjustment is None:
-            return logits
-        adjusted: FullSizeLogits = self.adjustment(logits)
-        return adjusted
+        """What a labelled loss sees in place of a head's logits."""
+        return logits if self.adjustment is None else self.adjustment.for_labels(logits)
 
 
 class Supervised(Method):

@@ -87,6 +87,8 @@ class FixMatch(Method):
             result = StepResult(self.labeled_losses(labeled, batch.labels))
         else:
             pseudo = self._pseudo_labels(teacher, batch, step)
+            if self.adjustment is not None:
+                self.adjustment.pseudo_labels.collect(pseudo.labels, pseudo.trusted)
             views = [self._strong_view(batch, pseudo, draws, number) for number in range(self.strong_views)]
             labeled, strong, losses = self.unlabeled_losses(student, batch, pseudo, views, draws)
             result = StepResult(self.labeled_losses(labeled, batch.labels))
@@ -121,9 +123,11 @@ class FixMatch(Method):
         return labeled, strong, {"unlabeled": self.mean_consistency(strong, views)}
 
     def consistency(self, logits: FullSizeLogits, pseudo: PseudoLabels) -> Tensor:
-        """`terms.consistency` of a head. Pseudo-labels are labels and adjusted for alike; probabilities are compared as
-        they are, for both sides are a network's that has not learned class frequencies."""
-        return consistency(logits if pseudo.soft else self.adjusted(logits), pseudo)
+        """`terms.consistency` of a head, its logits adjusted. Probabilities are compared as they are: both sides are
+        those of a network that has not learned class frequencies."""
+        if self.adjustment is not None and pseudo.soft is None:
+            logits = self.adjustment.for_pseudo_labels(logits)
+        return consistency(logits, pseudo)
 
     def mean_consistency(self, strong: Sequence[SegmenterOutput], views: Sequence[StrongView]) -> Tensor:
         """The consistency of the student on its strong views, averaged over views."""

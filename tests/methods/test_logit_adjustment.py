@@ -7,8 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from protoseg_deploy.methods import logit_adjustment
-from protoseg_deploy.methods.full_size import FullSizeLogits
-from protoseg_deploy.methods.logit_adjustment import LogitAdjustment
+from protoseg_deploy.methods.logit_adjustment import ClassFrequencies, LogitAdjustment
 from tests.methods.test_full_size import at_full_size
 
 TAKEN, SKIPPED = torch.tensor(True), torch.tensor(False)
@@ -18,65 +17,94 @@ def labels_of(*pixels):
     return torch.tensor(pixels).view(1, 1, -1)
 
 
-def offsets(adjustment, classes=3):
-    """What is added to each class's logit."""
-    logits: FullSizeLogits = adjustment(at_full_size(torch.zeros(1, classes, 1, 1)))
-    return logits.coarse.flatten().tolist()
+def collect(frequencies, labels):
+    frequencies.collect(labels, labels != 255)
 
 
-def test_offsets_are_logarithms_of_running_shares():
-    adjustment = LogitAdjustment(3, strength=0.5, momentum=0.6)
+def logarithms_of(average):
+    return pytest.approx([math.log(max(share, 1e-5)) for share in average], rel=1e-4)
+
+
+def test_frequencies_are_running_shares():
+    frequencies = ClassFrequencies(3, momentum=0.6)
     steps = [labels_of(0, 0, 0, 1, 255), labels_of(0, 1, 1, 1), labels_of(2, 0, 255, 255), labels_of(1, 1, 0, 0)]
     average = [0.0, 0.0, 0.0]
     for number, labels in enumerate(steps):
         known = [label for label in labels.flatten().tolist() if label != 255]
         keep = min(number / (number + 1), 0.6)
         average = [keep * old + (1 - keep) * known.count(index) / len(known) for index, old in enumerate(average)]
-        adjustment.collect(labels, 255)
-        assert offsets(adjustment) == pytest.approx([0.5 * math.log(max(share, 1e-5)) for share in average], rel=1e-4)
-        adjustment.commit(TAKEN)
+        collect(frequencies, labels)
+        assert frequencies.logarithms().tolist() == logarithms_of(average)
+        frequencies.commit(TAKEN)
+    assert frequencies.logarithms().tolist() == logarithms_of(average), "of the steps before, until this one counts"
 
 
 def test_a_skipped_step_leaves_no_trace():
-    adjustment, other = LogitAdjustment(3, 1.0), LogitAdjustment(3, 1.0)
+    frequencies, other = ClassFrequencies(3), ClassFrequencies(3)
     for labels, taken in ((labels_of(0, 1), TAKEN), (labels_of(2, 2), SKIPPED), (labels_of(0, 0), TAKEN)):
-        adjustment.collect(labels, 255)
-        adjustment.commit(taken)
+        collect(frequencies, labels)
+        frequencies.commit(taken)
         if taken:
-            other.collect(labels, 255)
+            collect(other, labels)
             other.commit(taken)
-    assert all(torch.equal(a, b) for a, b in zip(adjustment.buffers(), other.buffers(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(frequencies.buffers(), other.buffers(), strict=True))
 
 
 def test_parts_of_a_step_and_processes_count_together(monkeypatch):
-    whole, parts = LogitAdjustment(3, 1.0), LogitAdjustment(3, 1.0)
-    whole.collect(labels_of(0, 1, 1, 2, 2, 2), 255)
-    parts.collect(labels_of(0, 1, 1), 255)
-    parts.collect(labels_of(2, 2, 2), 255)
-    assert offsets(parts) == offsets(whole)
-    shared = LogitAdjustment(3, 1.0)
+    whole, parts = ClassFrequencies(3), ClassFrequencies(3)
+    collect(whole, labels_of(0, 1, 1, 2, 2, 2))
+    collect(parts, labels_of(0, 1, 1))
+    collect(parts, labels_of(2, 2, 2))
+    assert torch.equal(parts.logarithms(), whole.logarithms())
+    shared = ClassFrequencies(3)
     monkeypatch.setattr(logit_adjustment, "sum_over_processes", lambda counts: counts + torch.tensor([0.0, 0.0, 3.0]))
-    shared.collect(labels_of(0, 1, 1), 255)
-    assert offsets(shared) == offsets(whole)
+    collect(shared, labels_of(0, 1, 1))
+    assert torch.equal(shared.logarithms(), whole.logarithms())
 
 
-def test_full_strength_makes_the_best_prediction_that_of_classes_of_equal_frequency():
-    """One feature, overlapping classes, 95 : 5. Adjusted training predicts as if they were 50 : 50."""
-    torch.manual_seed(0)
-    labels = (torch.rand(4000) < 0.05).long()
-    feature = torch.randn(4000, 1) + 2.0 * labels[:, None]
-    adjustment = LogitAdjustment(2, strength=1.0)
+def fitted(labels, feature, adjust):
+    """Weight and bias of a logistic regression on adjusted logits, as those of class 1 against class 0."""
     linear = torch.nn.Linear(1, 2)
     optimizer = torch.optim.LBFGS(linear.parameters(), max_iter=100)
-    adjustment.collect(labels.view(1, 1, -1), 255)
 
     def closure():
         optimizer.zero_grad()
         logits = at_full_size(linear(feature).t()[None, :, None])
-        loss = F.cross_entropy(adjustment(logits).coarse[0, :, 0].t(), labels)
+        loss = F.cross_entropy(adjust(logits).coarse[0, :, 0].t(), labels)
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    weight, bias = (linear.weight[1] - linear.weight[0]).item(), (linear.bias[1] - linear.bias[0]).item()
+    return (linear.weight[1] - linear.weight[0]).item(), (linear.bias[1] - linear.bias[0]).item()
+
+
+def pixels(count, rare_share):
+    """Overlapping classes: one feature of which class 1 has 2 more."""
+    labels = (torch.rand(count) < rare_share).long()
+    return labels, torch.randn(count, 1) + 2.0 * labels[:, None]
+
+
+def test_full_strength_makes_the_best_prediction_that_of_classes_of_equal_frequency():
+    """95 : 5, and adjusted training predicts as if it were 50 : 50."""
+    torch.manual_seed(0)
+    labels, feature = pixels(4000, rare_share=0.05)
+    adjustment = LogitAdjustment(2, strength=1.0)
+    collect(adjustment.labels, labels.view(1, 1, -1))
+    weight, bias = fitted(labels, feature, adjustment.for_labels)
     assert -bias / weight == pytest.approx(1.0, abs=0.15), "the boundary lies halfway between the means"
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_labels_and_pseudo_labels_of_other_frequencies_teach_the_same(strength):
+    """20 : 80 among the labels, as where crops are drawn for a class, and 97 : 3 among the pseudo-labels."""
+    torch.manual_seed(0)
+    adjustment = LogitAdjustment(2, strength)
+    labels, feature = pixels(20_000, rare_share=0.8)
+    pseudo_labels, pseudo_feature = pixels(60_000, rare_share=0.03)
+    collect(adjustment.labels, labels.view(1, 1, -1))
+    collect(adjustment.pseudo_labels, pseudo_labels.view(1, 1, -1))
+    of_labels = fitted(labels, feature, adjustment.for_labels)
+    of_pseudo_labels = fitted(pseudo_labels, pseudo_feature, adjustment.for_pseudo_labels)
+    assert of_pseudo_labels == pytest.approx(of_labels, abs=0.15)
+    unadjusted = fitted(pseudo_labels, pseudo_feature, lambda logits: logits)
+    assert abs(unadjusted[1] - of_labels[1]) > 2.0

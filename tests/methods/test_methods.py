@@ -7,9 +7,8 @@ from protoseg_deploy.data import find_data
 from protoseg_deploy.data.loading import TrainingBatches
 from protoseg_deploy.data.views import view_around_class
 from protoseg_deploy.errors import DataError
-from protoseg_deploy.methods import build_method
+from protoseg_deploy.methods import build_method, terms
 from protoseg_deploy.methods.clustering import cluster_prototypes
-from protoseg_deploy.methods.terms import PseudoLabels
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import class_table
 from tests.conftest import with_values
@@ -166,16 +165,20 @@ def test_logits_are_adjusted_for_labels_and_pseudo_labels_not_for_probabilities(
     assert differ <= plain.keys()
 
 
-def test_pseudo_labels_are_adjusted_for_by_the_frequencies_of_the_labels(tiny_recipe):
-    recipe = with_values(tiny_recipe, method={"name": "fixmatch"}, train={"logit_adjustment": 0.5})
-    _, method, batches = setup(recipe)
-    labels = batches.batch(0).labels.long()
-    method.count_labels(labels)
-    shares = torch.stack([(labels == index).sum() for index in range(3)]) / (labels != 255).sum()
-    logits, size = torch.randn(2, 3, 8, 8), (2, 8, 8)
-    pseudo = PseudoLabels(
-        torch.randint(3, size), torch.ones(size), torch.ones(size, dtype=torch.bool), torch.ones(size, dtype=torch.bool)
+def test_losses_of_labels_and_pseudo_labels_are_adjusted_by_the_frequencies_of_each(tiny_recipe):
+    recipe = with_values(
+        tiny_recipe, method={"name": "fixmatch", "confidence_threshold": 0.0}, train={"logit_adjustment": 0.5}
     )
-    offsets = 0.5 * shares.clamp(min=1e-5).log().view(1, 3, 1, 1)
-    expected = torch.nn.functional.cross_entropy(logits + offsets, pseudo.labels)
-    assert method.consistency(at_full_size(logits), pseudo).item() == pytest.approx(expected.item(), rel=1e-5)
+    student, method, batches = setup(recipe)
+    batch = batches.batch(0).to(torch.device("cpu"))
+    pseudo = method._pseudo_labels(student, batch, 4)
+    method.step(student, student, batch, 4)
+    adjustment = method.adjustment
+    known = batch.labels[batch.labels != 255]
+    for frequencies, classes in ((adjustment.labels, known), (adjustment.pseudo_labels, pseudo.labels[pseudo.trusted])):
+        shares = torch.bincount(classes, minlength=3) / len(classes)
+        assert frequencies.logarithms().tolist() == pytest.approx(shares.clamp(min=1e-5).log().tolist(), rel=1e-4)
+    logits = at_full_size(torch.randn(pseudo.labels.shape[0], 3, *pseudo.labels.shape[1:]))
+    offsets = adjustment.pseudo_labels.logarithms() - 0.5 * adjustment.labels.logarithms()
+    expected = terms.consistency(logits.shifted(offsets), pseudo)
+    assert method.consistency(logits, pseudo).item() == pytest.approx(expected.item(), rel=1e-5)

@@ -47,10 +47,11 @@ case $set_ in
     --variant "revival: $p.revive_after=50"
     --variant "diversity: $p.diversity=4"
   ) ;;
-  *) variants=(
+  camvid-*) variants=(
     --variant "plain: $plain"
     --methods supervised,fixmatch,unimatch,corrmatch,prototype
   ) ;;
+  *) variants=(--methods supervised,fixmatch,unimatch,corrmatch,prototype) ;;
 esac
 OMP_NUM_THREADS=${THREADS:-2} exec "${PROTOSEG:-protoseg}" compare "$recipe" "${common[@]}" "$@" \
   "${variants[@]}" --seeds "${SEEDS:-3}" --jobs "${JOBS:-2}" --run "$runs"

@@ -38,6 +38,7 @@ def test_a_step_has_no_host_sync(tiny_recipe, tmp_path, name, label_filter):
             "precision": "bf16",
             "ohem": {"threshold": 0.7, "min_kept": 100},
             "auxiliary_weight": 0.4,
+            "logit_adjustment": 0.5,
             "clip_grad_norm": 1.0,
         },
     )

@@ -15,13 +15,14 @@ from tests.training.crashing import STEPS
 
 @pytest.fixture
 def recipe(scenes):
-    """Every kind of state a run can have: dropout, an aligned distribution, thresholds, a bank, warm-up."""
+    """Every kind of state a run can have: dropout, class frequencies, thresholds, a bank, warm-up."""
     return with_values(
         recipe_from_dict(recipe_tree(scenes), "test recipe"),
         model={"backbone": "test_resnet", "dropout": 0.3},
         method={"distribution_alignment": True, "adaptive_thresholds": True, "confidence_threshold": 0.4},
         train={
             "class_aware_share": 0.5,
+            "logit_adjustment": 0.5,
             "copy_paste_probability": 0.5,
             "steps": STEPS,
             "checkpoint_every": 3,

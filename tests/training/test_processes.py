@@ -50,6 +50,7 @@ def spread_recipe(tiny_recipe):
         method={"distribution_alignment": True, "confidence_threshold": 0.34, "pseudo_label_filter": "confidence"},
         train={
             "class_aware_share": 0.5,
+            "logit_adjustment": 0.5,
             "copy_paste_probability": 0.5,
             "batch_labeled": 4,
             "batch_unlabeled": 4,
@@ -97,12 +98,13 @@ def test_two_processes_compute_what_one_does_on_the_same_global_batch(spread_rec
 
 
 def test_parts_of_an_accumulated_step_see_what_the_whole_one_sees(spread_recipe, tmp_path):
-    """Without ignored or uncertain pixels the mean over parts is the mean over all."""
+    """Without ignored or uncertain pixels the mean over parts is the mean over all; class frequencies know one part
+    after the other."""
     recipe = with_values(
         spread_recipe,
         method={"confidence_threshold": 0.0, "distribution_alignment": False, "prototypes": {"start": 0.0}},
         data={"value_map": {255: 0}},
-        train={"scale": [1.0, 1.0], "steps": 4},
+        train={"scale": [1.0, 1.0], "steps": 4, "logit_adjustment": 0.0},
     )
     (whole,) = run_program(tmp_path, recipe, "whole", 1)
     (parts,) = run_program(tmp_path, recipe, "parts", 1, "train.accumulate=2")

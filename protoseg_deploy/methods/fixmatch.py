@@ -140,12 +140,12 @@ class FixMatch(Method):
         return StrongView(cutmix(batch.strong[number]), pseudo.mixed(cutmix), cutmix)
 
     def prototypes(self) -> Tensor | None:
-        if self.branch is None or not self.branch.bank.initialised:
+        if self.branch is None or self.branch.projection is not None or not self.branch.bank.initialised:
             return None
         return self.branch.bank.prototypes
 
     def diagnostics(self) -> dict[str, list[float]]:
-        if self.branch is None or self.prototypes() is None:
+        if self.branch is None or not self.branch.bank.initialised:
             return {}
         return self.branch.bank.diagnostics()
 

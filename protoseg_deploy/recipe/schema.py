@@ -158,7 +158,8 @@ class Prototypes(Section):
     """Whose features k-means clusters: those of views made for it, or those of the labelled pixels of the steps before,
     kept in a queue for each class."""
     projection_channels: Count | None = None
-    """Prototypes live in this many channels of a learned projection of the features; absent: in the features."""
+    """Prototypes live in this many channels of a learned projection of the features; absent: in the features. A
+    projection ends with training: a student cannot be distilled from such prototypes."""
     normalised: bool = True
     """Average unit vectors and keep prototypes at unit length; ``false``: average features as they are."""
     count_weighted: bool = False

@@ -46,7 +46,9 @@ def test_queues_that_have_seen_nothing_fall_back_to_views(tiny_recipe):
 def test_a_projection_is_trained_with_the_heads(tiny_recipe, normalised):
     recipe = with_options(tiny_recipe, projection_channels=5, normalised=normalised)
     losses, student, method = taken_steps(recipe, START + 1)
-    assert method.prototypes().shape == (3, 2, 5)
+    assert method.branch.bank.prototypes.shape == (3, 2, 5)
+    assert method.prototypes() is None, "nothing but the projection could tell what they are like"
+    assert method.diagnostics()
     parameters = list(method.branch.projection.parameters())
     sum(losses[0].values()).backward()
     assert all(parameter.grad.abs().sum() == 0 for parameter in parameters), "there is a gradient, which is 0"

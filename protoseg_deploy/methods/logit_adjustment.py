@@ -15,6 +15,8 @@ _RAREST = 1e-5
 class ClassFrequencies(StepStatistics):
     """Running average of how frequent classes are among the pixels that a loss learns from.
 
+    A step without any such pixel, where no pseudo-label is trusted, leaves the average as it is.
+
     Args:
         num_classes: C.
         momentum: share of itself the average keeps at each step.
@@ -49,15 +51,16 @@ class ClassFrequencies(StepStatistics):
         if self._collected is None:
             return
         average = self._average()
+        self.updates += taken & self._collected.any()
         self._collected = None
         self.frequencies.copy_(torch.where(taken, average, self.frequencies))
-        self.updates += taken
 
     def _average(self) -> Tensor:
         if self._collected is None:
             return self.frequencies
         momentum = torch.clamp(self.updates / (self.updates + 1), max=self.momentum)
-        return self.frequencies.lerp(F.normalize(self._collected, p=1, dim=0), 1 - momentum)
+        average = self.frequencies.lerp(F.normalize(self._collected, p=1, dim=0), 1 - momentum)
+        return torch.where(self._collected.any(), average, self.frequencies)
 
 
 class LogitAdjustment(nn.Module):

@@ -276,7 +276,8 @@ class Train(Section):
     max_skipped_steps: Count = 10
     """A step whose loss or gradient is not finite is skipped; after this many in a row training stops."""
     logit_adjustment: NonNegative = 0.0
-    """How far the labelled loss makes up for how frequent classes are: 0 not at all, 1 as if all were equally so."""
+    """How far losses on labels and pseudo-labels make up for how frequent classes are: 0 not at all, 1 as if all were
+    equally so."""
     ohem: Ohem | None = None
     """Hard example mining on the labelled loss."""
     auxiliary_weight: NonNegative = 0.0

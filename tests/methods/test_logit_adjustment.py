@@ -50,6 +50,18 @@ def test_a_skipped_step_leaves_no_trace():
     assert all(torch.equal(a, b) for a, b in zip(frequencies.buffers(), other.buffers(), strict=True))
 
 
+def test_a_step_without_a_pixel_changes_nothing():
+    frequencies, other = ClassFrequencies(3), ClassFrequencies(3)
+    for labels in (labels_of(255, 255), labels_of(0, 1), labels_of(255, 255), labels_of(2, 2)):
+        collect(frequencies, labels)
+        frequencies.commit(TAKEN)
+        if (labels != 255).any():
+            collect(other, labels)
+            other.commit(TAKEN)
+        assert torch.equal(frequencies.logarithms(), other.logarithms())
+    assert all(torch.equal(a, b) for a, b in zip(frequencies.buffers(), other.buffers(), strict=True))
+
+
 def test_parts_of_a_step_and_processes_count_together(monkeypatch):
     whole, parts = ClassFrequencies(3), ClassFrequencies(3)
     collect(whole, labels_of(0, 1, 1, 2, 2, 2))

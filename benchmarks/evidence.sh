@@ -4,6 +4,7 @@
 #   benchmarks/evidence.sh SET DATA WEIGHTS RUNS [KEY=VALUE ...]
 #
 # SET      camvid-23, camvid-46, nuclei-12: every method, three seeds;
+#          camvid-23-full, camvid-46-full: the same with images of full size and crops of 320, for a GPU;
 #          camvid-rare: what is there against the loss of rare classes; camvid-prototypes: options of the prototype branch
 # DATA     folder with train/ and val/, each with images/ and masks/
 # WEIGHTS  ImageNet weights of mobilenetv2_100, or `pretrained`
@@ -17,12 +18,13 @@ shift 4
 
 recipe=camvid-mobilenetv2 labels=23
 case $set_ in
-  camvid-46) labels=46 ;;
+  camvid-46 | camvid-46-full) labels=46 ;;
   nuclei-12) recipe=nuclei-mobilenetv2 labels=12 ;;
-  camvid-23 | camvid-rare | camvid-prototypes) ;;
+  camvid-23 | camvid-23-full | camvid-rare | camvid-prototypes) ;;
   *) echo "$set_: no such set; see the top of $0" >&2; exit 2 ;;
 esac
 common=("data.root=$data" "model.weights=$weights" "data.labeled_count=$labels" train.workers=0 train.precision=bf16)
+case $set_ in *-full) common+=(data.input_scale=1.0 train.crop=320) ;; esac
 
 plain='method.name=supervised train.logit_adjustment=0 train.class_aware_share=0'
 case $set_ in

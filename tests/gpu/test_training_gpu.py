@@ -21,7 +21,7 @@ def test_every_precision_learns(tiny_recipe, tmp_path, precision):
     assert summary["last_student_miou_percent"] > 60
 
 
-@pytest.mark.parametrize("name", ["supervised", "fixmatch", "prototype"])
+@pytest.mark.parametrize("name", ["supervised", "fixmatch", "unimatch", "corrmatch", "prototype"])
 @pytest.mark.parametrize("label_filter", ["confidence", "entropy"])
 def test_a_step_has_no_host_sync(tiny_recipe, tmp_path, name, label_filter):
     recipe = with_values(
@@ -53,7 +53,8 @@ def test_a_step_has_no_host_sync(tiny_recipe, tmp_path, name, label_filter):
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        result = trainer.train_step(batches[2])
+        outcome = trainer.train_step(batches[2])
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert result.total().isfinite()
+    assert outcome.result.total().isfinite()
+    assert outcome.taken

@@ -1,15 +1,13 @@
 """Distribution alignment: pseudo-labels that keep rare classes as frequent as the labelled images have them."""
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from protoseg_deploy.distributed import sum_over_processes
+from protoseg_deploy.methods.class_frequencies import ClassFrequencies
 from protoseg_deploy.methods.full_size import FullSizeLogits
-from protoseg_deploy.methods.statistics import StepStatistics
 
 
-class DistributionAlignment(StepStatistics):
+class DistributionAlignment(nn.Module):
     """Weighs a teacher's probabilities by how much it over- or underrates each class.
 
     ``p' ∝ p · q_labelled / q_teacher`` (Berthelot et al., ReMixMatch, ICLR 2020), per pixel; both class distributions
@@ -23,18 +21,11 @@ class DistributionAlignment(StepStatistics):
         largest_ratio: bound of the correction, either way.
     """
 
-    labeled: Tensor
-    predicted: Tensor
-    updates: Tensor
-
     def __init__(self, num_classes: int, momentum: float = 0.99, largest_ratio: float = 10.0) -> None:
         super().__init__()
-        self._collected: Tensor | None = None
-        self.momentum = momentum
         self.largest_ratio = largest_ratio
-        self.register_buffer("labeled", torch.zeros(num_classes))
-        self.register_buffer("predicted", torch.zeros(num_classes))
-        self.register_buffer("updates", torch.zeros(()))
+        self.labeled = ClassFrequencies(num_classes, momentum)
+        self.predicted = ClassFrequencies(num_classes, momentum)
 
     @torch.no_grad()
     def forward(self, logits: FullSizeLogits, valid: Tensor, labels: Tensor, ignore_index: int) -> FullSizeLogits:
@@ -49,33 +40,7 @@ class DistributionAlignment(StepStatistics):
         Returns:
             Logits whose softmax is p'.
         """
-        classes = len(self.labeled)
-        known = (labels != ignore_index).flatten()
-        counts = torch.zeros_like(self.labeled).index_add_(
-            0, labels.flatten().clamp(max=classes - 1), known.to(self.labeled.dtype)
-        )
-        seen = sum_over_processes(torch.stack([counts, logits.class_totals(valid)]))
-        self._collected = seen if self._collected is None else self._collected + seen
-        labeled, predicted = self._averages()
-        ratio = (labeled.clamp(min=1e-6) / predicted.clamp(min=1e-6)).clamp(1 / self.largest_ratio, self.largest_ratio)
-        return logits.shifted(ratio.log())
-
-    @torch.no_grad()
-    def commit(self, taken: Tensor) -> None:
-        if self._collected is None:
-            return
-        labeled, predicted = self._averages()
-        self.labeled.copy_(torch.where(taken, labeled, self.labeled))
-        self.predicted.copy_(torch.where(taken, predicted, self.predicted))
-        self.updates += taken
-        self._collected = None
-
-    def _averages(self) -> tuple[Tensor, Tensor]:
-        """Both running averages with what this step has shown so far."""
-        assert self._collected is not None
-        counts, totals = self._collected
-        momentum = torch.clamp(self.updates / (self.updates + 1), max=self.momentum)
-        return (
-            self.labeled.lerp(F.normalize(counts, p=1, dim=0), 1 - momentum),
-            self.predicted.lerp(F.normalize(totals, p=1, dim=0), 1 - momentum),
-        )
+        self.labeled.collect(labels, labels != ignore_index)
+        self.predicted.add(logits.class_totals(valid))
+        ratio = self.labeled.shares().clamp(min=1e-6) / self.predicted.shares().clamp(min=1e-6)
+        return logits.shifted(ratio.clamp(1 / self.largest_ratio, self.largest_ratio).log())

@@ -21,17 +21,23 @@ def test_every_precision_learns(tiny_recipe, tmp_path, precision):
     assert summary["last_student_miou_percent"] > 60
 
 
-@pytest.mark.parametrize("name", ["supervised", "fixmatch", "unimatch", "corrmatch", "prototype"])
-@pytest.mark.parametrize("label_filter", ["confidence", "entropy"])
-def test_a_step_has_no_host_sync(tiny_recipe, tmp_path, name, label_filter):
+FILTERS = {
+    "adaptive": {"adaptive_thresholds": True, "distribution_alignment": True},
+    "entropy": {"pseudo_label_filter": "entropy", "distribution_alignment": True},
+}
+STEPS = [
+    (name, filtered) for name in ("supervised", "fixmatch", "unimatch", "prototype") for filtered in FILTERS.values()
+]
+
+
+@pytest.mark.parametrize(("name", "filtered"), [*STEPS, ("corrmatch", {})])
+def test_a_step_has_no_host_sync(tiny_recipe, tmp_path, name, filtered):
     recipe = with_values(
         tiny_recipe,
         method={
             "name": name,
-            "pseudo_label_filter": label_filter,
-            "adaptive_thresholds": label_filter == "confidence",
             "prototypes": {"start": 0.0, "class_balanced": True},
-            "distribution_alignment": True,
+            **filtered,
         },
         train={
             "device": "cuda",

@@ -32,16 +32,19 @@ case $set_ in
     --variant "plain: $plain"
     --variant "class-aware: $plain train.class_aware_share=0.5"
     --variant "copy-paste: $plain train.copy_paste_probability=0.5"
-    --variant "adjusted-0.25: $plain train.logit_adjustment=0.25"
     --variant "adjusted-0.5: $plain train.logit_adjustment=0.5"
     --variant "adjusted-1: $plain train.logit_adjustment=1.0"
-    --variant "adjusted-0.5-class-aware: $plain train.logit_adjustment=0.5 train.class_aware_share=0.5"
+    --variant "adjusted-0.25-class-aware-0.25: $plain train.logit_adjustment=0.25 train.class_aware_share=0.25"
+    --variant "adjusted-0.25-class-aware-0.5: $plain train.logit_adjustment=0.25 train.class_aware_share=0.5"
+    --variant "adjusted-0.5-class-aware-0.25: $plain train.logit_adjustment=0.5 train.class_aware_share=0.25"
+    --variant "adjusted-0.5-class-aware-0.5: $plain train.logit_adjustment=0.5 train.class_aware_share=0.5"
   ) ;;
   camvid-prototypes) p=method.prototypes; variants=(
-    --methods fixmatch,prototype
+    --methods prototype,fixmatch
     --variant "labels-of-the-linear-head: $p.pseudo_label_share=0"
     --variant "labels-of-both-heads: $p.pseudo_label_share=0.5"
-    --variant "class-balanced: $p.class_balanced=true"
+    --variant "not-class-balanced: $p.class_balanced=false"
+    --variant "adaptive-thresholds: method.adaptive_thresholds=true"
     --variant "projection: $p.projection_channels=256"
     --variant "queues: $p.initialisation=queues"
     --variant "raw: $p.normalised=false"

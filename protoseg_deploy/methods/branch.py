@@ -15,7 +15,6 @@ from protoseg_deploy.distributed import copy_of_first, mean_over, sum_over_proce
 from protoseg_deploy.methods.clustering import LabeledViews, cluster_prototypes
 from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.prototypes import PrototypeBank, gather_features, gather_values
-from protoseg_deploy.methods.queues import FeatureQueues
 from protoseg_deploy.methods.terms import PseudoLabels
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import Prototypes
@@ -46,7 +45,6 @@ class PrototypeBranch(nn.Module):
         self.ignore_index = ignore_index
         width = spec.projection_channels
         self.projection = _projection(channels, width) if width else None
-        self.queues = FeatureQueues(num_classes, channels) if spec.initialisation == "queues" else None
         self.bank = PrototypeBank(
             num_classes,
             spec.per_class,
@@ -59,21 +57,8 @@ class PrototypeBranch(nn.Module):
             diversity=spec.diversity,
         )
 
-    def before_start(self, labeled: SegmenterOutput, labels: Tensor, draws: StepDraws) -> dict[str, Tensor]:
-        """What there is to do in a step before prototypes are placed: nothing by default.
-
-        Args:
-            labeled: the student on labelled views.
-            labels: ``[Bl,H,W]`` int64.
-            draws: which pixels of which image are sampled.
-
-        Returns:
-            Losses, like `forward`, that are 0.
-        """
-        if self.queues is not None:
-            with torch.no_grad():
-                sample = self._labeled_sample(labeled, labels, draws)
-            self.queues.collect(sample.features, sample.targets, sample.counted)
+    def before_start(self) -> dict[str, Tensor]:
+        """Losses, like those of `forward`, of a step before prototypes are placed: they are 0, if there are any."""
         if self.projection is None:
             return {}
         # Processes would wait for ever for gradients of parameters that no loss depends on.
@@ -92,7 +77,6 @@ class PrototypeBranch(nn.Module):
                 self.ignore_index,
                 seed,
                 self._embedded,
-                None if self.queues is None else self.queues.of_classes(),
             ).to(placed)
         self.bank.place(copy_of_first(placed))
 

@@ -34,7 +34,6 @@ def cluster_prototypes(
     ignore_index: int,
     seed: int,
     embed: Embed = unit_vectors,
-    queued: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Cluster labelled pixels' features, each class by itself; their directions unless `embed` says otherwise.
 
@@ -48,8 +47,6 @@ def cluster_prototypes(
         ignore_index: label that is no class.
         seed: of the pixel draw and of k-means.
         embed: from ``[N,D]`` features to what is clustered.
-        queued: ``[n,D]`` features of each class, to cluster in place of those of views (n may be 0: then views of that
-            class alone are asked for, or, where no class has any, views as without queues).
 
     Returns:
         ``[C,K,D]`` float32 on the CPU.
@@ -60,9 +57,7 @@ def cluster_prototypes(
     """
     device = segmenter.head.weight.device
     generator = torch.Generator().manual_seed(seed)
-    queued = queued or [torch.empty(0)] * len(class_names)
-    collected = [[embed(features).cpu()] if len(features) else [] for features in queued]
-    known = {number for number, parts in enumerate(collected) if parts}
+    collected: list[list[Tensor]] = [[] for _ in class_names]
     was_training = segmenter.training
     segmenter.eval()
 
@@ -70,7 +65,7 @@ def cluster_prototypes(
         for image, label in shown:
             output = segmenter.forward_features(image.to(device))
             for number in torch.unique(label).tolist():
-                if number == ignore_index or number in known:
+                if number == ignore_index:
                     continue
                 positions = (label[0] == number).nonzero()
                 drawn = torch.randperm(len(positions), generator=generator)[:_PIXELS_PER_CLASS_AND_VIEW]
@@ -78,8 +73,7 @@ def cluster_prototypes(
                 features = gather_features(output.features(which), chosen, output.padded_size)[0]
                 collected[number].append(embed(features).cpu())
 
-    if not known:
-        collect(views(None))
+    collect(views(None))
     for number, parts in enumerate(collected):
         if not parts:
             collect(views(number))

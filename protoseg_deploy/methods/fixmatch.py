@@ -96,7 +96,7 @@ class FixMatch(Method):
             result.losses |= {name: weight * loss for name, loss in losses.items()}
             result.monitors["confident_share"] = share(pseudo.trusted, pseudo.valid)
         if self.branch is not None and step < self._prototype_start():
-            result.losses |= self.branch.before_start(labeled, batch.labels, draws)
+            result.losses |= self.branch.before_start()
         elif self.branch is not None:
             first = (strong[0], views[0].pseudo) if views else (None, None)
             for name, loss in self.branch(labeled, batch.labels, *first, draws).items():

@@ -154,9 +154,6 @@ class Prototypes(Section):
     """Weigh sampled pixels so that in the losses of the branch every class that is there counts alike."""
     start: Share = 0.1
     """Share of the steps after which k-means places the prototypes."""
-    initialisation: Literal["kmeans", "queues"] = "kmeans"
-    """Whose features k-means clusters: those of views made for it, or those of the labelled pixels of the steps before,
-    kept in a queue for each class."""
     projection_channels: Count | None = None
     """Prototypes live in this many channels of a learned projection of the features; absent: in the features. A
     projection ends with training: a student cannot be distilled from such prototypes."""

@@ -43,12 +43,10 @@ class PrototypeBranch(nn.Module):
         self.class_balanced = spec.class_balanced
         self.pseudo_label_share = spec.pseudo_label_share
         self.ignore_index = ignore_index
-        width = spec.projection_channels
-        self.projection = _projection(channels, width) if width else None
         self.bank = PrototypeBank(
             num_classes,
             spec.per_class,
-            width or channels,
+            channels,
             spec.temperature,
             spec.momentum,
             normalised=spec.normalised,
@@ -56,13 +54,6 @@ class PrototypeBranch(nn.Module):
             revive_after=spec.revive_after,
             diversity=spec.diversity,
         )
-
-    def before_start(self) -> dict[str, Tensor]:
-        """Losses, like those of `forward`, of a step before prototypes are placed: they are 0, if there are any."""
-        if self.projection is None:
-            return {}
-        # Processes would wait for ever for gradients of parameters that no loss depends on.
-        return {"prototype_labeled": 0.0 * torch.stack([value.sum() for value in self.projection.parameters()]).sum()}
 
     def place(self, student: Segmenter, views: LabeledViews, class_names: Sequence[str], seed: int) -> None:
         """Place the prototypes, once; see `cluster_prototypes`. The first process does it for all."""
@@ -100,7 +91,7 @@ class PrototypeBranch(nn.Module):
         samples = [self._labeled_sample(labeled, labels, draws)]
         if strong is not None and pseudo is not None:
             samples.append(self._unlabeled_sample(strong, pseudo, draws))
-        features = self._projected(torch.cat([sample.features for sample in samples]))
+        features = torch.cat([sample.features for sample in samples])
         targets = torch.cat([sample.targets for sample in samples])
         judged = self.bank.judge(features, targets)
         self.bank.collect(judged, torch.cat([sample.counted for sample in samples]))
@@ -109,10 +100,7 @@ class PrototypeBranch(nn.Module):
 
     def dense_logits(self, output: SegmenterOutput) -> Tensor:
         """``[B,C,h,w]`` float32 logits of the prototype head."""
-        features = output.features(self.features)
-        if self.projection is not None:
-            features = self.projection(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self.bank.dense_logits(features)
+        return self.bank.dense_logits(output.features(self.features))
 
     def blended_logits(self, output: SegmenterOutput) -> Tensor:
         """``[B,C,h,w]`` logits whose softmax is the mean of both heads' probabilities.
@@ -143,14 +131,9 @@ class PrototypeBranch(nn.Module):
     def _features_at(self, output: SegmenterOutput, positions: Tensor) -> Tensor:
         return gather_features(output.features(self.features), positions, output.padded_size).flatten(0, 1)
 
-    def _projected(self, features: Tensor) -> Tensor:
-        """``[N,D]`` features of the student to those that prototypes live among."""
-        return features if self.projection is None else self.projection(features)
-
     def _embedded(self, features: Tensor) -> Tensor:
         """What k-means sees of ``[N,D]`` features: of the same kind as what moves prototypes later."""
-        projected = self._projected(features)
-        return F.normalize(projected, dim=-1) if self.bank.normalised else projected
+        return F.normalize(features, dim=-1) if self.bank.normalised else features
 
     def _mean(self, losses: Tensor, sample: "_Sample") -> Tensor:
         weights = sample.counted
@@ -172,11 +155,6 @@ class _Sample:
     """``[N]`` bool."""
     averaged_over: Tensor
     """``[N]`` bool, what the mean is over."""
-
-
-def _projection(channels: int, width: int) -> nn.Sequential:
-    """Two linear layers on rows, as contrastive methods have them; the paper leaves such a branch open."""
-    return nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width))
 
 
 @torch.no_grad()

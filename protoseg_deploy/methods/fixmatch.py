@@ -95,9 +95,7 @@ class FixMatch(Method):
             weight = ramp * self.recipe.method.unlabeled_weight
             result.losses |= {name: weight * loss for name, loss in losses.items()}
             result.monitors["confident_share"] = share(pseudo.trusted, pseudo.valid)
-        if self.branch is not None and step < self._prototype_start():
-            result.losses |= self.branch.before_start()
-        elif self.branch is not None:
+        if self.branch is not None and step >= self._prototype_start():
             first = (strong[0], views[0].pseudo) if views else (None, None)
             for name, loss in self.branch(labeled, batch.labels, *first, draws).items():
                 result.losses[name] = self.branch.weight * (ramp if name == "prototype_unlabeled" else 1.0) * loss
@@ -140,7 +138,7 @@ class FixMatch(Method):
         return StrongView(cutmix(batch.strong[number]), pseudo.mixed(cutmix), cutmix)
 
     def prototypes(self) -> Tensor | None:
-        if self.branch is None or self.branch.projection is not None or not self.branch.bank.initialised:
+        if self.branch is None or not self.branch.bank.initialised:
             return None
         return self.branch.bank.prototypes
 

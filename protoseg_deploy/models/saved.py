@@ -100,8 +100,7 @@ def load_prototypes(path: Path) -> Tensor:
             return file.get_tensor("prototypes")  # type: ignore[no-any-return]
     except FileNotFoundError:
         raise ProtosegError(
-            f"no prototypes at {path}",
-            "The run was trained without the prototype branch, or with prototypes of a projection, which ends with it.",
+            f"no prototypes at {path}", "The run was trained without the prototype branch."
         ) from None
     except SafetensorError as error:
         raise ProtosegError(f"{path} is not a prototype file, or is damaged: {error}") from None

@@ -154,9 +154,6 @@ class Prototypes(Section):
     """Weigh sampled pixels so that in the losses of the branch every class that is there counts alike."""
     start: Share = 0.1
     """Share of the steps after which k-means places the prototypes."""
-    projection_channels: Count | None = None
-    """Prototypes live in this many channels of a learned projection of the features; absent: in the features. A
-    projection ends with training: a student cannot be distilled from such prototypes."""
     normalised: bool = True
     """Average unit vectors and keep prototypes at unit length; ``false``: average features as they are."""
     count_weighted: bool = False

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from protoseg_deploy.distributed import copy_of_first, mean_over, sum_over_processes, world
 from protoseg_deploy.methods.clustering import LabeledViews, cluster_prototypes
@@ -49,7 +48,6 @@ class PrototypeBranch(nn.Module):
             channels,
             spec.temperature,
             spec.momentum,
-            normalised=spec.normalised,
             count_weighted=spec.count_weighted,
             revive_after=spec.revive_after,
             diversity=spec.diversity,
@@ -67,7 +65,6 @@ class PrototypeBranch(nn.Module):
                 placed.shape[1],
                 self.ignore_index,
                 seed,
-                self._embedded,
             ).to(placed)
         self.bank.place(copy_of_first(placed))
 
@@ -130,10 +127,6 @@ class PrototypeBranch(nn.Module):
 
     def _features_at(self, output: SegmenterOutput, positions: Tensor) -> Tensor:
         return gather_features(output.features(self.features), positions, output.padded_size).flatten(0, 1)
-
-    def _embedded(self, features: Tensor) -> Tensor:
-        """What k-means sees of ``[N,D]`` features: of the same kind as what moves prototypes later."""
-        return F.normalize(features, dim=-1) if self.bank.normalised else features
 
     def _mean(self, losses: Tensor, sample: "_Sample") -> Tensor:
         weights = sample.counted

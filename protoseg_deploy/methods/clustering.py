@@ -13,15 +13,10 @@ from protoseg_deploy.methods.prototypes import gather_features
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Features
 
-Embed = Callable[[Tensor], Tensor]
 LabeledViews = Callable[[int | None], Iterable[tuple[Tensor, Tensor]]]
 
 _PIXELS_PER_CLASS = 20_000
 _PIXELS_PER_CLASS_AND_VIEW = 256
-
-
-def unit_vectors(features: Tensor) -> Tensor:
-    return F.normalize(features, dim=-1)
 
 
 @torch.no_grad()
@@ -33,9 +28,8 @@ def cluster_prototypes(
     per_class: int,
     ignore_index: int,
     seed: int,
-    embed: Embed = unit_vectors,
 ) -> Tensor:
-    """Cluster labelled pixels' features, each class by itself; their directions unless `embed` says otherwise.
+    """Cluster the directions of labelled pixels' features, each class by itself.
 
     Args:
         segmenter: gives the features; put into eval mode for the time, its statistics stay as they are.
@@ -46,7 +40,6 @@ def cluster_prototypes(
         per_class: clusters per class. A class with fewer pixels repeats its own.
         ignore_index: label that is no class.
         seed: of the pixel draw and of k-means.
-        embed: from ``[N,D]`` features to what is clustered.
 
     Returns:
         ``[C,K,D]`` float32 on the CPU.
@@ -71,7 +64,7 @@ def cluster_prototypes(
                 drawn = torch.randperm(len(positions), generator=generator)[:_PIXELS_PER_CLASS_AND_VIEW]
                 chosen = positions[drawn][None].to(device)
                 features = gather_features(output.features(which), chosen, output.padded_size)[0]
-                collected[number].append(embed(features).cpu())
+                collected[number].append(F.normalize(features, dim=-1).cpu())
 
     collect(views(None))
     for number, parts in enumerate(collected):

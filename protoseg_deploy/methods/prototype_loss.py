@@ -20,7 +20,7 @@ class Judged(NamedTuple):
     slots: Tensor
     """``[N]`` int64 in 0..C·K-1: the nearest prototype of each pixel's own class, the first of equally near ones."""
     directions: Tensor
-    """``[N,D]`` float32, the features at unit length, without a graph; as they are, if a bank is not `normalised`."""
+    """``[N,D]`` float32, the features at unit length, without a graph."""
 
 
 def judge(features: Tensor, prototypes: Tensor, labels: Tensor, temperature: float) -> Judged:

@@ -2,8 +2,7 @@
 
 Source: Xu et al., "Semi-supervised Semantic Segmentation with Prototype-based Consistency Regularization",
 NeurIPS 2022. A class owns K prototypes; a pixel is scored by the most similar one, and moves the most similar one of
-its own class. Prototypes are kept at unit length unless `normalised` is false: similarity is a cosine, so their length
-carries nothing.
+its own class. Prototypes are kept at unit length: similarity is a cosine, so their length carries nothing.
 """
 
 import torch
@@ -26,7 +25,6 @@ class PrototypeBank(StepStatistics):
         channels: D.
         temperature: cosines are divided by it before the softmax.
         momentum: share of itself a prototype keeps at an update.
-        normalised: average unit vectors and keep prototypes at unit length; false: average features as they are.
         count_weighted: an update counts n times the mean number of pixels of the prototypes that have any as n updates.
         revive_after: steps without a pixel after which a prototype is restarted; see `Revival`.
         diversity: strength of the force between prototypes of a class; see `pushed_apart`.
@@ -45,7 +43,6 @@ class PrototypeBank(StepStatistics):
         temperature: float = 0.1,
         momentum: float = 0.99,
         *,
-        normalised: bool = True,
         count_weighted: bool = False,
         revive_after: int | None = None,
         diversity: float = 0.0,
@@ -54,7 +51,6 @@ class PrototypeBank(StepStatistics):
         self._collected: Tensor | None = None
         self.temperature = temperature
         self.momentum = momentum
-        self.normalised = normalised
         self.count_weighted = count_weighted
         self.revival = Revival(revive_after) if revive_after else None
         self.diversity = diversity
@@ -66,21 +62,16 @@ class PrototypeBank(StepStatistics):
     def place(self, prototypes: Tensor) -> None:
         """Set all prototypes, ``[C,K,D]`` of any length."""
         prototypes = prototypes.to(self.prototypes)
-        self.prototypes.copy_(F.normalize(prototypes, dim=-1) if self.normalised else prototypes)
+        self.prototypes.copy_(F.normalize(prototypes, dim=-1))
         self.pixels.zero_()
         self.idle_steps.zero_()
         self.initialised.fill_(True)
-
-    @property
-    def directions(self) -> Tensor:
-        """``[C,K,D]`` prototypes at unit length."""
-        return self.prototypes if self.normalised else F.normalize(self.prototypes, dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
         """``[N,D]`` features to ``[N,C]`` logits: the nearest prototype of each class speaks for it."""
         # In bf16 prototypes close to each other could not be told apart.
         with torch.autocast(features.device.type, enabled=False):
-            cosines = F.normalize(features.float(), dim=-1) @ self.directions.flatten(0, 1).t()
+            cosines = F.normalize(features.float(), dim=-1) @ self.prototypes.flatten(0, 1).t()
         return cosines.view(-1, *self.prototypes.shape[:2]).amax(dim=-1) / self.temperature
 
     def dense_logits(self, embedding: Tensor) -> Tensor:
@@ -92,8 +83,7 @@ class PrototypeBank(StepStatistics):
     def judge(self, features: Tensor, labels: Tensor) -> Judged:
         """Cross-entropies of ``[N,D]`` features to ``[N]`` labels in 0..C-1, and what `collect` needs."""
         # A later pass or step must not change what this one keeps.
-        judged = judge(features, self.directions.clone(), labels, self.temperature)
-        return judged if self.normalised else judged._replace(directions=features.detach().float())
+        return judge(features, self.prototypes.clone(), labels, self.temperature)
 
     @torch.no_grad()
     def collect(self, judged: Judged, counted: Tensor) -> None:
@@ -143,7 +133,7 @@ class PrototypeBank(StepStatistics):
             moved = self.prototypes.lerp(means, 1.0 - self.momentum ** (counts / typical.clamp(min=1))[..., None])
         else:
             moved = self.prototypes.lerp(means, 1.0 - self.momentum)
-        return F.normalize(moved, dim=-1) if self.normalised else moved
+        return F.normalize(moved, dim=-1)
 
     @torch.no_grad()
     def diagnostics(self, dead_after: int = 1000) -> dict[str, list[float]]:
@@ -151,7 +141,7 @@ class PrototypeBank(StepStatistics):
 
         A cosine near 1 means that the prototypes of a class have collapsed onto each other. Resets the pixel counts.
         """
-        cosines = self.directions @ self.directions.transpose(1, 2)
+        cosines = self.prototypes @ self.prototypes.transpose(1, 2)
         per_class = self.prototypes.shape[1]
         off_diagonal = (cosines.sum(dim=(1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(-1)) / max(
             1, per_class * (per_class - 1)

@@ -48,7 +48,6 @@ class PrototypeBranch(nn.Module):
             channels,
             spec.temperature,
             spec.momentum,
-            count_weighted=spec.count_weighted,
             revive_after=spec.revive_after,
             diversity=spec.diversity,
         )

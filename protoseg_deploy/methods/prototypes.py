@@ -25,7 +25,6 @@ class PrototypeBank(StepStatistics):
         channels: D.
         temperature: cosines are divided by it before the softmax.
         momentum: share of itself a prototype keeps at an update.
-        count_weighted: an update counts n times the mean number of pixels of the prototypes that have any as n updates.
         revive_after: steps without a pixel after which a prototype is restarted; see `Revival`.
         diversity: strength of the force between prototypes of a class; see `pushed_apart`.
     """
@@ -43,7 +42,6 @@ class PrototypeBank(StepStatistics):
         temperature: float = 0.1,
         momentum: float = 0.99,
         *,
-        count_weighted: bool = False,
         revive_after: int | None = None,
         diversity: float = 0.0,
     ) -> None:
@@ -51,7 +49,6 @@ class PrototypeBank(StepStatistics):
         self._collected: Tensor | None = None
         self.temperature = temperature
         self.momentum = momentum
-        self.count_weighted = count_weighted
         self.revival = Revival(revive_after) if revive_after else None
         self.diversity = diversity
         self.register_buffer("prototypes", torch.zeros(num_classes, per_class, channels))
@@ -115,7 +112,7 @@ class PrototypeBank(StepStatistics):
         counts = torch.where(taken, sums[..., -1], 0.0)
         means = sums[..., :-1] / counts.clamp(min=1)[..., None]
         touched = counts > 0
-        moved = self._moved(means, counts)
+        moved = F.normalize(self.prototypes.lerp(means, 1.0 - self.momentum), dim=-1)
         moved = torch.where(touched[..., None], moved, self.prototypes)
         if self.diversity:
             apart = pushed_apart(moved, self.diversity * (1.0 - self.momentum))
@@ -125,15 +122,6 @@ class PrototypeBank(StepStatistics):
         self.idle_steps.copy_(torch.where(touched, 0, self.idle_steps + taken))
         if self.revival is not None:
             self.revival.commit(self.prototypes, self.idle_steps, taken)
-
-    def _moved(self, means: Tensor, counts: Tensor) -> Tensor:
-        """All prototypes after an update with ``[C,K,D]`` means of ``[C,K]`` pixels, also those without a pixel."""
-        if self.count_weighted:
-            typical = counts.sum() / (counts > 0).sum().clamp(min=1)
-            moved = self.prototypes.lerp(means, 1.0 - self.momentum ** (counts / typical.clamp(min=1))[..., None])
-        else:
-            moved = self.prototypes.lerp(means, 1.0 - self.momentum)
-        return F.normalize(moved, dim=-1)
 
     @torch.no_grad()
     def diagnostics(self, dead_after: int = 1000) -> dict[str, list[float]]:

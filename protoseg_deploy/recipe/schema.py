@@ -154,8 +154,6 @@ class Prototypes(Section):
     """Weigh sampled pixels so that in the losses of the branch every class that is there counts alike."""
     start: Share = 0.1
     """Share of the steps after which k-means places the prototypes."""
-    count_weighted: bool = False
-    """A prototype with n times as many pixels as others moves as it would in n updates."""
     revive_after: Count | None = None
     """Steps without a pixel after which a prototype restarts from a far pixel of its class; absent: it never does."""
     diversity: NonNegative = 0.0

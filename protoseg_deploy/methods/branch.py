@@ -42,15 +42,7 @@ class PrototypeBranch(nn.Module):
         self.class_balanced = spec.class_balanced
         self.pseudo_label_share = spec.pseudo_label_share
         self.ignore_index = ignore_index
-        self.bank = PrototypeBank(
-            num_classes,
-            spec.per_class,
-            channels,
-            spec.temperature,
-            spec.momentum,
-            revive_after=spec.revive_after,
-            diversity=spec.diversity,
-        )
+        self.bank = PrototypeBank(num_classes, spec.per_class, channels, spec.temperature, spec.momentum)
 
     def place(self, student: Segmenter, views: LabeledViews, class_names: Sequence[str], seed: int) -> None:
         """Place the prototypes, once; see `cluster_prototypes`. The first process does it for all."""

@@ -10,9 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from protoseg_deploy.distributed import sum_over_processes
-from protoseg_deploy.methods.diversity import pushed_apart
 from protoseg_deploy.methods.prototype_loss import Judged, judge
-from protoseg_deploy.methods.revival import Revival
 from protoseg_deploy.methods.statistics import StepStatistics
 
 
@@ -25,8 +23,6 @@ class PrototypeBank(StepStatistics):
         channels: D.
         temperature: cosines are divided by it before the softmax.
         momentum: share of itself a prototype keeps at an update.
-        revive_after: steps without a pixel after which a prototype is restarted; see `Revival`.
-        diversity: strength of the force between prototypes of a class; see `pushed_apart`.
     """
 
     prototypes: Tensor
@@ -41,16 +37,11 @@ class PrototypeBank(StepStatistics):
         channels: int,
         temperature: float = 0.1,
         momentum: float = 0.99,
-        *,
-        revive_after: int | None = None,
-        diversity: float = 0.0,
     ) -> None:
         super().__init__()
         self._collected: Tensor | None = None
         self.temperature = temperature
         self.momentum = momentum
-        self.revival = Revival(revive_after) if revive_after else None
-        self.diversity = diversity
         self.register_buffer("prototypes", torch.zeros(num_classes, per_class, channels))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
         self.register_buffer("pixels", torch.zeros(num_classes, per_class))
@@ -95,8 +86,6 @@ class PrototypeBank(StepStatistics):
         sums = self.prototypes.new_zeros(classes * per_class, channels + 1)
         sums.index_add_(0, judged.slots, torch.cat([judged.directions * weights, weights], dim=1))
         self._collected = sums if self._collected is None else self._collected + sums
-        if self.revival is not None:
-            self.revival.collect(judged, counted, self.prototypes)
 
     @torch.no_grad()
     def commit(self, taken: Tensor) -> None:
@@ -113,15 +102,9 @@ class PrototypeBank(StepStatistics):
         means = sums[..., :-1] / counts.clamp(min=1)[..., None]
         touched = counts > 0
         moved = F.normalize(self.prototypes.lerp(means, 1.0 - self.momentum), dim=-1)
-        moved = torch.where(touched[..., None], moved, self.prototypes)
-        if self.diversity:
-            apart = pushed_apart(moved, self.diversity * (1.0 - self.momentum))
-            moved = torch.where(touched[..., None], apart, moved)
-        self.prototypes.copy_(moved)
+        self.prototypes.copy_(torch.where(touched[..., None], moved, self.prototypes))
         self.pixels.add_(counts)
         self.idle_steps.copy_(torch.where(touched, 0, self.idle_steps + taken))
-        if self.revival is not None:
-            self.revival.commit(self.prototypes, self.idle_steps, taken)
 
     @torch.no_grad()
     def diagnostics(self, dead_after: int = 1000) -> dict[str, list[float]]:

@@ -154,10 +154,6 @@ class Prototypes(Section):
     """Weigh sampled pixels so that in the losses of the branch every class that is there counts alike."""
     start: Share = 0.1
     """Share of the steps after which k-means places the prototypes."""
-    revive_after: Count | None = None
-    """Steps without a pixel after which a prototype restarts from a far pixel of its class; absent: it never does."""
-    diversity: NonNegative = 0.0
-    """Strength of a force that keeps the prototypes of a class apart; 0: none."""
 
 
 class Method(Section):

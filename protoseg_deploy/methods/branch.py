@@ -48,14 +48,9 @@ class PrototypeBranch(nn.Module):
         """Place the prototypes, once; see `cluster_prototypes`. The first process does it for all."""
         placed = self.bank.prototypes
         if world().is_first:
+            per_class = placed.shape[1]
             placed = cluster_prototypes(
-                student,
-                views,
-                class_names,
-                self.features,
-                placed.shape[1],
-                self.ignore_index,
-                seed,
+                student, views, class_names, self.features, per_class, self.ignore_index, seed
             ).to(placed)
         self.bank.place(copy_of_first(placed))
 

@@ -31,12 +31,7 @@ class PrototypeBank(StepStatistics):
     idle_steps: Tensor
 
     def __init__(
-        self,
-        num_classes: int,
-        per_class: int,
-        channels: int,
-        temperature: float = 0.1,
-        momentum: float = 0.99,
+        self, num_classes: int, per_class: int, channels: int, temperature: float = 0.1, momentum: float = 0.99
     ) -> None:
         super().__init__()
         self._collected: Tensor | None = None

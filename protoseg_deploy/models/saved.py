@@ -99,9 +99,7 @@ def load_prototypes(path: Path) -> Tensor:
         with safe_open(path, framework="pt") as file:
             return file.get_tensor("prototypes")  # type: ignore[no-any-return]
     except FileNotFoundError:
-        raise ProtosegError(
-            f"no prototypes at {path}", "The run was trained without the prototype branch."
-        ) from None
+        raise ProtosegError(f"no prototypes at {path}", "The run was trained without the prototype branch.") from None
     except SafetensorError as error:
         raise ProtosegError(f"{path} is not a prototype file, or is damaged: {error}") from None
 

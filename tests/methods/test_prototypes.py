@@ -1,11 +1,16 @@
 """The prototype bank and its sampling against slow loops in NumPy."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from protoseg_deploy.methods import prototypes
 from protoseg_deploy.methods.prototypes import PrototypeBank, gather_features, gather_values, sample_positions
+
+TAKEN, SKIPPED = torch.tensor(True), torch.tensor(False)
 
 
 def unit(vectors):
@@ -103,6 +108,65 @@ def test_an_update_between_the_passes_leaves_the_gradient_alone(bank):
     bank.commit(torch.tensor(True))
     judged.losses.sum().backward()
     assert torch.equal(features.grad, expected)
+
+
+def pixels_of_a_step(seed, classes=3):
+    """Features, labels and which of them count."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (60,), generator=generator)
+    return torch.randn(60, 5, generator=generator), labels, torch.rand(60, generator=generator) < 0.7
+
+
+def show(bank, features, labels, counted):
+    bank.collect(bank.judge(features, labels), counted)
+
+
+def test_a_skipped_step_changes_nothing_and_is_forgotten(bank):
+    twin = copy.deepcopy(bank)
+    for step in range(4):
+        before = {name: value.clone() for name, value in bank.state_dict().items()}
+        show(bank, torch.full((6, 5), torch.nan), torch.arange(6) % 3, torch.ones(6, dtype=torch.bool))
+        bank.commit(SKIPPED)
+        assert all(torch.equal(value, before[name]) for name, value in bank.state_dict().items())
+        for each in (bank, twin):
+            show(each, *pixels_of_a_step(step))
+            each.commit(TAKEN)
+    assert torch.equal(bank.prototypes, twin.prototypes)
+
+
+def test_a_bank_goes_on_bit_for_bit_from_its_state(bank):
+    resumed = PrototypeBank(3, 2, 5, temperature=0.1, momentum=0.9)
+    for step in range(6):
+        if step == 3:
+            resumed.load_state_dict(bank.state_dict())
+        for each in (bank, resumed):
+            show(each, *pixels_of_a_step(step, classes=2 if step < 4 else 3))
+            each.commit(TAKEN)
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in bank.state_dict().items())
+
+
+def test_two_processes_hold_the_bank_of_one(bank, monkeypatch):
+    """Each sees half of the pixels; both halves in two passes of one process are the same step."""
+    passes, processes = copy.deepcopy(bank), [copy.deepcopy(bank), copy.deepcopy(bank)]
+    for step in range(6):
+        pixels = pixels_of_a_step(step, classes=2 if step < 4 else 3)
+        halves = [[part[:20] for part in pixels], [part[20:] for part in pixels]]
+        show(bank, *pixels)
+        bank.commit(TAKEN)
+        for half in halves:
+            show(passes, *half)
+        passes.commit(TAKEN)
+        for each, half in zip(processes, halves, strict=True):
+            show(each, *half)
+        sums = processes[0]._collected + processes[1]._collected
+        with monkeypatch.context() as patch:
+            patch.setattr(prototypes, "sum_over_processes", lambda _, sums=sums: sums)
+            for each in processes:
+                each.commit(TAKEN)
+        assert torch.equal(processes[0].prototypes, processes[1].prototypes)
+        for each in (passes, processes[0]):
+            torch.testing.assert_close(each.prototypes, bank.prototypes)
+            assert torch.equal(each.idle_steps, bank.idle_steps)
 
 
 def test_diagnostics_see_collapse_and_death():

@@ -45,12 +45,6 @@ case $set_ in
     --variant "labels-of-both-heads: $p.pseudo_label_share=0.5"
     --variant "not-class-balanced: $p.class_balanced=false"
     --variant "adaptive-thresholds: method.adaptive_thresholds=true"
-    --variant "projection: $p.projection_channels=256"
-    --variant "queues: $p.initialisation=queues"
-    --variant "raw: $p.normalised=false"
-    --variant "count-weighted: $p.count_weighted=true"
-    --variant "revival: $p.revive_after=50"
-    --variant "diversity: $p.diversity=4"
   ) ;;
   camvid-*) variants=(
     --variant "plain: $plain"

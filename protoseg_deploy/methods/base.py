@@ -83,7 +83,7 @@ class Method(nn.Module, ABC):
         return {}
 
     def prototypes(self) -> Tensor | None:
-        """``[C,K,D]`` prototypes, where the method has them by now, among features that the network itself gives."""
+        """``[C,K,D]`` prototypes, where the method has them by now."""
         return None
 
     def labeled_losses(self, output: SegmenterOutput, labels: Tensor) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from protoseg_deploy.exporting.engine_options import (
 )
 from protoseg_deploy.exporting.onnx_export import save_graph
 from protoseg_deploy.exporting.symmetry import symmetric_graph
-from protoseg_deploy.models import write_atomically
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.runtimes.graphs import find_graph, read_metadata
 from protoseg_deploy.runtimes.manifest import (
     ENGINE_FOLDER,

@@ -10,7 +10,6 @@ from protoseg_deploy.models.saved import (
     read_network_spec,
     save_network,
     save_prototypes,
-    write_atomically,
 )
 from protoseg_deploy.models.segmenter import Segmenter, SegmenterOutput, resize_logits
 from protoseg_deploy.models.weights import LoadReport, load_backbone_weights
@@ -36,5 +35,4 @@ __all__ = [
     "save_network",
     "save_prototypes",
     "scale_images",
-    "write_atomically",
 ]

@@ -5,12 +5,10 @@ A run, a distilled student and a bundle all hold the same kind of file. Its head
 """
 
 import json
-import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -18,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from protoseg_deploy.errors import ProtosegError, WriteError
+from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.models.segmenter import Segmenter
 from protoseg_deploy.recipe import ClassTable, Model
 
@@ -102,41 +101,6 @@ def load_prototypes(path: Path) -> Tensor:
         raise ProtosegError(f"no prototypes at {path}", "The run was trained without the prototype branch.") from None
     except SafetensorError as error:
         raise ProtosegError(f"{path} is not a prototype file, or is damaged: {error}") from None
-
-
-def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
-    """Write to a temporary file beside it, flush that to the disk, rename it into place.
-
-    Args:
-        path: its folder is made where there is none.
-        content: bytes, or a function that writes them to an open file piece by piece.
-
-    Raises:
-        WriteError: the disk is full or the folder cannot be written; an earlier file is left as it was.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is as durable as it gets
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except BaseException as error:
-        with suppress(OSError):  # where nothing can be written, nothing can be removed
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise WriteError(path, error) from None
-        raise
 
 
 def count_parameters(segmenter: torch.nn.Module) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from protoseg_deploy.models import write_atomically
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.reporting.curves import Curve, draw_curves
 from protoseg_deploy.training.sweep import PlannedRun
 

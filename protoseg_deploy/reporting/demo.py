@@ -21,8 +21,8 @@ from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.colors import colorize
 from protoseg_deploy.evaluation.evaluate import evaluate
 from protoseg_deploy.exporting import Calibration, export_bundle
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.methods import build_method
-from protoseg_deploy.models import write_atomically
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table, load_recipe
 from protoseg_deploy.reporting.panel import Row, panel
 from protoseg_deploy.runtimes import Runtime, open_runtime

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.models import write_atomically
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.runtimes.metadata import Classes, Document, Precision
 
 MANIFEST_FILE = "manifest.json"

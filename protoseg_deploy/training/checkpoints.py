@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import torch
 
 from protoseg_deploy.errors import ProtosegError, WriteError
-from protoseg_deploy.models import write_atomically
+from protoseg_deploy.files import write_atomically
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
@@ -72,7 +72,7 @@ class Checkpoints:
 
     def remove_unfinished(self) -> None:
         """Remove what a killed run had begun to write."""
-        for path in self.folder.glob(".step-*.pt.tmp"):
+        for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
     def load_newest(self) -> tuple[dict[str, Any] | None, list[str]]:

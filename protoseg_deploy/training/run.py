@@ -10,7 +10,7 @@ from typing import Any
 
 from protoseg_deploy.data import DataSets, write_list
 from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
-from protoseg_deploy.models import write_atomically
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.recipe import ClassTable, Recipe, differing_keys, dump_recipe, load_recipe
 from protoseg_deploy.training.checkpoints import Checkpoints
 

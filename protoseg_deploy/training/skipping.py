@@ -11,7 +11,7 @@ from torch import Tensor
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.distributed import world
 from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.models import write_atomically
+from protoseg_deploy.files import write_atomically
 
 RandomState = dict[str, Tensor]
 

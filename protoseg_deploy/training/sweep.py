@@ -18,7 +18,7 @@ import torch
 
 from protoseg_deploy.data import find_data
 from protoseg_deploy.errors import UsageError, WriteError
-from protoseg_deploy.models import write_atomically
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.recipe import Method, Recipe, class_table, differing_keys, dump_recipe, load_recipe
 from protoseg_deploy.recipe.loading import did_you_mean
 from protoseg_deploy.training.run import MAY_CHANGE, Run, resolved_recipe

@@ -10,7 +10,7 @@ from torch import distributed as dist
 
 from protoseg_deploy.distributed import world
 from protoseg_deploy.errors import DataError, WriteError
-from protoseg_deploy.models import write_atomically
+from protoseg_deploy.files import write_atomically
 
 _LEAST_DRAWN = 100
 """Until so many images have been drawn, the share that cannot be read is taken of this number."""

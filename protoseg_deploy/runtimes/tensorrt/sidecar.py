@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.models import write_atomically
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.runtimes.manifest import file_sha256
 from protoseg_deploy.runtimes.metadata import Document, GraphMetadata, Precision
 from protoseg_deploy.runtimes.tensorrt.library import LIBRARY_NAMES, EngineKind

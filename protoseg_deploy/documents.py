@@ -1,0 +1,75 @@
+"""JSON that a run or a bundle holds, read into the shape it must have: a file of another shape is one clear error."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.files import open_regular
+
+T = TypeVar("T")
+
+_MOST_BYTES = 256 * 2**20
+
+
+def read_document(path: Path, shape: type[T] | TypeAdapter[T], hint: str) -> T:
+    """Read one JSON document.
+
+    Args:
+        path: the file.
+        shape: a pydantic model, or an adapter of any type.
+        hint: how to go on where it is damaged.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ProtosegError: it cannot be read, is no JSON, or has another shape; the message names the file and the key.
+    """
+    return parse_document(_read(path, hint), str(path), shape, hint)
+
+
+def parse_document(content: bytes | str, source: str, shape: type[T] | TypeAdapter[T], hint: str) -> T:
+    """Read one JSON document that is in memory; `source` names it in errors. See `read_document`."""
+    adapter = shape if isinstance(shape, TypeAdapter) else TypeAdapter(shape)
+    try:
+        return adapter.validate_json(content)
+    except ValidationError as error:
+        raise ProtosegError(f"{source} is damaged or of another version: {first_fault(error)}", hint) from None
+    except RecursionError:
+        raise ProtosegError(f"{source} is damaged: nested too deeply", hint) from None
+
+
+def read_lines(path: Path, shape: type[T] | TypeAdapter[T], hint: str) -> list[T]:
+    """Read a file of JSON lines; a last line without its end, as a killed program leaves it, is passed over.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ProtosegError: a line is no JSON or has another shape; the message names file and line.
+    """
+    lines = _read(path, hint).split(b"\n")
+    adapter = shape if isinstance(shape, TypeAdapter) else TypeAdapter(shape)
+    return [
+        parse_document(line, f"{path}:{number}", adapter, hint)
+        for number, line in enumerate(lines[:-1], start=1)
+        if line.strip()
+    ]
+
+
+def first_fault(error: ValidationError) -> str:
+    """``graphs.fp32.file: Field required``."""
+    details = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in details["loc"])
+    return f"{where}: {details['msg']}" if where else details["msg"]
+
+
+def _read(path: Path, hint: str) -> bytes:
+    try:
+        with open_regular(path) as file:
+            content = file.read(_MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ProtosegError(f"cannot read {path}: {error.strerror or error}", hint) from None
+    if len(content) > _MOST_BYTES:
+        raise ProtosegError(f"{path} is larger than {_MOST_BYTES >> 20} MiB: not a file of this program", hint)
+    return content

@@ -1,0 +1,150 @@
+"""Files are written whole or not at all, and only where the caller meant; what is read is a regular file."""
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from protoseg_deploy.errors import UsageError, WriteError
+
+_SCRATCH = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+
+
+def scratch_path(path: Path) -> Path:
+    """A hidden name beside `path` that nobody else uses, on any host or in any container: ``.NAME.RANDOM.tmp``.
+
+    A name too long for the file system with these additions is cut.
+    """
+    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
+
+
+def is_scratch(name: str) -> bool:
+    """Whether a file name is one that `scratch_path` makes."""
+    return _SCRATCH.fullmatch(name) is not None
+
+
+def write_atomically(
+    path: Path, content: bytes | Callable[[BinaryIO], object], *, scratch_folder: Path | None = None, sync: bool = True
+) -> None:
+    """Write to a temporary file beside it, flush that to the disk, rename it into place.
+
+    Args:
+        path: its folder is made where there is none.
+        content: bytes, or a function that writes them to an open file piece by piece.
+        scratch_folder: where the temporary file lies, on the same file system; beside `path` when absent.
+        sync: False leaves it to the operating system when the file reaches the disk: a killed program leaves no torn
+            file, a power cut may. For many files that can be made again.
+
+    Raises:
+        WriteError: the disk is full or the folder cannot be written; an earlier file is left as it was.
+    """
+    temporary = scratch_path(path if scratch_folder is None else scratch_folder / path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+        if sync:
+            sync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WriteError(path, error) from None
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened, and the rename is as durable as it gets
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading if it is a regular one, directly or through links; never waits.
+
+    Raises:
+        OSError: as `open`; also for a named pipe, a device or a socket, which could be read for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(21, "a folder, not a file", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(22, f"{_kind(mode)}, not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"))
+    return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
+
+
+def require_inside(folder: Path, path: Path) -> None:
+    """Refuse to write or delete below `folder` through a link: what it points to is not the folder's.
+
+    Args:
+        folder: the folder a command was given; may itself be reached through links.
+        path: a file or folder below it, there or not.
+
+    Raises:
+        UsageError: `path`, or a folder between the two, is a link or lies outside.
+    """
+    relative = path.relative_to(folder)
+    place = folder
+    for part in relative.parts:
+        place = place / part
+        if part == ".." or place.is_symlink():
+            raise UsageError(
+                f"{place} is a link: nothing is written or deleted through it",
+                "Remove the link, or choose another folder for the output.",
+            )
+
+
+def require_no_overwriting(outputs: Iterable[Path], inputs: Iterable[Path], option: str) -> None:
+    """Refuse to start where an output would replace an input, by whatever path, link or hard link it is reached.
+
+    Args:
+        outputs: files to be written, there or not.
+        inputs: files and folders that are read.
+        option: what the user can change, such as ``--out``.
+
+    Raises:
+        UsageError: an output is an input; the message names both.
+    """
+    known: dict[tuple[int, int] | None, Path] = {_identity(path): path for path in inputs}
+    known.pop(None, None)
+    for output in outputs:
+        replaced = known.get(_identity(output))
+        if replaced is not None:
+            raise UsageError(
+                f"{output} is the input {replaced}: it would be replaced",
+                f"Choose another {option}; nothing was written.",
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.corpus.kits import Kits
-from tests.corpus.launching import LIMIT_S, Ended, Launcher
+from tests.corpus.launching import LIMIT_S, MEMORY_MIB, Ended, Launcher
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Case:
     after: Check | None = None
     """What holds after an error, too: that good neighbours of a bad image are done."""
     encoding: str = "utf-8"
-    memory_mib: int | None = None
+    memory_mib: int = MEMORY_MIB
     limit_s: float = LIMIT_S
     most_characters: int = 4000
     """An error is read by people: it is no longer than this."""

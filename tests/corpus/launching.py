@@ -24,6 +24,8 @@ from typing import Any
 
 LIMIT_S = 60.0
 """A call that takes longer hangs. No case computes for more than a few seconds, on a busy machine either."""
+MEMORY_MIB = 2048
+"""A call that wants more, beside what is imported, gets a MemoryError: reading without end is not to take all."""
 
 _PRELOADED = (
     "onnx", "onnxruntime", "onnxscript", "timm", "torch.onnx", "torch.utils.tensorboard", "torchvision.transforms.v2",
@@ -72,7 +74,7 @@ class Launcher:
         *,
         encoding: str = "utf-8",
         limit_s: float = LIMIT_S,
-        memory_mib: int | None = None,
+        memory_mib: int = MEMORY_MIB,
     ) -> Ended:
         """Run ``protoseg ARGUMENTS`` and wait for its end.
 
@@ -82,7 +84,7 @@ class Launcher:
             environment: beside that of the tests.
             encoding: of standard output and standard error, as ``PYTHONIOENCODING`` sets it.
             limit_s: kill it after this time.
-            memory_mib: address space it may take beside what is imported; None: any.
+            memory_mib: address space it may take beside what is imported.
         """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
@@ -188,9 +190,7 @@ def _writer(descriptor: int, encoding: str, errors: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(raw, encoding=encoding, errors=errors, line_buffering=descriptor == 2)
 
 
-def _limit_memory(mib: int | None) -> None:
-    if mib is None:
-        return
+def _limit_memory(mib: int) -> None:
     import resource
 
     import psutil

@@ -191,7 +191,8 @@ HOSTILE = [
         refuses(f"root-{name}", _with("root: data", f"root: {value}"), names=("data.root", "root", "mine.yaml"))
         for name, value in {
             "of-nobody": "~nobody-here/x", "nul": '"da\\0ta"', "long": "x" * 5000, "file": "mine.yaml",
-            "device": "/dev/null", "missing": "nowhere", "empty": "''", "many-levels": "a/" * 3000, "surrogate": '"\\udcff"',
+            "device": "/dev/null", "missing": "nowhere", "empty": "''", "many-levels": "a/" * 3000,
+            "surrogate": '"\\udcff"',
         }.items()
     ),
     refuses("a-map-that-holds-itself", "data: &a {x: *a}"),

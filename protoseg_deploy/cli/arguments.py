@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from protoseg_deploy.exchange import settle
+
 if TYPE_CHECKING:
     from protoseg_deploy.models import Windows
     from protoseg_deploy.runtimes.base import Backend, Runtime, RuntimeInfo
@@ -38,6 +40,11 @@ backend_option: Callable[[Any], Any] = click.option(
     "--backend",
     type=click.Choice(_BACKENDS),
     help="What computes a graph: ONNX Runtime, its TensorRT provider, or OpenVINO.  [default: onnxruntime]",
+)
+take_over_option: Callable[[Any], Any] = click.option(
+    "--take-over",
+    is_flag=True,
+    help="Go on with a run that a process on another host has left behind, without waiting for its lock to expire.",
 )
 
 
@@ -77,7 +84,7 @@ def runtime_argument(text: str, precision: str | None, backend: str | None) -> R
     """
     typed: dict[str, str] = {}
     path = text
-    while not Path(path).exists():
+    while not _is_there(Path(path)):
         rest, _, word = path.rpartition("@")
         name = "precision" if word in PRECISIONS else "backend" if word in _BACKENDS else None
         if name is None or not rest:
@@ -93,6 +100,13 @@ def runtime_argument(text: str, precision: str | None, backend: str | None) -> R
     return RuntimeArgument(
         text, Path(path), cast("Precision | None", given["precision"]), cast("Backend | None", given["backend"])
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file or folder exists, once an export that was killed while it replaced the folder is settled."""
+    settle(path)
+    settle(path.parent)
+    return path.exists()
 
 
 def note_verification(info: "RuntimeInfo") -> None:

@@ -45,6 +45,7 @@ def distill(
     overrides: Sequence[str] = (),
     *,
     resume: bool = False,
+    take_over: bool = False,
     train_anyway: bool = False,
     quiet: bool = False,
 ) -> DistillReport:
@@ -58,6 +59,7 @@ def distill(
         folder: of the student's run; new or empty unless `resume`.
         overrides: ``KEY=VALUE``, typically ``model.backbone=…``.
         resume: continue an interrupted training.
+        take_over: see `train`.
         train_anyway: train a student of the same architecture.
         quiet: show no progress.
 
@@ -78,7 +80,8 @@ def distill(
                 f"{', '.join(idle)}: nothing is trained as long as the model is the teacher's",
                 "Change model.backbone or model.decoder, or add --train to train a student of the same architecture.",
             )
-        return _strip(network, spec, resolved_recipe(recipe, spec.classes), student_run)
+        with student_run.owned():
+            return _strip(network, spec, resolved_recipe(recipe, spec.classes), student_run)
     _check_weights(recipe, teacher_recipe)
     recipe = _with_target(recipe, teacher_run)
     bank = _bank(teacher_run) if recipe.distill.target != "linear" else None
@@ -102,6 +105,7 @@ def distill(
         folder,
         build,
         resume=resume,
+        take_over=take_over,
         quiet=quiet,
         check=check_before_training,
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.exchange import settle
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.runtimes.metadata import Classes, Document, Precision
 
@@ -222,6 +223,7 @@ def read_manifest(bundle: Path) -> Manifest:
     Raises:
         ProtosegError: the folder is no bundle, or its manifest is damaged.
     """
+    settle(bundle)
     path = bundle / MANIFEST_FILE
     try:
         return Manifest.model_validate_json(path.read_bytes())

@@ -300,6 +300,7 @@ def train(
     *,
     resume: bool = False,
     extend_to: int | None = None,
+    take_over: bool = False,
     quiet: bool = False,
     check: DataCheck | None = None,
 ) -> dict[str, Any]:
@@ -313,12 +314,16 @@ def train(
         build_method: normally `methods.build_method`.
         resume: continue from the newest checkpoint.
         extend_to: resume and go on to this many steps, more than the run has; starts and ramps stay where they were.
+        take_over: go on with a run although a process on another host may be training it.
         quiet: show no progress.
         check: looks at recipe and data before anything is written; raises where they cannot be used, and returns what
             deserves a warning.
     """
     run = Run(folder)
-    with process_group(recipe.train), run.saying_what_is_safe():
+    with process_group(recipe.train), ExitStack() as stack:
+        stack.enter_context(run.saying_what_is_safe())
+        if world().is_first and (run.exists() or not (resume or extend_to is not None)):
+            stack.enter_context(run.owned(take_over=take_over))
         recipe = resolved_recipe(recipe, class_table(recipe.data))
         if resume or extend_to is not None:
             recipe = run.to_resume(recipe, extend_to)

@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from protoseg_deploy.data import DataSets, write_list
 from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
 from protoseg_deploy.files import write_atomically
+from protoseg_deploy.locks import sole_writer
 from protoseg_deploy.recipe import ClassTable, Recipe, differing_keys, dump_recipe, load_recipe
 from protoseg_deploy.training.checkpoints import Checkpoints
 
@@ -47,6 +48,7 @@ class Run:
         self.summary_path = folder / "summary.json"
         self.labeled_list = folder / "labeled.txt"
         self.images_path = folder / "images.json"
+        self.lock_path = folder / ".lock"
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
     def exists(self) -> bool:
@@ -57,7 +59,7 @@ class Run:
         """Raises UsageError where the folder already holds something; what a start that was killed left is nothing."""
         if not self.folder.exists():
             return
-        begun = {self.images_path.name, self.labeled_list.name}
+        begun = {self.images_path.name, self.labeled_list.name, self.lock_path.name}
         if not self.folder.is_dir() or any(
             path.name not in begun and not _is_unfinished(path) for path in self.folder.iterdir()
         ):
@@ -65,6 +67,29 @@ class Run:
             if self.exists():
                 hint = "Continue it with --resume, or choose another --run folder."
             raise UsageError(f"{self.folder} already exists and is not empty", hint)
+
+    @contextmanager
+    def owned(self, *, take_over: bool = False) -> Iterator[None]:
+        """Be the only one that writes into the folder, which is made where there is none.
+
+        Args:
+            take_over: of a process on another host, do not wait for its lock to grow old.
+
+        Raises:
+            LockedError: another process is training this run.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            self.refuse_to_overwrite()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(self.folder, error) from None
+        try:
+            with sole_writer(self.lock_path, str(self.folder), take_over=take_over, take_over_option="--take-over"):
+                yield
+        finally:
+            with suppress(OSError):  # it is empty where the run was refused before it began
+                self.folder.rmdir()
 
     def start(self, recipe: Recipe, sets: DataSets) -> None:
         """Make the folder and write down what decides the run; the recipe last, so that where it is all is there."""
@@ -207,7 +232,7 @@ class Run:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether it is a file that was being written when the run was killed."""
+    """Whether it is a file that was being written when the run was killed; names of earlier versions included."""
     return path.name.startswith(".") and path.suffix == ".tmp"
 
 

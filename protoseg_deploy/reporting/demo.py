@@ -15,11 +15,12 @@ import numpy as np
 
 from protoseg_deploy.benchmarking.latency import measure_interleaved
 from protoseg_deploy.data import Sample, find_data, read_image, read_mask
-from protoseg_deploy.data.scenes import write_scenes
+from protoseg_deploy.data.scenes import is_scene_folder, write_scenes
 from protoseg_deploy.distillation import distill
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.colors import colorize
 from protoseg_deploy.evaluation.evaluate import evaluate
+from protoseg_deploy.exchange import replacing, settle
 from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.methods import build_method
@@ -83,9 +84,11 @@ def _run_demo(folder: Path, say: Callable[[str], object], overrides: tuple[str, 
     started = time.perf_counter()
     _check_folder(folder)
     data, runs, bundle = folder / "data", folder / "runs", folder / "bundle"
-    if not (data / "classes.json").is_file():
+    if not data.exists():
         say(f"writing the embedded data set to {data}")
-        write_scenes(data)
+        with replacing(data) as replacement:
+            write_scenes(replacement.folder)
+            replacement.put_in_place()
     arguments = (f"data.root={data}", *overrides)
     for name in METHODS:
         say(f"protoseg train demo --run {runs / name} {' '.join(arguments)} method.name={name}")
@@ -120,10 +123,15 @@ def _run_demo(folder: Path, say: Callable[[str], object], overrides: tuple[str, 
 
 
 def _check_folder(folder: Path) -> None:
-    known = {"data", "runs", "bundle", "panel.png", "results.json"}
+    """Refuse a folder that holds anything but a demo: what is there may bear the names of what would be written."""
     if folder.is_file():
         raise UsageError(f"{folder} is a file", "Give a folder with --out.")
-    strangers = sorted(path.name for path in folder.glob("*") if path.name not in known and path.name[0] != ".")
+    settle(folder / "data")
+    known = {"data", "runs", "bundle", "bundle-failed", "panel.png", "results.json"}
+    made = is_scene_folder(folder / "data")
+    strangers = sorted(
+        path.name for path in folder.glob("*") if path.name[0] != "." and not (made and path.name in known)
+    )
     if strangers:
         raise UsageError(f"{folder} holds something else already: {', '.join(strangers[:3])}", "Give a new folder.")
 

@@ -18,9 +18,9 @@ import torch
 
 from protoseg_deploy.data import find_data
 from protoseg_deploy.errors import UsageError, WriteError
-from protoseg_deploy.files import write_atomically
+from protoseg_deploy.files import require_no_overwriting, write_atomically
 from protoseg_deploy.locks import owner_of, sole_writer
-from protoseg_deploy.recipe import Method, Recipe, class_table, differing_keys, dump_recipe, load_recipe
+from protoseg_deploy.recipe import Method, Recipe, class_table, differing_keys, dump_recipe, find_recipe, load_recipe
 from protoseg_deploy.recipe.loading import did_you_mean
 from protoseg_deploy.training.run import MAY_CHANGE, Run, resolved_recipe
 from protoseg_deploy.training.stopping import StopSignals
@@ -138,6 +138,7 @@ def plan_runs(
             planned.append(PlannedRun(variant.name, seed, recipe, Run(folder / variant.name / f"seed-{seed}")))
     for run in planned:
         _require_same_recipe(run)
+    require_no_overwriting((_recipe_file(run) for run in planned), [find_recipe(source)], "--run")
     return planned
 
 
@@ -225,7 +226,7 @@ def _in_use(folder: Path, missing: Sequence[PlannedRun]) -> Iterator[None]:
 
 def _start(planned: PlannedRun, slot: int, jobs: int) -> subprocess.Popen[bytes]:
     """Train in a process of its own, from a recipe that stays as it is whatever happens to the one it was made of."""
-    recipe = planned.run.folder.with_suffix(".yaml")
+    recipe = _recipe_file(planned)
     write_atomically(recipe, dump_recipe(planned.recipe).encode())
     arguments = ["train", str(recipe), "--run", str(planned.run.folder), "--continue"]
     log = _log(planned).open("ab") if jobs > 1 else None
@@ -241,6 +242,10 @@ def _start(planned: PlannedRun, slot: int, jobs: int) -> subprocess.Popen[bytes]
     finally:
         if log is not None:
             log.close()
+
+
+def _recipe_file(planned: PlannedRun) -> Path:
+    return planned.run.folder.with_suffix(".yaml")
 
 
 def _log(planned: PlannedRun) -> Path:

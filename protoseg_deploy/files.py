@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,6 +26,24 @@ def scratch_path(path: Path) -> Path:
 def is_scratch(name: str) -> bool:
     """Whether a file name is one that `scratch_path` makes."""
     return _SCRATCH.fullmatch(name) is not None
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what killed processes were writing in a folder; for the only process that writes there.
+
+    Raises:
+        WriteError: something cannot be removed.
+    """
+    for path in folder.glob(".*.tmp"):
+        if not is_scratch(path.name):
+            continue
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError(path, error) from None
 
 
 def write_atomically(

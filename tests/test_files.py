@@ -9,6 +9,7 @@ from protoseg_deploy.errors import UsageError, WriteError
 from protoseg_deploy.files import (
     is_scratch,
     open_regular,
+    remove_scratch,
     require_inside,
     require_no_overwriting,
     scratch_path,
@@ -50,6 +51,20 @@ def test_a_scratch_folder_elsewhere(tmp_path: Path) -> None:
     write_atomically(tmp_path / "out" / "a.png", content, scratch_folder=tmp_path / "scratch", sync=False)
     assert seen == [["scratch"]]
     assert (tmp_path / "out" / "a.png").read_bytes() == b"x"
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"photo")
+    for name in ("a.png", ".hidden", ".a.tmp", ".a.0123.tmp"):
+        (tmp_path / name).write_bytes(b"x")
+    before = sorted(tmp_path.rglob("*"))
+    scratch_path(tmp_path / "a").write_bytes(b"half")
+    scratch_path(tmp_path / "graph").mkdir()
+    (tmp_path / ".link.0123456789ab.tmp").symlink_to(tmp_path / "photos")
+    remove_scratch(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    remove_scratch(tmp_path / "nowhere")
 
 
 def test_a_very_long_name_can_be_written(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from protoseg_deploy.data import DataSets, write_list
 from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
-from protoseg_deploy.files import write_atomically
+from protoseg_deploy.files import remove_scratch, require_inside, write_atomically
 from protoseg_deploy.locks import sole_writer
 from protoseg_deploy.recipe import ClassTable, Recipe, differing_keys, dump_recipe, load_recipe
 from protoseg_deploy.training.checkpoints import Checkpoints
@@ -48,6 +48,8 @@ class Run:
         self.summary_path = folder / "summary.json"
         self.labeled_list = folder / "labeled.txt"
         self.images_path = folder / "images.json"
+        self.unreadable_path = folder / "unreadable.jsonl"
+        self.tensorboard = folder / "tensorboard"
         self.lock_path = folder / ".lock"
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
@@ -77,6 +79,7 @@ class Run:
 
         Raises:
             LockedError: another process is training this run.
+            UsageError: part of it is a link to somewhere else.
         """
         if self.folder.exists() and not self.folder.is_dir():
             self.refuse_to_overwrite()
@@ -86,6 +89,10 @@ class Run:
             raise WriteError(self.folder, error) from None
         try:
             with sole_writer(self.lock_path, str(self.folder), take_over=take_over, take_over_option="--take-over"):
+                for path in (self.checkpoints.folder, self.tensorboard, self.metrics_path, self.unreadable_path):
+                    require_inside(self.folder, path)
+                for folder in (self.folder, self.checkpoints.folder):
+                    remove_scratch(folder)
                 yield
         finally:
             with suppress(OSError):  # it is empty where the run was refused before it began

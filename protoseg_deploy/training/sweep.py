@@ -18,7 +18,7 @@ import torch
 
 from protoseg_deploy.data import find_data
 from protoseg_deploy.errors import UsageError, WriteError
-from protoseg_deploy.files import require_no_overwriting, write_atomically
+from protoseg_deploy.files import remove_scratch, require_no_overwriting, write_atomically
 from protoseg_deploy.locks import owner_of, sole_writer
 from protoseg_deploy.recipe import Method, Recipe, class_table, differing_keys, dump_recipe, find_recipe, load_recipe
 from protoseg_deploy.recipe.loading import did_you_mean
@@ -214,6 +214,8 @@ def _in_use(folder: Path, missing: Sequence[PlannedRun]) -> Iterator[None]:
     except OSError as error:
         raise WriteError(folder, error) from None
     with sole_writer(folder / ".lock", str(folder)):
+        for place in {folder, *(run.run.folder.parent for run in missing)}:
+            remove_scratch(place)
         for run in missing:
             owner = owner_of(run.run.lock_path)
             if owner is not None:

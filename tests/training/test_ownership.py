@@ -97,7 +97,7 @@ def test_a_refused_start_leaves_no_folder(recipe, tmp_path):
 def test_two_processes_leave_the_record_of_one(recipe, tmp_path):
     """What a second process does while the first trains."""
     folder = tmp_path / "run"
-    long = as_file(with_values(recipe, train={"steps": 60, "checkpoint_every": 2, "eval_every": 60}), tmp_path)
+    long = as_file(with_values(recipe, train={"steps": 24, "checkpoint_every": 2, "eval_every": 24}), tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "protoseg_deploy", "train"]
     first = subprocess.Popen([*command, str(long), "--run", str(folder)], stderr=subprocess.PIPE, env=environment)

@@ -1,5 +1,7 @@
 """JSON that a run or a bundle holds, read into the shape it must have: a file of another shape is one clear error."""
 
+import codecs
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,4 +74,26 @@ def _read(path: Path, hint: str) -> bytes:
         raise ProtosegError(f"cannot read {path}: {error.strerror or error}", hint) from None
     if len(content) > _MOST_BYTES:
         raise ProtosegError(f"{path} is larger than {_MOST_BYTES >> 20} MiB: not a file of this program", hint)
+    return as_utf8(content)
+
+
+def as_utf8(content: bytes) -> bytes:
+    """The same text without a byte order mark, which editors on Windows put there, and in UTF-8 where that says UTF-16.
+
+    What cannot be decoded stays as it is.
+    """
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            with suppress(UnicodeDecodeError):
+                return content.decode(encoding).encode()
     return content
+
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""UTF-32 before UTF-16, whose mark is the beginning of the other's."""

@@ -1,6 +1,8 @@
 """JSON that a run or a bundle holds, read into the shape it must have: a file of another shape is one clear error."""
 
 import codecs
+import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.files import open_regular
+from protoseg_deploy.text import readable
 
 T = TypeVar("T")
 
@@ -55,6 +58,23 @@ def read_lines(path: Path, shape: type[T] | TypeAdapter[T], hint: str) -> list[T
         for number, line in enumerate(lines[:-1], start=1)
         if line.strip()
     ]
+
+
+def dump_document(document: object, indent: int | None = 2) -> bytes:
+    r"""JSON in UTF-8 that every reader takes; without `indent` it is one line.
+
+    Bytes of file names that are not UTF-8, which Python holds as lone surrogates, are written as ``\xHH``: JSON has
+    no other way to say them that all readers accept.
+
+    Raises:
+        ValueError: a number is not finite, which JSON cannot say.
+    """
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _NOT_PLAIN.sub(lambda match: json.dumps(readable(match[0]))[1:-1], text).encode()
+
+
+_NOT_PLAIN = re.compile("[\x7f-\x9f]|[\ud800-\udfff]+")
+"""Control characters that JSON leaves as they are, and halves of characters."""
 
 
 def first_fault(error: ValidationError) -> str:

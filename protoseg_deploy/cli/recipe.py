@@ -3,9 +3,10 @@
 import click
 
 from protoseg_deploy.cli.arguments import recipe_arguments
+from protoseg_deploy.cli.verb import VerbFamily
 
 
-@click.group(name="recipe")
+@click.group(name="recipe", cls=VerbFamily)
 def command() -> None:
     """List shipped recipes; print a recipe with everything it resolves to.
 

@@ -5,6 +5,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import BinaryIO
 
 from protoseg_deploy.errors import UsageError, WriteError
 
+_LONGEST_PATH = 1024
+_LONGEST_NAME = 255
 _SCRATCH = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
@@ -111,6 +114,25 @@ def open_regular(path: Path) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def path_fault(text: str) -> str | None:
+    """Why no file system can have a path of these characters, or None; nothing is looked up."""
+    if "\0" in text:
+        return "a path cannot hold the character NUL"
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError as error:
+        return f"no file name in {sys.getfilesystemencoding()} can hold the character U+{ord(text[error.start]):04X}"
+    if len(encoded) > _LONGEST_PATH:
+        return f"a path of more than {_LONGEST_PATH:,} bytes"
+    if any(len(part) > _LONGEST_NAME for part in re.split(rb"[/\\]", encoded)):
+        return f"a file or folder name of more than {_LONGEST_NAME} bytes"
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return f"{text.partition('/')[0]} is nobody's home folder here; ./{text} is a folder of that name"
+    return None
 
 
 def _kind(mode: int) -> str:

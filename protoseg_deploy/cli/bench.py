@@ -19,12 +19,13 @@ from protoseg_deploy.cli.arguments import (
     print_table,
     runtime_argument,
 )
+from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
     from protoseg_deploy.benchmarking.latency import LatencyReport
 
 
-@click.command(name="bench")
+@click.command(name="bench", cls=Verb)
 @click.argument("runtime_texts", nargs=-1, required=True, metavar="RUNTIME[@PRECISION][@BACKEND]...")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per call.")
 @click.option(

@@ -5,9 +5,10 @@ from pathlib import Path
 import click
 
 from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table, take_over_option
+from protoseg_deploy.cli.verb import Verb
 
 
-@click.command(name="distill")
+@click.command(name="distill", cls=Verb)
 @click.argument("teacher", type=PATH, metavar="TEACHER_RUN")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--run", "folder", type=PATH, required=True, help="Folder of the student's run.")

@@ -18,12 +18,13 @@ from protoseg_deploy.cli.arguments import (
     progress_bar,
     runtime_argument,
 )
+from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
     from protoseg_deploy.models import Windows
 
 
-@click.command(name="evaluate")
+@click.command(name="evaluate", cls=Verb)
 @click.argument("runtime_text", metavar="RUNTIME")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--recipe", help="Judge by the validation images of this recipe: a shipped name or a YAML file.")

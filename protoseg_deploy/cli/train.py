@@ -7,11 +7,13 @@ from pathlib import Path
 import click
 
 from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table, take_over_option
+from protoseg_deploy.cli.verb import Verb
+from protoseg_deploy.text import one_line
 
 _SHOWN = 8
 
 
-@click.command(name="train")
+@click.command(name="train", cls=Verb)
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--run", "--run-folder", "folder", type=PATH, help="Folder of the run; new, or one to go on with.")
@@ -135,6 +137,6 @@ def _replay(file: Path, as_json: bool) -> None:
     ):
         click.echo(f"{title}: {len(names)}")
         for name in names[:_SHOWN]:
-            click.echo(f"  {name}")
+            click.echo(f"  {one_line(name)}")
         if len(names) > _SHOWN:
             click.echo(f"  … and {len(names) - _SHOWN} more")

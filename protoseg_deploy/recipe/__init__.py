@@ -1,7 +1,14 @@
 """Recipes: everything that decides a run, as strict YAML."""
 
 from protoseg_deploy.recipe.classes import ClassTable, class_table
-from protoseg_deploy.recipe.loading import differing_keys, dump_recipe, find_recipe, load_recipe, recipe_from_dict
+from protoseg_deploy.recipe.loading import (
+    differing_keys,
+    dump_recipe,
+    find_recipe,
+    load_recipe,
+    read_recipe_text,
+    recipe_from_dict,
+)
 from protoseg_deploy.recipe.schema import (
     Color,
     Data,
@@ -38,6 +45,7 @@ __all__ = [
     "dump_recipe",
     "find_recipe",
     "load_recipe",
+    "read_recipe_text",
     "recipe_from_dict",
     "scale_ratio",
     "shipped_folder",

@@ -2,6 +2,7 @@
 
 from protoseg_deploy.recipe.classes import ClassTable, class_table
 from protoseg_deploy.recipe.loading import differing_keys, dump_recipe, find_recipe, load_recipe, recipe_from_dict
+from protoseg_deploy.recipe.reading import ImageReading, MaskReading, image_reading, mask_reading
 from protoseg_deploy.recipe.schema import (
     Color,
     Data,
@@ -15,6 +16,7 @@ from protoseg_deploy.recipe.schema import (
     Prototypes,
     Recipe,
     Train,
+    percentiles_of,
     scale_ratio,
 )
 from protoseg_deploy.recipe.shipped import shipped_folder, shipped_recipe_names, shipped_recipe_path
@@ -26,7 +28,9 @@ __all__ = [
     "Distill",
     "Features",
     "ImageFolder",
+    "ImageReading",
     "LabeledFolder",
+    "MaskReading",
     "Method",
     "Model",
     "Ohem",
@@ -37,7 +41,10 @@ __all__ = [
     "differing_keys",
     "dump_recipe",
     "find_recipe",
+    "image_reading",
     "load_recipe",
+    "mask_reading",
+    "percentiles_of",
     "recipe_from_dict",
     "scale_ratio",
     "shipped_folder",

@@ -8,15 +8,16 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protoseg_deploy.data import suspicions
 from protoseg_deploy.data.folders import DataSets, Sample
-from protoseg_deploy.data.images import image_size, read_image
-from protoseg_deploy.data.masks import read_mask
+from protoseg_deploy.data.images import ImageHeader, image_header, read_image, used_share
+from protoseg_deploy.data.masks import open_mask
 from protoseg_deploy.data.pairs import size_fault
 from protoseg_deploy.data.report import DataReport, PartSummary
 from protoseg_deploy.data.value_range import with_measured_range
@@ -44,6 +45,11 @@ class _Seen:
     image: Path
     size: tuple[int, int] | None = None
     digest: bytes | None = None
+    header: ImageHeader | None = None
+    used: float | None = None
+    """`used_share` of the image, where it was decoded."""
+    mask_orientation: int = 1
+    """EXIF orientation of the mask."""
     pixels: NDArray[np.int64] | None = None
     """``[256]``: how often each mask value occurs, after the value map."""
     faults: tuple[str, ...] = ()
@@ -106,6 +112,7 @@ def check_data(
         labeled_summary, val_summary = _summary(labeled, len(classes)), _summary(val, len(classes))
         unlabeled_decoded = sum(seen.digest is not None for seen in unlabeled)
         _check_classes(recipe, classes, labeled_summary, val_summary, faults, hints, warnings)
+        warnings += _suspicious_images(labeled, val, unlabeled, recipe.data.exif)
         warnings += _only_ignored(labeled, val, len(classes))
         warnings += _leakage(labeled, val, unlabeled)
         warnings += _unreadable(unreadable)
@@ -161,7 +168,7 @@ def _look_at_all(
         labeled = counted(pool.map(look_at_pair, sets.labeled))
         val = counted(pool.map(look_at_pair, sets.val))
         others = counted(pool.map(look_at_image, unpaired, [images[image] for image in unpaired]))
-    known = {seen.image: _Seen(seen.image, seen.size, seen.digest) for seen in [*labeled, *val]}
+    known = {seen.image: replace(seen, pixels=None, faults=(), hints=()) for seen in [*labeled, *val]}
     known |= {seen.image: seen for seen in others}
     return labeled, val, [known[image] for image in images]
 
@@ -172,10 +179,11 @@ def _evenly_spaced(count: int, limit: int) -> set[int]:
 
 def _look_at_image(path: Path, reading: ImageReading, decode: bool) -> _Seen:
     try:
+        header = image_header(path, reading)
         if not decode:
-            return _Seen(path, image_size(path, reading))
-        height, width = read_image(path, reading).shape[:2]
-        return _Seen(path, (height, width), _digest(path))
+            return _Seen(path, header.size, header=header)
+        image = read_image(path, reading)
+        return _Seen(path, (image.shape[0], image.shape[1]), _digest(path), header, used_share(image))
     except DataError as error:
         return _Seen(path, faults=(error.message,), hints=(error.hint,) if error.hint else ())
 
@@ -188,7 +196,9 @@ def _look_at_pair(sample: Sample, images: ImageReading, masks: MaskReading, clas
     try:
         if sample.mask is None:
             raise DataError(f"{sample.image}: no mask")
-        mask = read_mask(sample.mask, masks)
+        opened = open_mask(sample.mask, masks)
+        mask = opened.indices
+        seen = replace(seen, mask_orientation=opened.orientation)
     except DataError as error:
         faults.append(error.message)
         hints += [error.hint] if error.hint else []
@@ -207,7 +217,7 @@ def _look_at_pair(sample: Sample, images: ImageReading, masks: MaskReading, clas
                 f"data.value_map replaces mask values: '{{{wrong[0]}: {ignore_index}}}' ignores these, "
                 f"'{{{wrong[0]}: {classes - 1}}}' merges them into another class."
             )
-    return _Seen(sample.image, seen.size, seen.digest, pixels, tuple(faults), tuple(hints))
+    return replace(seen, pixels=pixels, faults=tuple(faults), hints=tuple(hints))
 
 
 def _digest(path: Path) -> bytes:
@@ -250,6 +260,19 @@ def _check_classes(
             warnings.append(f"no validation pixel of {', '.join(unseen)}: there is nothing to score them on")
     else:
         warnings.append("there are no validation images: nothing says how good the network is")
+
+
+def _suspicious_images(
+    labeled: Sequence[_Seen], val: Sequence[_Seen], unlabeled: Sequence[_Seen], exif: str
+) -> list[str]:
+    every = {seen.image: seen for seen in [*labeled, *val, *unlabeled]}.values()
+    headers = [(seen.image, seen.header) for seen in every if seen.header is not None]
+    pairs = [(seen.image, seen.header, seen.mask_orientation) for seen in [*labeled, *val] if seen.header is not None]
+    return [
+        *suspicions.of_ranges((seen.image, seen.used) for seen in every if seen.used is not None),
+        *suspicions.of_bands(headers),
+        *(suspicions.of_orientations(pairs) if exif == "apply" else []),
+    ]
 
 
 def _only_ignored(labeled: Sequence[_Seen], val: Sequence[_Seen], classes: int) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from protoseg_deploy.data.images import IMAGE_SUFFIXES
+from protoseg_deploy.data.formats import IMAGE_SUFFIXES
 
 _PLACEHOLDERS = ("stem", "parent")
 

@@ -26,6 +26,16 @@ class ClassTable:
     def __len__(self) -> int:
         return len(self.names)
 
+    def fault(self) -> str | None:
+        """Why no network can have these classes, as a file may say; None where one can."""
+        if len(self.names) < 2:
+            return f"{len(self.names)} of at least 2"
+        if len(self.colors) != len(self.names):
+            return f"{len(self.colors)} colours for {len(self.names)} names"
+        if self.binary and len(self.names) != 2:
+            return f"binary, and {len(self.names)} names instead of 2"
+        return None
+
 
 class _ClassesFile(BaseModel):
     names: ClassNames

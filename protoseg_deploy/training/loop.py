@@ -18,6 +18,7 @@ from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method
 from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights
 from protoseg_deploy.models import build_segmenter as build_network
+from protoseg_deploy.models.tensor_checks import NotFiniteError, first_fault
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_reading
 from protoseg_deploy.training.averages import StepAverages
 from protoseg_deploy.training.devices import Compute
@@ -116,6 +117,8 @@ class Trainer:
             Interrupted: by SIGINT or SIGTERM, after a checkpoint.
             OutOfTime: ``train.max_hours`` are over, after a checkpoint.
             TooManySkipped: the loss is not a number step after step.
+            NotFiniteError: a network holds NaN or infinity when it is to be evaluated or saved; what was saved before
+                is kept.
         """
         spec, device = self.recipe.train, self.compute.device
         images_per_step = spec.batch_labeled + (spec.batch_unlabeled if self.method.uses_unlabeled else 0)
@@ -199,7 +202,22 @@ class Trainer:
         self.unreadable.record(self.step * self.recipe.train.batch_unlabeled)
         record.losses(self.step, averages, self.stepper.lr)
 
+    def _require_finite(self) -> None:
+        """Stop in every process where a network cannot be used any more in one: it is neither judged nor saved."""
+        networks = {"student": self.student, **({"teacher": self.ema.network} if self.ema else {})}
+        tensors = {f"{name}.{key}": t for name, network in networks.items() for key, t in network.state_dict().items()}
+        fault = first_fault(tensors)
+        if not agreed(int(fault is not None), self.compute.device):
+            return
+        kept = f"{self.run.best} of step {self.best.step} is kept" if self.best.step else "no network was saved before"
+        raise NotFiniteError(
+            f"training has diverged: after step {self.step} {fault or 'a network holds NaN or infinity'}; {kept}",
+            "Lower train.lr, set train.clip_grad_norm=1, or train in another precision. Checkpoints made before are "
+            "kept: --resume goes on from the newest.",
+        )
+
     def _evaluate(self, record: RunRecord) -> None:
+        self._require_finite()
         networks = {"student": self.student}
         if self.ema:
             networks["teacher"] = self.ema.network
@@ -234,11 +252,13 @@ class Trainer:
         if weights not in {"pretrained", "none"}:
             report = load_backbone_weights(student.backbone, Path(weights))
             unused = f", {len(report.unused)} not used ({', '.join(report.unused[:3])} …)" if report.unused else ""
-            self.notes.append(f"backbone weights: {report.loaded} tensors from {weights}{unused}")
+            cast = f", {' and '.join(report.cast)} cast to float32" if report.cast else ""
+            self.notes.append(f"backbone weights: {report.loaded} tensors from {weights}{unused}{cast}")
         return student
 
     def _save_checkpoint(self) -> None:
         """Random numbers are every process's own; the rest is the same in all, and the first one writes it."""
+        self._require_finite()
         random = random_states(self.compute.device)
         if world().is_first:
             self.run.checkpoints.save(self.step, {**self._state(), "random": random})

@@ -197,8 +197,10 @@ def test_peak_memory_is_in_mebibytes_and_outlives_what_was_freed() -> None:
 def test_peak_memory_of_a_report_is_not_that_of_the_program_that_asked_for_it() -> None:
     block = np.ones(900 * 2**20, dtype=np.uint8)
     code = (
-        "from protoseg_deploy.benchmarking.latency import measure_latency; from tests.fake_runtime import FakeRuntime\n"
-        "print(measure_latency(FakeRuntime(), size=(4, 4), runs=1, warmup_seconds=0).process_peak_memory_mib)"
+        "from protoseg_deploy.benchmarking.latency import measure_interleaved\n"
+        "from tests.fake_runtime import FakeRuntime\n"
+        "report = measure_interleaved([FakeRuntime()], size=(4, 4), runs=1, warmup_seconds=0)[0]\n"
+        "print(report.process_peak_memory_mib)"
     )
     measured = float(subprocess.check_output([sys.executable, "-c", code]))
     assert 10 < measured < block.nbytes / 2**20

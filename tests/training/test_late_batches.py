@@ -56,7 +56,7 @@ def test_the_steps_before_are_saved_and_the_run_goes_on(with_workers, tmp_path, 
 
 def test_what_cannot_be_shared_is_said_before_anything_is_written(with_workers, tmp_path, monkeypatch):
     monkeypatch.setattr(shared_memory, "free_shared_bytes", lambda: 4096)
-    with pytest.raises(UsageError, match="train.workers: 2 loader processes"):
+    with pytest.raises(UsageError, match=r"train\.workers: 2 loader processes"):
         train(with_workers, tmp_path / "run", build_method, quiet=True)
     assert not (tmp_path / "run").exists()
 

@@ -120,30 +120,27 @@ def _acquire(lock: Path, thing: str, deadline: float) -> int:
         raise LockedError(f"{thing} is being written by {who}", "Wait until it has ended, or stop it.")
 
 
-if sys.platform == "win32":
-    import msvcrt
+def _try_lock(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        import msvcrt
 
-    def _try_lock(descriptor: int) -> bool:
         os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # what is locked cannot be read, so not the owner's name
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError:
             return False
         return True
-
-else:
     import fcntl
 
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
-            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-                return True  # a file system without locks: what the file says of its owner has to do
-            raise
-        return True
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            return True  # a file system without locks: what the file says of its owner has to do
+        raise
+    return True
 
 
 def _is_still(lock: Path, descriptor: int) -> bool:

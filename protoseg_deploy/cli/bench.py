@@ -66,6 +66,7 @@ def command(
     RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Of a bundle, @ chooses a precision and a
     backend: bundles/mine@int8, bundles/mine@bf16@openvino; --precision and --backend do so for every RUNTIME that
     does not. Several RUNTIMEs are measured in turns, so that the ratios hold on a machine that is not quiet.
+    Peak memory is the most that this process has held since it started, libraries and all RUNTIMEs included.
 
     \b
     protoseg bench bundles/mine --size 360x480

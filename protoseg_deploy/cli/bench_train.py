@@ -69,6 +69,8 @@ def command(
     for name, found in speed.methods.items():
         if max(found.step.spread_percent, found.floor.spread_percent) > _STEADY_PERCENT:
             note(f"{name}: rounds differ by {found.step.spread_percent:.0f} %; is the machine busy? See --rounds.")
+    if speed.loader is not None and speed.loader.note:
+        note(speed.loader.note)
     if as_json:
         print_json(_document(speed))
     else:

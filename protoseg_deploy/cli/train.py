@@ -67,7 +67,8 @@ def command(
 
     A run that goes on computes what it would have computed. These keys alone may be given new values:
     data.cache_mib, data.max_unreadable_share, data.root, model.weights, train.checkpoint_every, train.device,
-    train.eval_batch, train.log_every, train.max_hours, train.max_skipped_steps, train.workers.
+    train.eval_batch, train.log_every, train.max_hours, train.max_skipped_steps, train.timeout_s,
+    train.workers.
     """
     from protoseg_deploy.data import check_before_training
     from protoseg_deploy.methods import build_method

@@ -348,7 +348,11 @@ class Train(Section):
     """Autocast type; fp16 scales the loss. bf16 also runs on recent CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
-    """Loader processes of each training process; results do not depend on their number."""
+    """Loader processes of each training process; results do not depend on their number. ``auto``: as many as cores and
+    shared memory (``/dev/shm``) have room for."""
+    timeout_s: Positive = 300.0
+    """Seconds to wait for a batch of the loader processes, and for a sign of life of the other training processes,
+    before the run stops; it can be resumed."""
     compile: bool = False
     """Compile student and teacher with ``torch.compile``: slow first steps, faster ones after them."""
     optimizer: Literal["sgd", "adamw"] = "sgd"

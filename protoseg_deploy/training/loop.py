@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from protoseg_deploy.benchmarking.memory import process_peak_bytes
 from protoseg_deploy.data import DataSets, find_data, with_measured_range
 from protoseg_deploy.data.batch import Batch
-from protoseg_deploy.data.loading import TrainingBatches, training_loader
+from protoseg_deploy.data.loading import TrainingBatches
+from protoseg_deploy.data.workers import LoaderError, TrainingLoader
 from protoseg_deploy.distributed import world
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method
@@ -104,6 +105,8 @@ class Trainer:
             disturb_in_loader=self.compute.device.type == "cpu",
             world=world(),
         )
+        self.workers = self.compute.plan_workers(recipe.train, self.batches.batch_bytes())
+        self.notes += [self.workers.note] if self.workers.note else []
 
     @property
     def deployed(self) -> Segmenter:
@@ -119,25 +122,31 @@ class Trainer:
             TooManySkipped: the loss is not a number step after step.
             NotFiniteError: a network holds NaN or infinity when it is to be evaluated or saved; what was saved before
                 is kept.
+            ProtosegError: a batch could not be made, or has not come from its loader process.
         """
         spec, device = self.recipe.train, self.compute.device
         images_per_step = spec.batch_labeled + (spec.batch_unlabeled if self.method.uses_unlabeled else 0)
         progress = TrainingProgress(spec.steps, self.step, quiet=self.quiet or not world().is_first)
         for note in self.notes:
             progress.say(note)
-        loader = training_loader(self.batches, self.step, self.compute.workers, pin_memory=device.type == "cuda")
+        pin_memory = device.type == "cuda"
+        loader = TrainingLoader(self.batches, self.step, self.workers, pin_memory=pin_memory, timeout_s=spec.timeout_s)
         averages = StepAverages(images_per_step)
         skipped = SkippedSteps(spec.max_skipped_steps + (_FP16_SKIPS if spec.precision == "fp16" else 0), device)
         self.student.train()
-        started = time.perf_counter()
+        started, first_step = time.perf_counter(), self.step
         before = self.seconds
         with ExitStack() as stack:
             stop = stack.enter_context(StopSignals())
             stack.enter_context(progress)
             record = stack.enter_context(RunRecord(self.run, self.spec, progress, self.step))
-            for batch in loader:
-                if isinstance(batch, ProtosegError):
-                    raise batch
+            arriving = stack.enter_context(closing(iter(loader)))
+            while self.step < spec.steps:
+                try:
+                    batch = next(arriving)
+                except LoaderError as error:
+                    self.seconds = before + time.perf_counter() - started
+                    raise self._without_a_batch(error, record, averages, self.step > first_step) from None
                 random_state = own_random_state(device)
                 outcome = self.train_step(batch := batch.to(device))
                 averages.add(outcome.result, outcome.taken)
@@ -233,6 +242,20 @@ class Trainer:
             return 0
         over = spec.max_hours is not None and seconds >= spec.max_hours * 3600
         return agreed(stop.received or (_OUT_OF_TIME if over else 0), self.compute.device)
+
+    def _without_a_batch(
+        self, error: LoaderError, record: RunRecord, averages: StepAverages, advanced: bool
+    ) -> ProtosegError:
+        """The error with what is saved; alone, a process can still save the step before."""
+        if advanced and world().size == 1:
+            self._log(record, averages)
+            self._save_checkpoint()
+        saved = self.run.checkpoints.paths()
+        safe = f"The run is saved in {saved[-1]}; continue" if saved else "No checkpoint was due yet; start again"
+        return ProtosegError(
+            f"step {self.step + 1}: {error.message}",
+            f"{safe} with the same command and --resume. {error.hint}",
+        )
 
     def _too_many_skipped(
         self, in_a_row: int, step: int, batch: Batch, random_state: dict[str, Tensor]

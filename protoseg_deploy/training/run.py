@@ -27,6 +27,7 @@ MAY_CHANGE = frozenset(
         "train.log_every",
         "train.max_hours",
         "train.max_skipped_steps",
+        "train.timeout_s",
         "train.workers",
     }
 )

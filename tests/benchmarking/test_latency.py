@@ -2,6 +2,8 @@
 
 import gc
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
@@ -15,7 +17,8 @@ from PIL import Image
 from protoseg_deploy.benchmarking import latency
 from protoseg_deploy.benchmarking.inputs import read_batch
 from protoseg_deploy.benchmarking.latency import LatencyReport, measure_interleaved
-from protoseg_deploy.benchmarking.machine import describe_machine, process_peak_memory_mib
+from protoseg_deploy.benchmarking.machine import describe_machine
+from protoseg_deploy.benchmarking.memory import resident_peak_bytes
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.recipe import ImageReading
 from tests.fake_runtime import FakeRuntime
@@ -189,4 +192,16 @@ def test_peak_memory_is_in_mebibytes_and_outlives_what_was_freed() -> None:
     resident = psutil.Process().memory_info().rss / 2**20
     assert block[-1] == 1
     del block
-    assert resident - 1 <= process_peak_memory_mib() <= psutil.virtual_memory().total / 2**20
+    assert resident - 1 <= resident_peak_bytes() / 2**20 <= psutil.virtual_memory().total / 2**20
+
+
+def test_peak_memory_of_a_report_is_not_that_of_the_program_that_asked_for_it() -> None:
+    block = np.ones(900 * 2**20, dtype=np.uint8)
+    code = (
+        "from protoseg_deploy.benchmarking.latency import measure_interleaved\n"
+        "from tests.fake_runtime import FakeRuntime\n"
+        "report = measure_interleaved([FakeRuntime()], size=(4, 4), runs=1, warmup_seconds=0)[0]\n"
+        "print(report.process_peak_memory_mib)"
+    )
+    measured = float(subprocess.check_output([sys.executable, "-c", code]))
+    assert 10 < measured < block.nbytes / 2**20

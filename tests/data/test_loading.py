@@ -10,7 +10,8 @@ from PIL import Image
 
 from protoseg_deploy.data import find_data, read_image
 from protoseg_deploy.data.batch import Batch
-from protoseg_deploy.data.loading import TrainingBatches, training_loader
+from protoseg_deploy.data.loading import TrainingBatches
+from protoseg_deploy.data.workers import training_loader
 from protoseg_deploy.distributed import World
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import ImageReading, Recipe

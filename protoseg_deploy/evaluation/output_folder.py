@@ -34,7 +34,7 @@ class OutputFolder:
         """Where the pictures of an image lie, by kind."""
         return {kind: self.path / kind / name for kind in KINDS}
 
-    def write(self, name: Path, pictures: Mapping[str, NDArray[Any]], mark: Mark) -> None:
+    def write(self, name: Path, pictures: Mapping[str, NDArray[Any]], mark: Mark) -> dict[str, Path]:
         """Write ``KIND/NAME`` for every picture: all are complete before the first gets its name.
 
         Nothing is flushed to the disk: a killed program leaves no torn picture, a power cut may, and then the mark at
@@ -45,29 +45,35 @@ class OutputFolder:
             pictures: of every kind, ``[H,W]`` or ``[H,W,3]``.
             mark: put into each.
 
+        Returns:
+            Where they are, by kind.
+
         Raises:
             WriteError: it cannot be written; earlier files are as they were.
         """
-        written: list[tuple[Path, Path]] = []
-        target = self._scratch
+        targets = self.targets(name)
+        written: dict[str, Path] = {}  # that have no name yet
+        target, chunk = self._scratch, mark.chunk()
         try:
-            for kind, target in self.targets(name).items():
+            for kind, target in targets.items():
                 self._make_folder(target.parent)
                 if target.is_dir() and not target.is_symlink():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 scratch = scratch_path(self._scratch / kind)
                 with scratch.open("xb") as file:
-                    written.append((scratch, target))
+                    written[kind] = scratch
                     # level 1: overlays in a quarter of the default's time, a tenth larger
-                    Image.fromarray(pictures[kind]).save(file, "PNG", compress_level=1, pnginfo=mark.chunk())
-            for scratch, target in written:
-                scratch.replace(target)
+                    Image.fromarray(pictures[kind]).save(file, "PNG", compress_level=1, pnginfo=chunk)
+            for kind, target in targets.items():
+                written[kind].replace(target)
+                del written[kind]
         except OSError as error:
             raise WriteError(target, error) from None
         finally:
-            for scratch, _ in written:  # gone where all went well
+            for scratch in written.values():
                 with suppress(OSError):
                     scratch.unlink(missing_ok=True)
+        return targets
 
     def note_failure(self, image: Path, kind: str, reason: str) -> None:
         """Add a line to the list of failures, at once.

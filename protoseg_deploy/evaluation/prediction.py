@@ -18,7 +18,7 @@ from protoseg_deploy.errors import DataError, ProtosegError, UsageError, WriteEr
 from protoseg_deploy.evaluation.colors import colorize, overlay
 from protoseg_deploy.evaluation.computing import CheckedRuntime, ComputeError, check_batch
 from protoseg_deploy.evaluation.output_folder import OutputFolder, open_output
-from protoseg_deploy.evaluation.prediction_plan import KINDS, check_outputs, find_inputs, find_unread, name_outputs
+from protoseg_deploy.evaluation.prediction_plan import check_outputs, find_inputs, find_unread, name_outputs
 from protoseg_deploy.evaluation.result_marks import Mark, made_by, read_results
 from protoseg_deploy.files import open_regular
 from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array, artefact_sha256
@@ -188,10 +188,14 @@ class _Job:
     def _earlier(self, path: Path, name: Path, digest: str) -> PredictedImage | None:
         if not self._skip_existing or not self._artefact:
             return None
-        found = read_results(self._output.targets(name).values())
+        targets = self._output.targets(name)
+        found = read_results(targets.values())
         if found is None or (found.mark.image_sha256, found.mark.made_by) != (digest, self._made_by):
             return None
-        return self._done(path, name, (found.height, found.width), found.mark.class_pixels, is_skipped=True)
+        size, pixels = (found.height, found.width), found.mark.class_pixels
+        return PredictedImage(
+            path, targets["index"], targets["color"], targets["overlay"], *size, pixels, is_skipped=True
+        )
 
     def _predict(self, path: Path, name: Path, digest: str) -> PredictedImage:
         try:
@@ -209,18 +213,15 @@ class _Job:
             "overlay": overlay(image, class_map, classes.colors, self._alpha),
         }
         try:
-            self._output.write(name, pictures, mark)
+            targets = self._output.write(name, pictures, mark)
         except WriteError as error:
             if error.errno in _OF_ONE_NAME:
                 raise _ImageError("output", f"{path}: {error.message}") from None
             raise
-        return self._done(path, name, class_map.shape, mark.class_pixels, is_skipped=False)
-
-    def _done(
-        self, path: Path, name: Path, shape: tuple[int, ...], class_pixels: tuple[int, ...], *, is_skipped: bool
-    ) -> PredictedImage:
-        index, color, overlay = (self._output.targets(name)[kind] for kind in KINDS)
-        return PredictedImage(path, index, color, overlay, shape[0], shape[1], class_pixels, is_skipped)
+        height, width = class_map.shape
+        return PredictedImage(
+            path, targets["index"], targets["color"], targets["overlay"], height, width, mark.class_pixels
+        )
 
     def _class_map(self, path: Path, image: UInt8Array) -> NDArray[np.integer]:
         try:

@@ -50,6 +50,9 @@ class WriteError(ProtosegError):
     Args:
         path: the file.
         error: why.
+
+    Attributes:
+        errno: number of the system's error, where it has one.
     """
 
     def __init__(self, path: Path, error: OSError) -> None:
@@ -57,6 +60,7 @@ class WriteError(ProtosegError):
             f"cannot write {path}: {error.strerror or error}",
             "Free some space or choose another folder; nothing was replaced.",
         )
+        self.errno = error.errno
 
 
 class DataError(ProtosegError):

@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +16,7 @@ from protoseg_deploy.errors import UsageError, WriteError
 
 _LONGEST_PATH = 1024
 _LONGEST_NAME = 255
-_SCRATCH = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+_SCRATCH = re.compile(r"\..*\.[0-9a-f]{12}\.tmp", re.DOTALL)
 
 
 def scratch_path(path: Path) -> Path:
@@ -23,7 +24,8 @@ def scratch_path(path: Path) -> Path:
 
     A name too long for the file system with these additions is cut.
     """
-    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
+    name = os.fsencode(path.name)[:200].decode(errors="ignore")  # file systems count bytes
+    return path.with_name(f".{name}.{secrets.token_hex(6)}.tmp")
 
 
 def is_scratch(name: str) -> bool:
@@ -97,7 +99,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading if it is a regular one, directly or through links; never waits.
 
     Raises:
@@ -154,7 +156,7 @@ def require_inside(folder: Path, path: Path) -> None:
     place = folder
     for part in relative.parts:
         place = place / part
-        if part == ".." or place.is_symlink():
+        if part == ".." or os.path.islink(place):  # noqa: PTH114  Path.is_symlink raises where a path is too long
             raise UsageError(
                 f"{place} is a link: nothing is written or deleted through it",
                 "Remove the link, or choose another folder for the output.",
@@ -172,10 +174,12 @@ def require_no_overwriting(outputs: Iterable[Path], inputs: Iterable[Path], opti
     Raises:
         UsageError: an output is an input; the message names both.
     """
+    there = {output: identity for output in outputs if (identity := _identity(output)) is not None}
+    if not there:  # as a rule, and then 100,000 inputs need not be looked at
+        return
     known: dict[tuple[int, int] | None, Path] = {_identity(path): path for path in inputs}
-    known.pop(None, None)
-    for output in outputs:
-        replaced = known.get(_identity(output))
+    for output, identity in there.items():
+        replaced = known.get(identity)
         if replaced is not None:
             raise UsageError(
                 f"{output} is the input {replaced}: it would be replaced",

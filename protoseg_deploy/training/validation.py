@@ -84,7 +84,7 @@ def _count(
         batch=1 if windows else spec.eval_batch,
     )
     try:
-        for images, masks in batches:
+        for images, masks, _ in batches:
             placed, truth = _place(images, device), _place(masks, device)
             for name, module in deployed.items():
                 matrices[name].update(module(placed)[0], truth)

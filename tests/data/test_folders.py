@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from protoseg_deploy.data import DataSets, find_data, write_list
+from protoseg_deploy.data.pairing import find_images, name_below
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import Data
 
@@ -151,6 +152,61 @@ def test_links_back_to_a_parent_end(tmp_path: Path) -> None:
     touch(tmp_path, ["images/a.jpg", "masks/a.png"])
     (tmp_path / "images/loop").symlink_to(tmp_path / "images", target_is_directory=True)
     assert len(find(tmp_path).labeled) == 1
+
+
+def test_a_folder_reached_by_two_paths_is_found_under_both(tmp_path: Path) -> None:
+    """A link that sorts before the folder it leads to does not hide it."""
+    touch(tmp_path, ["images/real/a.jpg", "masks/real/a.png"])
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "alias").symlink_to(tmp_path / kind / "real", target_is_directory=True)
+    folders = {"images": "images", "masks": "masks", "mask_template": "{parent}/{stem}.png"}
+    assert names(find(tmp_path, labeled=folders), tmp_path) == [
+        ("images/alias/a.jpg", "masks/alias/a.png"),
+        ("images/real/a.jpg", "masks/real/a.png"),
+    ]
+    assert len(find(tmp_path, unlabeled={"images": "images"}, labeled=folders).unlabeled) == 2
+
+
+def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    touch(tmp_path, ["images/a/x.jpg", "images/b/y.jpg"])
+    (tmp_path / "images/a/to_b").symlink_to(tmp_path / "images/b", target_is_directory=True)
+    (tmp_path / "images/b/to_a").symlink_to(tmp_path / "images/a", target_is_directory=True)
+    found = find_images(tmp_path / "images", leave_out=[], key="", faults=[])
+    assert [name_below(path, tmp_path / "images") for path in found] == [
+        "a/to_b/y.jpg",
+        "a/x.jpg",
+        "b/to_a/x.jpg",
+        "b/y.jpg",
+    ]
+
+
+def test_links_that_multiply_are_named_in_bounded_time(tmp_path: Path) -> None:
+    """Forty folders, each with two links to the next: 2**40 paths."""
+    for number in range(40):
+        place = tmp_path / f"images/{number}"
+        place.mkdir(parents=True)
+        for link in ("left", "right"):
+            (place / link).symlink_to(tmp_path / f"images/{number + 1}", target_is_directory=True)
+    touch(tmp_path, ["images/40/a.jpg"])
+    with pytest.raises(DataError, match="more than 1000 paths"):
+        find_images(tmp_path / "images/0", leave_out=[], key="", faults=[])
+
+
+def test_folders_nested_deeper_than_python_calls(tmp_path: Path) -> None:
+    depth = 1200
+    places = [tmp_path]
+    for _ in range(depth):
+        places.append(places[-1] / "d")
+        places[-1].mkdir()
+    (places[-1] / "deep.jpg").touch()
+    try:
+        (found,) = find_images(tmp_path, leave_out=[], key="", faults=[])
+        assert found.name == "deep.jpg"
+        assert len(found.relative_to(tmp_path).parts) == depth + 1
+    finally:  # too deep for `shutil.rmtree`, which pytest calls
+        (places[-1] / "deep.jpg").unlink()
+        for place in reversed(places[1:]):
+            place.rmdir()
 
 
 def pool_of(root: Path, count: int) -> None:

@@ -27,8 +27,11 @@ def write(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
 def batches(samples: list[Sample], batch: int) -> list[list[int]]:
     """The numbers of the images of each batch."""
     found = []
-    for images, masks in read_batches(samples, classes=2, images=ImageReading(), masks=MaskReading(), batch=batch):
+    for images, masks, read in read_batches(
+        samples, classes=2, images=ImageReading(), masks=MaskReading(), batch=batch
+    ):
         assert images.shape == (*masks.shape, 3)
+        assert [samples[int(image[0, 0, 0])] for image in images] == list(read)
         found.append([int(image[0, 0, 0]) for image in images])
     return found
 
@@ -57,7 +60,7 @@ def test_after_a_fault_nothing_more_comes_but_every_fault_is_told(tmp_path: Path
     samples[17].image.write_bytes(b"nothing")
     samples[19] = Sample(samples[19].image, None)
     rest = read_batches(samples, classes=2, images=ImageReading(), masks=MaskReading(), batch=2)
-    assert len(next(rest)[0]) == 2
+    assert len(next(rest).images) == 2
     with pytest.raises(DataError, match="3 faults in 20 images") as raised:
         next(rest)
     assert "3_mask.png: holds 2" in raised.value.message

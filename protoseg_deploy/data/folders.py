@@ -4,15 +4,28 @@ Two ways to say it: folders, searched recursively and paired by `mask_template`;
 written. Nothing is decoded here; `protoseg_deploy.data.checking` looks inside the files.
 """
 
+import os
 import random
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from protoseg_deploy.data.list_text import as_column
 from protoseg_deploy.data.lists import ListReader
-from protoseg_deploy.data.pairing import MaskTemplate, find_images, folder_of, name_below, no_images, scan_images
+from protoseg_deploy.data.pairing import (
+    MaskTemplate,
+    expanded,
+    find_images,
+    folder_of,
+    is_folder,
+    name_below,
+    no_images,
+    scan_images,
+    trouble_with,
+)
 from protoseg_deploy.data.pool import NO_IMAGES, ImagePool, cached_pool
 from protoseg_deploy.errors import DataError
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.recipe import Data, ImageFolder, LabeledFolder
 
 
@@ -58,8 +71,8 @@ def find_data(data: Data, *, need_unlabeled: bool, need_val: bool) -> DataSets:
         DataError: folders or lists are missing, images lack their masks, two images share one, or the labelled subset
             is larger than its pool. Every fault is listed, with its file or key.
     """
-    root = Path(data.root).expanduser().absolute()
-    if not root.is_dir():
+    root = expanded(data.root).absolute()
+    if not is_folder(root):
         raise DataError(
             f"data.root: no such folder: {root}",
             hint="A relative data.root starts at the working directory; set it with data.root=FOLDER.",
@@ -113,22 +126,17 @@ def write_list(path: Path, samples: Sequence[Sample], root: Path) -> None:
         samples: what to list. Samples without a mask get a line with the image alone.
         root: the ``data.root`` of the recipe; files below it are written relative to it, others absolute.
 
+    Any name reads back as it is, bytes that are no text included.
+
     Raises:
-        DataError: a file name that a line cannot hold (tabs, line breaks, blanks at its ends).
+        WriteError: the file cannot be written.
     """
     base = root.expanduser().absolute()
     lines = [f"# {len(samples)} samples: image, tab, mask; relative paths start at data.root"]
     for sample in samples:
         files = [sample.image] if sample.mask is None else [sample.image, sample.mask]
-        lines.append("\t".join(_listed(file.absolute(), base) for file in files))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _listed(file: Path, base: Path) -> str:
-    name = file.relative_to(base).as_posix() if file.is_relative_to(base) else file.as_posix()
-    if name != name.strip() or len(name.splitlines()) != 1 or "\t" in name:
-        raise DataError(f"{name!r} cannot stand in a list file: tabs, line breaks or blanks at its ends; rename it")
-    return f"./{name}" if name.startswith("#") else name
+        lines.append("\t".join(as_column(name_below(file.absolute(), base)) for file in files))
+    write_atomically(path, os.fsencode("\n".join(lines) + "\n"))
 
 
 def _labeled_part(search: _Search, part: LabeledFolder, key: str) -> list[Sample]:
@@ -179,10 +187,11 @@ def _check_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, fa
                 "rename or remove one" if image.parent == other.parent else "a template with {parent} tells them apart"
             )
             faults.append(f"{image}: shares the mask {mask} with {other}; {mend}")
-        elif not mask.is_file():
+        elif reason := trouble_with(mask):
             hint = "" if hinted else template.near(image, mask)
             hinted = True
-            faults.append(f"{image}: no mask at {mask}{hint}")
+            why = "" if reason == "no such file" else f": {reason}"
+            faults.append(f"{image}: no mask at {mask}{why}{hint}")
         if mask is not None:
             first_with.setdefault(mask, image)
 
@@ -227,7 +236,7 @@ def _unused_masks(search: _Search, part: LabeledFolder, used: Set[Path]) -> list
         return []
     masks, images = search.root / part.masks, search.root / part.images
     template = MaskTemplate.parse(part.mask_template, "", [])
-    if template is None or not masks.is_dir() or masks == images or images.is_relative_to(masks):
+    if template is None or not is_folder(masks) or masks == images or images.is_relative_to(masks):
         return []
     files = find_images(masks, leave_out=[], key="", faults=[])
     return [file for file in files if file not in used and template.fits(file, masks)]

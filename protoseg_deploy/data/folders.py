@@ -5,11 +5,11 @@ written. Nothing is decoded here; `protoseg_deploy.data.checking` looks inside t
 """
 
 import os
-import random
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from protoseg_deploy.data.drawing import draw_labeled
 from protoseg_deploy.data.list_text import as_column
 from protoseg_deploy.data.lists import ListReader
 from protoseg_deploy.data.pairing import (
@@ -24,17 +24,10 @@ from protoseg_deploy.data.pairing import (
     trouble_with,
 )
 from protoseg_deploy.data.pool import NO_IMAGES, ImagePool, cached_pool
+from protoseg_deploy.data.sample import Sample
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.recipe import Data, ImageFolder, LabeledFolder
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image and its mask, absolute paths."""
-
-    image: Path
-    mask: Path | None
 
 
 @dataclass(frozen=True)
@@ -59,13 +52,15 @@ class _Search:
     faults: list[str] = field(default_factory=list)
 
 
-def find_data(data: Data, *, need_unlabeled: bool, need_val: bool) -> DataSets:
+def find_data(data: Data, *, need_unlabeled: bool, need_val: bool, drawn: Path | None = None) -> DataSets:
     """Find, pair and draw the files of a recipe.
 
     Args:
         data: the section of the recipe; relative paths start at ``data.root``.
         need_unlabeled: also find the unlabelled images; they are left out otherwise.
         need_val: also find the validation images; they are left out otherwise.
+        drawn: a list of the labelled subset as `write_list` writes it, which was drawn before; it is drawn now when
+            absent.
 
     Raises:
         DataError: folders or lists are missing, images lack their masks, two images share one, or the labelled subset
@@ -86,7 +81,10 @@ def find_data(data: Data, *, need_unlabeled: bool, need_val: bool) -> DataSets:
         *_unused_masks(search, data.labeled, masks),
         *(_unused_masks(search, data.val, masks) if need_val else ()),
     }
-    labeled = _draw(data, pool, search.faults) if pool else []
+    if drawn is not None:
+        labeled = _drawn_before(search, drawn, pool)
+    else:
+        labeled = draw_labeled(data, pool, search.faults) if pool else []
     if search.faults:
         count = "1 fault" if len(search.faults) == 1 else f"{len(search.faults)} faults"
         raise DataError(f"the data of the recipe cannot be used: {count}", search.faults)
@@ -168,6 +166,14 @@ def _labeled_part(search: _Search, part: LabeledFolder, key: str) -> list[Sample
     return sorted(samples, key=lambda sample: name_below(sample.image, search.root))
 
 
+def _drawn_before(search: _Search, drawn: Path, pool: Sequence[Sample]) -> list[Sample]:
+    """The samples of a list, in the order of the pool."""
+    reader = ListReader(search.root, str(drawn.absolute()), "the labelled subset", search.faults)
+    position = {sample.image: number for number, sample in enumerate(pool)}
+    samples = [Sample(image, mask) for image, mask in reader.pairs(None, None)]
+    return sorted(samples, key=lambda sample: position.get(sample.image, len(pool)))
+
+
 def _check_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, faults: list[str]) -> None:
     first_with: dict[Path, Path] = {}
     seen: set[Path] = set()
@@ -240,25 +246,3 @@ def _unused_masks(search: _Search, part: LabeledFolder, used: Set[Path]) -> list
         return []
     files = find_images(masks, leave_out=[], key="", faults=[])
     return [file for file in files if file not in used and template.fits(file, masks)]
-
-
-def _draw(data: Data, pool: list[Sample], faults: list[str]) -> list[Sample]:
-    """The labelled subset: same seed and files, same subset, on every platform and Python.
-
-    Every sample of the sorted pool gets a random key and the smallest keys win. Unlike `random.sample`, of which Python
-    promises no such thing, `random.random` gives the same numbers for a seed in every version; and a larger count with
-    the same seed adds to the subset rather than drawing another one.
-    """
-    if data.labeled_count is not None:
-        count = data.labeled_count
-    elif data.labeled_share is not None:
-        count = max(1, round(data.labeled_share * len(pool)))
-    else:
-        return pool
-    if count > len(pool):
-        faults.append(f"data.labeled_count: {count} images asked for, {len(pool)} labelled images found")
-        return []
-    numbers = random.Random(data.labeled_seed)  # noqa: S311 — reproducible on purpose
-    keys = [numbers.random() for _ in pool]
-    chosen = sorted(sorted(range(len(pool)), key=lambda index: keys[index])[:count])
-    return [pool[index] for index in chosen]

@@ -103,12 +103,13 @@ def _smallest_cover(bits: dict[int, int], wanted: int, count: int) -> list[int]:
             return []
         if not left or trials > _MOST_TRIALS:
             return None
-        rows = [
+        rows: list[list[int]] = [
             [value for value in distinct if value >> number & 1]
             for number in range(missing.bit_length())
             if missing >> number & 1
         ]
-        for value in sorted(min(rows, key=len), key=lambda value: -(value & missing).bit_count()):
+        rarest: list[int] = min(rows, key=len)
+        for value in sorted(rarest, key=lambda value: -(value & missing).bit_count()):
             found = search(missing & ~value, left - 1)
             if found is not None:
                 return [value, *found]
@@ -126,7 +127,7 @@ def _smallest_cover(bits: dict[int, int], wanted: int, count: int) -> list[int]:
 
 
 def _classes_shown(samples: Sequence[Sample], data: Data) -> list[int]:
-    """Of each sample, the classes its mask shows as bits; a mask that cannot be read, which a check says, shows none."""
+    """Of each sample, the classes its mask shows as bits; one that cannot be read, which a check says, shows none."""
     classes = len(class_table(data))
 
     def bits(sample: Sample) -> int:

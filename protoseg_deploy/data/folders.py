@@ -24,7 +24,7 @@ from protoseg_deploy.data.pairing import (
     trouble_with,
 )
 from protoseg_deploy.data.pool import NO_IMAGES, ImagePool, cached_pool
-from protoseg_deploy.data.sample import Sample
+from protoseg_deploy.data.sample import Sample as Sample
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.recipe import Data, ImageFolder, LabeledFolder

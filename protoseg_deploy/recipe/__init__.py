@@ -2,6 +2,7 @@
 
 from protoseg_deploy.recipe.classes import ClassTable, class_table
 from protoseg_deploy.recipe.loading import differing_keys, dump_recipe, find_recipe, load_recipe, recipe_from_dict
+from protoseg_deploy.recipe.runs import load_run_recipe, with_draw_of
 from protoseg_deploy.recipe.schema import (
     Color,
     Data,
@@ -38,9 +39,11 @@ __all__ = [
     "dump_recipe",
     "find_recipe",
     "load_recipe",
+    "load_run_recipe",
     "recipe_from_dict",
     "scale_ratio",
     "shipped_folder",
     "shipped_recipe_names",
     "shipped_recipe_path",
+    "with_draw_of",
 ]

@@ -85,7 +85,7 @@ def command(
             note(f"{text}: {emulated}. Its latency here says nothing about hardware that has the type.")
     if images is not None:
         size = size or next((runtime.info.fixed_size for runtime in runtimes if runtime.info.fixed_size), None)
-    pictures = None if images is None else read_batch(images, batch, size)
+    pictures = None if images is None else read_batch(images, batch, runtimes[0].info.reading, size)
     reports = measure_interleaved(runtimes, batch=batch, size=size, runs=runs, images=pictures)
     first = reports[0]
     for text, report in zip(runtime_texts, reports, strict=True):

@@ -50,7 +50,7 @@ def command(
     protoseg bench-train camvid-mobilenetv2 --no-data --json | jq .methods.prototype.step_over_floor
     protoseg bench-train mine.yaml --method supervised,fixmatch,prototype train.compile=true
     """
-    from protoseg_deploy.data import find_data
+    from protoseg_deploy.data import find_data, with_measured_range
     from protoseg_deploy.methods import build_method
     from protoseg_deploy.recipe import load_recipe
     from protoseg_deploy.training.benchmark import measure_training
@@ -62,6 +62,7 @@ def command(
     sets = None
     if not no_data:
         sets = find_data(given.data, need_unlabeled=given.data.unlabeled.is_set, need_val=False)
+        recipes = {name: with_measured_range(each, sets) for name, each in recipes.items()}
     speed = measure_training(recipes, build_method, sets, rounds=rounds, steps=steps)
     for name, found in speed.methods.items():
         if max(found.step.spread_percent, found.floor.spread_percent) > _STEADY_PERCENT:

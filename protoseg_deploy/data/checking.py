@@ -15,10 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg_deploy.data.folders import DataSets, Sample
-from protoseg_deploy.data.images import image_size, read_image, read_mask
+from protoseg_deploy.data.images import image_size, read_image
+from protoseg_deploy.data.masks import read_mask
+from protoseg_deploy.data.pairs import size_fault
 from protoseg_deploy.data.report import DataReport, PartSummary
+from protoseg_deploy.data.value_range import with_measured_range
 from protoseg_deploy.errors import DataError
-from protoseg_deploy.recipe import ClassTable, Recipe, class_table
+from protoseg_deploy.recipe import (
+    ClassTable,
+    ImageReading,
+    MaskReading,
+    Recipe,
+    class_table,
+    image_reading,
+    mask_reading,
+)
 
 Progress = Callable[[int, int], None]
 """Called with the number of files looked at and the number there are."""
@@ -76,6 +87,7 @@ def check_data(
         UsageError: the JSON file of classes cannot be read.
     """
     classes = class_table(recipe.data)
+    recipe = with_measured_range(recipe, sets)
     labeled, val, unlabeled = _look_at_all(recipe, sets, len(classes), (decode_limit, open_limit), progress)
     unreadable = [seen for seen in unlabeled if seen.faults]
     tolerated = len(unreadable) <= recipe.data.max_unreadable_share * len(unlabeled)
@@ -118,8 +130,13 @@ def _look_at_all(
 ) -> tuple[list[_Seen], list[_Seen], list[_Seen]]:
     """Labelled and validation pairs, and the unlabelled images looked at within the limits to decode and to open."""
 
+    images_read, masks_read = image_reading(recipe.data), mask_reading(recipe.data)
+
     def look_at_pair(sample: Sample) -> _Seen:
-        return _look_at_pair(sample, recipe.data.value_map, recipe.data.ignore_index, classes)
+        return _look_at_pair(sample, images_read, masks_read, classes)
+
+    def look_at_image(path: Path, decode: bool) -> _Seen:
+        return _look_at_image(path, images_read, decode)
 
     decoded, opened = (_evenly_spaced(len(sets.unlabeled), limit) for limit in limits)
     images = {sets.unlabeled[index]: index in decoded for index in sorted(decoded | opened)}
@@ -143,7 +160,7 @@ def _look_at_all(
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         labeled = counted(pool.map(look_at_pair, sets.labeled))
         val = counted(pool.map(look_at_pair, sets.val))
-        others = counted(pool.map(_look_at_image, unpaired, [images[image] for image in unpaired]))
+        others = counted(pool.map(look_at_image, unpaired, [images[image] for image in unpaired]))
     known = {seen.image: _Seen(seen.image, seen.size, seen.digest) for seen in [*labeled, *val]}
     known |= {seen.image: seen for seen in others}
     return labeled, val, [known[image] for image in images]
@@ -153,33 +170,31 @@ def _evenly_spaced(count: int, limit: int) -> set[int]:
     return set(range(count)) if count <= limit else set(np.linspace(0, count - 1, limit).astype(int).tolist())
 
 
-def _look_at_image(path: Path, decode: bool) -> _Seen:
+def _look_at_image(path: Path, reading: ImageReading, decode: bool) -> _Seen:
     try:
         if not decode:
-            return _Seen(path, image_size(path))
-        height, width = read_image(path).shape[:2]
+            return _Seen(path, image_size(path, reading))
+        height, width = read_image(path, reading).shape[:2]
         return _Seen(path, (height, width), _digest(path))
     except DataError as error:
         return _Seen(path, faults=(error.message,), hints=(error.hint,) if error.hint else ())
 
 
-def _look_at_pair(sample: Sample, value_map: dict[int, int], ignore_index: int, classes: int) -> _Seen:
-    seen = _look_at_image(sample.image, decode=True)
+def _look_at_pair(sample: Sample, images: ImageReading, masks: MaskReading, classes: int) -> _Seen:
+    ignore_index = masks.ignore_index
+    seen = _look_at_image(sample.image, images, decode=True)
     faults, hints = list(seen.faults), list(seen.hints)
     pixels = None
     try:
         if sample.mask is None:
             raise DataError(f"{sample.image}: no mask")
-        mask = read_mask(sample.mask, value_map)
+        mask = read_mask(sample.mask, masks)
     except DataError as error:
         faults.append(error.message)
         hints += [error.hint] if error.hint else []
     else:
-        if seen.size is not None and mask.shape != seen.size:
-            faults.append(
-                f"{sample.mask}: {mask.shape[0]}×{mask.shape[1]} pixels (height×width), "
-                f"but its image {sample.image} has {seen.size[0]}×{seen.size[1]}"
-            )
+        if seen.size is not None and (fault := size_fault(sample, seen.size, mask.shape, images)):
+            faults.append(fault)
         pixels = np.bincount(mask.ravel(), minlength=256)
         wrong = [int(value) for value in np.flatnonzero(pixels) if value >= classes and value != ignore_index]
         if wrong:

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from protoseg_deploy.data.images import read_mask
+from protoseg_deploy.data.masks import read_mask
 from protoseg_deploy.data.sample import Sample
 from protoseg_deploy.errors import DataError
-from protoseg_deploy.recipe import Data, class_table
+from protoseg_deploy.recipe import Data, class_table, mask_reading
 
 _MOST_THREADS = 8
 _READ_AT_ONCE = 64
@@ -128,12 +128,12 @@ def _smallest_cover(bits: dict[int, int], wanted: int, count: int) -> list[int]:
 
 def _classes_shown(samples: Sequence[Sample], data: Data) -> list[int]:
     """Of each sample, the classes its mask shows as bits; one that cannot be read, which a check says, shows none."""
-    classes = len(class_table(data))
+    classes, reading = len(class_table(data)), mask_reading(data)
 
     def bits(sample: Sample) -> int:
         assert sample.mask is not None
         try:
-            values = np.flatnonzero(np.bincount(read_mask(sample.mask, data.value_map).ravel(), minlength=256))
+            values = np.flatnonzero(np.bincount(read_mask(sample.mask, reading).ravel(), minlength=256))
         except DataError:
             return 0
         return sum(1 << value for value in values.tolist() if value < classes)

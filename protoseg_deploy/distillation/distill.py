@@ -18,7 +18,7 @@ from protoseg_deploy.models import (
     load_prototypes,
     save_network,
 )
-from protoseg_deploy.recipe import ClassTable, Model, Recipe, load_run_recipe
+from protoseg_deploy.recipe import ClassTable, ImageReading, Model, Recipe, load_run_recipe
 from protoseg_deploy.training import Run, resolved_recipe, train
 
 _COMPARED_IMAGES = 8
@@ -125,7 +125,7 @@ def _strip(network: Segmenter, spec: NetworkSpec, recipe: Recipe, run: Run) -> D
         save_network(path, network.state_dict(), replace(spec, provenance=provenance))
     student, _ = load_network(run.best)
     compared = sets.val[:: max(1, len(sets.val) // _COMPARED_IMAGES)][:_COMPARED_IMAGES]
-    _require_equal_logits(network, student, compared)
+    _require_equal_logits(network, student, compared, spec.reading)
     miou = spec.provenance["miou_percent"]
     run.write_summary({"method": "strip", "best_miou_percent": miou, "last_miou_percent": miou, **provenance})
     parameters = count_parameters(student)
@@ -133,9 +133,11 @@ def _strip(network: Segmenter, spec: NetworkSpec, recipe: Recipe, run: Run) -> D
 
 
 @torch.inference_mode()
-def _require_equal_logits(teacher: Segmenter, student: Segmenter, samples: Sequence[Sample]) -> None:
+def _require_equal_logits(
+    teacher: Segmenter, student: Segmenter, samples: Sequence[Sample], reading: ImageReading
+) -> None:
     for sample in samples:
-        image = torch.from_numpy(read_image(sample.image)).permute(2, 0, 1)[None]
+        image = torch.from_numpy(read_image(sample.image, reading)).permute(2, 0, 1)[None]
         if not torch.equal(teacher(image), student(image)):
             raise ProtosegError(
                 f"{sample.image}: the stripped network's logits differ from those of the teacher's linear head",

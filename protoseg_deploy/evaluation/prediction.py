@@ -89,7 +89,7 @@ def predict_files(
     failed: list[tuple[Path, str]] = []
     for path, name in plan:
         try:
-            image = read_image(path)
+            image = read_image(path, runtime.info.reading)
         except DataError as error:
             failed.append((path, error.message))
         else:

@@ -120,7 +120,7 @@ def export_bundle(
     network = network_file(run, which)
     segmenter, spec = load_network(network)
     masks = _masks(network, spec)
-    truth = Truth(spec.classes, masks.ignore_index, masks.value_map)
+    truth = Truth(spec.classes, spec.reading, masks.reading(spec.classes, spec.reading))
     with scratch_folder(bundle) as folder:
         metadata = _metadata(segmenter, spec, options, file_sha256(network))
         files = export_onnx(segmenter, spec, metadata, folder / GRAPH_FILE, options)
@@ -148,6 +148,7 @@ def _metadata(segmenter: Segmenter, spec: NetworkSpec, options: GraphOptions, di
         mean=mean,
         std=std,
         input_scale=spec.input_scale,
+        reading=spec.reading,
         fixed_size=options.size,
         precision="fp32",
         parameters=count_parameters(segmenter),
@@ -160,8 +161,10 @@ def _metadata(segmenter: Segmenter, spec: NetworkSpec, options: GraphOptions, di
 
 def _masks(network: Path, spec: NetworkSpec) -> Masks:
     recipe = network.with_name("recipe.yaml")
-    value_map = load_recipe(recipe).data.value_map if recipe.is_file() else {}
-    return Masks(ignore_index=spec.ignore_index, value_map=value_map)
+    if not recipe.is_file():
+        return Masks(ignore_index=spec.ignore_index)
+    data = load_recipe(recipe).data
+    return Masks(ignore_index=spec.ignore_index, value_map=data.value_map, ignore_colors=tuple(data.ignore_colors))
 
 
 def _manifest(
@@ -183,6 +186,7 @@ def _manifest(
             shape=input_shape(options),
             fixed_size=options.size,
             input_scale=metadata.input_scale,
+            reading=metadata.reading,
             mean=metadata.mean,
             std=metadata.std,
         ),

@@ -75,7 +75,7 @@ def verify_bundle(
     if not samples:
         raise DataError("verification needs at least one image")
     manifest = read_manifest(bundle)
-    masks = Truth(manifest.classes.table(), manifest.masks.ignore_index, manifest.masks.value_map)
+    masks = Truth(manifest.classes.table(), manifest.input.reading, manifest.mask_reading())
     segmenter, spec = load_network(check_file(bundle, manifest, REFERENCE_FILE))
     reference = DeployedSegmenter(segmenter, spec.input_scale).eval()
     stages = find_stages(bundle, manifest, device, openvino, {**exported_limits(manifest), **(limits or {})})
@@ -85,7 +85,7 @@ def verify_bundle(
     digest = hashlib.sha256()
     counted = fitted = 0
     for number, sample in enumerate(samples):
-        image = read_image(sample.image)
+        image = read_image(sample.image, masks.images)
         digest.update(os.fsencode(sample.image.name) + b"\0" + hashlib.sha256(sample.image.read_bytes()).digest())
         mask = masks.read(sample, image)
         counted += mask is not None

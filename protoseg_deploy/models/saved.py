@@ -19,7 +19,7 @@ from torch import Tensor
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.models.segmenter import Segmenter
-from protoseg_deploy.recipe import ClassTable, Model
+from protoseg_deploy.recipe import ClassTable, ImageReading, Model
 
 _HEADER_KEY = "protoseg_network"
 
@@ -34,6 +34,8 @@ class NetworkSpec:
     ignore_index: int = 255
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where the weights come from: run, step, method, mIoU; informative."""
+    reading: ImageReading = field(default_factory=ImageReading)
+    """How image files become what it was trained on."""
 
 
 def build_segmenter(spec: NetworkSpec, *, pretrained: bool = False) -> Segmenter:
@@ -46,6 +48,7 @@ def save_network(path: Path, weights: Mapping[str, Tensor], spec: NetworkSpec) -
     header = {
         **asdict(spec),
         "model": spec.model.model_dump(mode="json"),
+        "reading": spec.reading.model_dump(mode="json"),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_atomically(path, save(tensors, metadata={_HEADER_KEY: json.dumps(header)}))

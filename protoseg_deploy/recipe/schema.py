@@ -3,6 +3,8 @@
 Every field is followed by its own docstring; ``protoseg recipe show`` prints a complete, resolved recipe.
 """
 
+import math
+import re
 from fractions import Fraction
 from typing import Annotated, Literal, Self
 
@@ -15,6 +17,24 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = Annotated[tuple[Byte, Byte, Byte], Strict(False)]  # YAML has lists only
+Band = Annotated[int, Field(ge=1, le=65_535)]
+AlphaPolicy = Literal["auto", "apply", "ignore"]
+ExifPolicy = Literal["apply", "ignore"]
+ValueRange = Annotated[tuple[float, float], Strict(False)]
+_PERCENTILES = re.compile(r"percentile_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
+
+
+def percentiles_of(text: str) -> tuple[float, float]:
+    """The two percentiles of ``percentile_2_98``.
+
+    Raises:
+        ValueError: it is not of that form, or they are no increasing numbers from 0 to 100.
+    """
+    match = _PERCENTILES.fullmatch(text)
+    low, high = (float(match[1]), float(match[2])) if match else (0.0, 0.0)
+    if not low < high <= 100:
+        raise ValueError(f"a range is [LOW, HIGH] or percentiles such as percentile_2_98, got {text!r}")
+    return low, high
 
 
 def scale_ratio(input_scale: float) -> Fraction:
@@ -82,6 +102,22 @@ class Data(Section):
     """Mask value that is neither trained nor evaluated."""
     value_map: dict[Annotated[Byte, Strict(False)], Byte] = {}  # keys are strings in JSON
     """Mask values to replace before anything else sees them, e.g. ``{11: 255}`` or ``{2: 1}``."""
+    ignore_colors: list[Color] = []
+    """Of masks that show the ``colors`` of classes: further colours, which are ignored."""
+    bands: Annotated[tuple[Band, ...], Strict(False)] | None = None
+    """Which bands of an image file are red, green and blue, counted from 1, e.g. ``[4, 3, 2]``; or one band, as grey.
+    Absent: the colours the file declares."""
+    alpha: AlphaPolicy = "auto"
+    """Transparency: ``apply`` puts images on black, ``ignore`` takes colours as stored; ``auto`` applies it but
+    in TIFFs, where a fourth band is often near infrared or marks valid pixels."""
+    value_range: ValueRange | str | None = None
+    """Values that become black and white, for 12 bits in 16 or float: ``[LOW, HIGH]``, or percentiles of all images of
+    the recipe, measured once at the start of a run: ``percentile_2_98``. Absent: 0 to 255, or to 65535."""
+    value_range_from: str | None = None
+    """Written by ``protoseg train``: the percentiles that ``value_range`` was measured as."""
+    exif: ExifPolicy = "apply"
+    """``apply`` turns images and masks as their EXIF orientation says; ``ignore`` takes them as stored, for masks that
+    were drawn on the stored pixels."""
     labeled_count: Count | None = None
     """Use this many of the labelled images, drawn by ``labeled_seed``; all when absent."""
     labeled_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
@@ -101,6 +137,22 @@ class Data(Section):
     cache_mib: Annotated[int, Field(ge=0)] = 512
     """MiB of decoded images that each loader process, and the training process itself, keeps at most, so as to read
     them once; 0: none. Images are not to change on the disk during training."""
+
+    @field_validator("bands")
+    @classmethod
+    def _one_or_three_bands(cls, bands: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if bands is not None and len(bands) not in (1, 3):
+            raise ValueError(f"give one band or three, counted from 1, got {list(bands)}")
+        return bands
+
+    @field_validator("value_range")
+    @classmethod
+    def _values_are_a_range(cls, value: tuple[float, float] | str | None) -> tuple[float, float] | str | None:
+        if isinstance(value, str):
+            percentiles_of(value)
+        elif value is not None and not (all(map(math.isfinite, value)) and value[0] < value[1]):
+            raise ValueError(f"a range is [LOW, HIGH], two finite numbers, the smaller one first; got {list(value)}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -23,7 +23,7 @@ from protoseg_deploy.evaluation.evaluate import evaluate
 from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.methods import build_method
-from protoseg_deploy.recipe import ClassTable, Recipe, class_table, load_recipe
+from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_reading, load_recipe, mask_reading
 from protoseg_deploy.reporting.panel import Row, panel
 from protoseg_deploy.runtimes import Runtime, open_runtime
 from protoseg_deploy.training import Interrupted, Run, train
@@ -131,13 +131,11 @@ def _check_folder(folder: Path) -> None:
 def _measure(
     runtimes: dict[str, Runtime], runs: Path, recipe: Recipe, samples: tuple[Sample, ...]
 ) -> tuple[DemoRow, ...]:
-    images = read_image(samples[0].image)[None]
+    images = read_image(samples[0].image, image_reading(recipe.data))[None]
     reports = measure_interleaved(list(runtimes.values()), images=images, seconds=1.0, warmup_seconds=1.0)
     rows = []
     for (name, runtime), report in zip(runtimes.items(), reports, strict=True):
-        scores = evaluate(
-            runtime, samples, value_map=recipe.data.value_map, ignore_index=recipe.data.ignore_index
-        ).to_dict()
+        scores = evaluate(runtime, samples, masks=mask_reading(recipe.data)).to_dict()
         trained = Run(runs / name)
         rows.append(
             DemoRow(
@@ -160,7 +158,8 @@ def _draw(
     pictures: list[Row] = []
     for sample in samples[:: max(1, len(samples) // _PANEL_ROWS)][:_PANEL_ROWS]:
         assert sample.mask is not None
-        image, mask = read_image(sample.image), read_mask(sample.mask, recipe.data.value_map)
+        image = read_image(sample.image, image_reading(recipe.data))
+        mask = read_mask(sample.mask, mask_reading(recipe.data))
         row: list[tuple[str, np.ndarray]] = [("image", image), ("truth", colorize(mask, classes.colors))]
         for (name, runtime), figures in zip(runtimes.items(), rows, strict=True):
             prediction = runtime.predict(image[None])[0]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg_deploy.errors import UsageError
-from protoseg_deploy.recipe import ClassTable
+from protoseg_deploy.recipe import ClassTable, ImageReading
 
 UInt8Array = NDArray[np.uint8]
 
@@ -36,6 +36,8 @@ class RuntimeInfo:
     threads: int
     parameters: int
     file_bytes: int
+    reading: ImageReading = field(default_factory=ImageReading)
+    """How image files become the uint8 RGB that it takes."""
     fixed_size: tuple[int, int] | None = None
     """Height and width the artefact is bound to; None where any size goes."""
     size_range: tuple[tuple[int, int], tuple[int, int]] | None = None

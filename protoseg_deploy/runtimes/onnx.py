@@ -71,6 +71,7 @@ class OnnxRuntime:
             threads=threads,
             parameters=self._metadata.parameters,
             file_bytes=graph.bytes,
+            reading=self._metadata.reading,
             fixed_size=self._metadata.fixed_size,
             verified=graph.verified,
             details=details,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.benchmarking.memory import process_peak_bytes
-from protoseg_deploy.data import DataSets, find_data
+from protoseg_deploy.data import DataSets, find_data, with_measured_range
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.data.loading import TrainingBatches, training_loader
 from protoseg_deploy.distributed import world
@@ -18,7 +18,7 @@ from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method
 from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights
 from protoseg_deploy.models import build_segmenter as build_network
-from protoseg_deploy.recipe import ClassTable, Recipe, class_table
+from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_reading
 from protoseg_deploy.training.averages import StepAverages
 from protoseg_deploy.training.devices import Compute
 from protoseg_deploy.training.processes import (
@@ -76,7 +76,13 @@ class Trainer:
         self.classes = class_table(recipe.data)
         self.compute = Compute.choose(recipe.train)
         torch.manual_seed(recipe.train.seed)
-        self.spec = NetworkSpec(recipe.model, self.classes, recipe.data.input_scale, recipe.data.ignore_index)
+        self.spec = NetworkSpec(
+            recipe.model,
+            self.classes,
+            recipe.data.input_scale,
+            recipe.data.ignore_index,
+            reading=image_reading(recipe.data),
+        )
         self.notes: list[str] = list(self.compute.notes)
         self.student = self.compute.place(self._new_student() if initial_weights else build_network(self.spec))
         self.method = self.compute.synchronised(build_method(recipe, self.student, self.classes))
@@ -336,7 +342,9 @@ def _train(
         run.require_same_images(recipe, sets)
     elif world().is_first:
         run.refuse_to_overwrite()
-        warnings = check(recipe, sets) if check is not None else ()
+    recipe = with_measured_range(recipe, sets)
+    if not resume and world().is_first and check is not None:
+        warnings = check(recipe, sets)
     wait_for_others()
     fresh = not (resume and run.checkpoints.paths())
     trainer = Trainer(recipe, run, sets, build_method, initial_weights=fresh, quiet=quiet)

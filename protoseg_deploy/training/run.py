@@ -92,6 +92,7 @@ class Run:
             raise UsageError(f"{self.folder} holds no run to resume", "Start one without --resume and --extend-to.")
         then, trained = self.recipe(), bool(self.checkpoints.paths())
         recipe = with_draw_of(then, recipe)
+        recipe = with_measured_range_of(then, recipe)
         if self.summary_path.is_file() and not trained:
             raise UsageError(f"{self.folder} is finished and keeps no checkpoint: there is nothing to resume")
         if extend_to is not None:
@@ -219,6 +220,14 @@ def _is_unfinished(path: Path) -> bool:
 def _with_length(recipe: Recipe, steps: int, planned: int) -> Recipe:
     length = {"steps": steps, "extended_from": planned}
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=length)})
+
+
+def with_measured_range_of(then: Recipe, recipe: Recipe) -> Recipe:
+    """Percentiles that the run has measured are the numbers it measured."""
+    if recipe.data.value_range is None or recipe.data.value_range != then.data.value_range_from:
+        return recipe
+    measured = {"value_range": then.data.value_range, "value_range_from": then.data.value_range_from}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=measured)})
 
 
 def _images(recipe: Recipe, sets: DataSets) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ from protoseg_deploy.errors import UsageError, WriteError
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.recipe import Method, Recipe, class_table, differing_keys, dump_recipe, load_recipe, with_draw_of
 from protoseg_deploy.recipe.loading import did_you_mean
-from protoseg_deploy.training.run import MAY_CHANGE, Run, resolved_recipe
+from protoseg_deploy.training.run import MAY_CHANGE, Run, resolved_recipe, with_measured_range_of
 from protoseg_deploy.training.stopping import StopSignals
 
 _SEED_KEYS = ("data.labeled_seed", "train.seed")
@@ -199,7 +199,8 @@ def _require_same_recipe(planned: PlannedRun) -> None:
     """An extended run is another one, too: its schedule is not that of the others."""
     if not planned.run.exists():
         return
-    changed = set(differing_keys(planned.run.recipe(), planned.recipe)) - MAY_CHANGE
+    then = planned.run.recipe()
+    changed = set(differing_keys(then, with_measured_range_of(then, planned.recipe))) - MAY_CHANGE
     if changed:
         raise UsageError(
             f"{planned.run.folder} was started with another recipe; these keys differ: {', '.join(sorted(changed))}",

@@ -52,7 +52,9 @@ class _Search:
     faults: list[str] = field(default_factory=list)
 
 
-def find_data(data: Data, *, need_unlabeled: bool, need_val: bool, drawn: Path | None = None) -> DataSets:
+def find_data(
+    data: Data, *, need_unlabeled: bool, need_val: bool, drawn: Path | None = None, faults: list[str] | None = None
+) -> DataSets:
     """Find, pair and draw the files of a recipe.
 
     Args:
@@ -61,6 +63,8 @@ def find_data(data: Data, *, need_unlabeled: bool, need_val: bool, drawn: Path |
         need_val: also find the validation images; they are left out otherwise.
         drawn: a list of the labelled subset as `write_list` writes it, which was drawn before; it is drawn now when
             absent.
+        faults: where given, faults are added here and nothing is raised but for a missing root: what is sound is found
+            all the same.
 
     Raises:
         DataError: folders or lists are missing, images lack their masks, two images share one, or the labelled subset
@@ -73,6 +77,8 @@ def find_data(data: Data, *, need_unlabeled: bool, need_val: bool, drawn: Path |
             hint="A relative data.root starts at the working directory; set it with data.root=FOLDER.",
         )
     search = _Search(root)
+    if faults is not None:
+        search.faults = faults
     pool = _labeled_part(search, data.labeled, "data.labeled")
     val = _labeled_part(search, data.val, "data.val") if need_val else []
     masks = {sample.mask for sample in [*pool, *val] if sample.mask is not None}
@@ -85,7 +91,9 @@ def find_data(data: Data, *, need_unlabeled: bool, need_val: bool, drawn: Path |
         labeled = _drawn_before(search, drawn, pool)
     else:
         labeled = draw_labeled(data, pool, search.faults) if pool else []
-    if search.faults:
+    if faults is not None:
+        labeled = labeled or pool  # fewer than were to be drawn: looked at all the same
+    elif search.faults:
         count = "1 fault" if len(search.faults) == 1 else f"{len(search.faults)} faults"
         raise DataError(f"the data of the recipe cannot be used: {count}", search.faults)
     return DataSets(
@@ -162,7 +170,7 @@ def _labeled_part(search: _Search, part: LabeledFolder, key: str) -> list[Sample
         # Images and masks in one folder: what is the mask of another image is no image.
         partners = {sample.mask for sample in samples if sample.mask != sample.image}
         samples = [sample for sample in samples if sample.image not in partners]
-    _check_pairs(samples, key, template, search.faults)
+    samples = _sound_pairs(samples, key, template, search.faults)
     return sorted(samples, key=lambda sample: name_below(sample.image, search.root))
 
 
@@ -174,11 +182,14 @@ def _drawn_before(search: _Search, drawn: Path, pool: Sequence[Sample]) -> list[
     return sorted(samples, key=lambda sample: position.get(sample.image, len(pool)))
 
 
-def _check_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, faults: list[str]) -> None:
+def _sound_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, faults: list[str]) -> list[Sample]:
+    """The samples that can be used; what is wrong with the others is added to `faults`."""
     first_with: dict[Path, Path] = {}
     seen: set[Path] = set()
     hinted = False
-    for image, mask in ((sample.image, sample.mask) for sample in samples):
+    sound = []
+    for sample in samples:
+        image, mask, before = sample.image, sample.mask, len(faults)
         if image in seen:
             faults.append(f"{image}: listed twice in {key}.list")
             continue
@@ -200,6 +211,24 @@ def _check_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, fa
             faults.append(f"{image}: no mask at {mask}{why}{hint}")
         if mask is not None:
             first_with.setdefault(mask, image)
+        if len(faults) == before:
+            sound.append(sample)
+    return sound
+
+
+def searched_folders(data: Data, *, unlabeled: bool = True) -> list[tuple[Path, list[Path]]]:
+    """Folders that a recipe has searched, each with those below it that were left out; lists search none.
+
+    Args:
+        data: the section of the recipe.
+        unlabeled: with those of unlabelled images.
+    """
+    root = expanded(data.root).absolute()
+    masks = [root / expanded(name) for name in (data.labeled.masks, data.val.masks) if name is not None]
+    parts = [data.labeled, data.val, *([data.unlabeled] if unlabeled else [])]
+    images = [root / expanded(part.images) for part in parts if part.images is not None and part.list is None]
+    found = {folder: [place for place in masks if place != folder] for folder in images}
+    return [(folder, others) for folder, others in found.items() if is_folder(folder)]
 
 
 def _unlabeled_part(search: _Search, data: Data, masks: Set[Path]) -> ImagePool:
@@ -223,7 +252,7 @@ def _unlabeled_part(search: _Search, data: Data, masks: Set[Path]) -> ImagePool:
 
         return cached_pool(search.root, ["list", part.list, str(images), *sorted(refused)], read)
     assert images is not None
-    folders = [search.root / name for name in (data.labeled.masks, data.val.masks) if name is not None]
+    folders = [search.root / expanded(name) for name in (data.labeled.masks, data.val.masks) if name is not None]
     refused = {name_below(mask, images) for mask in masks if mask.is_relative_to(images)}
 
     def find(sources: dict[str, int]) -> Iterator[tuple[str, Sequence[str]]]:
@@ -240,7 +269,7 @@ def _unused_masks(search: _Search, part: LabeledFolder, used: Set[Path]) -> list
     """Only where folders are paired: a list names what it wants and may leave masks over."""
     if part.list is not None or part.masks is None or part.images is None:
         return []
-    masks, images = search.root / part.masks, search.root / part.images
+    masks, images = search.root / expanded(part.masks), search.root / expanded(part.images)
     template = MaskTemplate.parse(part.mask_template, "", [])
     if template is None or not is_folder(masks) or masks == images or images.is_relative_to(masks):
         return []

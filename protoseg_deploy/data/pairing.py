@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from protoseg_deploy.data.formats import IMAGE_SUFFIXES
+from protoseg_deploy.data.formats import IMAGE_SUFFIXES, missing_reader
 from protoseg_deploy.errors import DataError
 
 _PLACEHOLDERS = ("stem", "parent")
@@ -126,6 +126,11 @@ class UnreadFiles:
     """Folders that cannot be listed, each with the reason."""
     empty: tuple[Path, ...]
     """Folders that are named like an image and hold nothing."""
+
+    @property
+    def hints(self) -> list[str]:
+        """How some of the files could be read."""
+        return list(dict.fromkeys(filter(None, map(missing_reader, self.counts))))
 
     @property
     def text(self) -> str:
@@ -323,7 +328,8 @@ class MaskTemplate:
         candidates = (name for name in names if name.startswith(image.stem) and is_image_name(name))
         name = next((name for name in candidates if mask.parent / name != image), None)
         if name is None:
-            return ""
+            unread = next((name for name in names if Path(name).stem == image.stem), None)
+            return f" (there is {unread}, which is not read)" if unread is not None else ""
         suggestion = name.replace(image.stem, "{stem}", 1)
         folder, slash, _ = self.text.rpartition("/")
         return f" (there is {name}: set {self.key} to '{folder}{slash}{suggestion}'?)"

@@ -104,6 +104,9 @@ class Data(Section):
     """Mask values to replace before anything else sees them, e.g. ``{11: 255}`` or ``{2: 1}``."""
     ignore_colors: list[Color] = []
     """Of masks that show the ``colors`` of classes: further colours, which are ignored."""
+    palette_masks: Literal["indices", "colors"] | None = None
+    """What counts of masks with a palette: ``colors``, for programs that number colours anew in every file, or
+    ``indices``. Absent: indices, and palettes that contradict each other are an error of ``check``."""
     bands: Annotated[tuple[Band, ...], Strict(False)] | None = None
     """Which bands of an image file are red, green and blue, counted from 1, e.g. ``[4, 3, 2]``; or one band, as grey.
     Absent: the colours the file declares."""

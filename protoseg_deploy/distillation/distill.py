@@ -181,6 +181,8 @@ def _check_weights(recipe: Recipe, teacher: Recipe) -> None:
 def _bank(run: Run) -> PrototypeBank:
     prototypes = load_prototypes(run.prototypes)
     classes, per_class, channels = prototypes.shape
-    bank = PrototypeBank(classes, per_class, channels, run.recipe().method.prototypes.temperature)
+    lacking = not bool(prototypes.any(dim=-1).all())
+    temperature = run.recipe().method.prototypes.temperature
+    bank = PrototypeBank(classes, per_class, channels, temperature, may_lack_classes=lacking)
     bank.place(prototypes)
     return bank

@@ -140,7 +140,7 @@ def examine_data(
         *_unused_masks(sets),
         *_small_images(recipe, sets, labeled, unlabeled),
         *_few_images(recipe, sets),
-        *_suspicious_images(labeled, val, unlabeled),
+        *_suspicious_images(recipe, labeled, val, unlabeled),
         *_only_ignored(labeled, val, len(classes)),
         *_leakage(labeled, val, unlabeled),
     ]
@@ -324,7 +324,10 @@ def _unread(recipe: Recipe, count_unlabeled: bool) -> list[str]:
     return lines
 
 
-def _suspicious_images(labeled: Sequence[Seen], val: Sequence[Seen], unlabeled: Sequence[Seen]) -> list[str]:
+def _suspicious_images(
+    recipe: Recipe, labeled: Sequence[Seen], val: Sequence[Seen], unlabeled: Sequence[Seen]
+) -> list[str]:
+    doubtful = recipe.data.exif == "apply" and "exif" not in recipe.data.model_fields_set
     every = {seen.image: seen for seen in [*labeled, *val, *unlabeled]}.values()
     pairs = [
         (seen.image, seen.header, seen.mask.orientation)
@@ -334,7 +337,7 @@ def _suspicious_images(labeled: Sequence[Seen], val: Sequence[Seen], unlabeled: 
     return [
         *suspicions.of_ranges((seen.image, seen.used) for seen in every if seen.used is not None),
         *suspicions.of_bands((seen.image, seen.header) for seen in every if seen.header is not None),
-        *suspicions.of_orientations(pairs),
+        *(suspicions.of_orientations(pairs) if doubtful else []),
     ]
 
 

@@ -155,6 +155,8 @@ def open_image(file: BinaryIO, path: Path, kind: str) -> Image.Image:
         except UnidentifiedImageError:
             raise _unidentified(path, head, os.fstat(file.fileno()).st_size) from None
     require_readable_size(path, image.height, image.width)
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise DataError(f"{path}: damaged {kind}: it shows a palette but has none")
     return image
 
 
@@ -189,7 +191,10 @@ def _unidentified(path: Path, head: bytes, size: int) -> DataError:
     for offset, signature, name in _OTHER_KINDS:
         if head[offset : offset + len(signature)] == signature:
             return DataError(f"{path}: {name}, which is not read", hint="Convert it to PNG, JPEG or TIFF.")
-    return DataError(f"{path}: not an image, or its header is damaged")
+    return DataError(
+        f"{path}: not an image, or its header is damaged",
+        hint=f"The formats that are read: {', '.join(IMAGE_FORMATS)}.",
+    )
 
 
 def _first_line(error: Exception) -> str:

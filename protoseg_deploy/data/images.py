@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from protoseg_deploy.data.declared import as_stored, stored_maximum
 from protoseg_deploy.data.deep_png import read_16_bit_png
 from protoseg_deploy.data.formats import decoding
 from protoseg_deploy.data.scaling import to_uint8
@@ -30,6 +31,8 @@ from protoseg_deploy.recipe import ImageReading
 
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _CONVERTED = ("RGB", "L", "LA", "La", "P", "PA", "1", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+PLAIN = ImageReading()
+"""What files are to people who say nothing about them."""
 _RANGE_HINT = "Set data.value_range: the values that become black and white, [LOW, HIGH], or percentile_2_98."
 _BANDS_HINT = "Set data.bands: which of them are red, green and blue, e.g. [1, 2, 3], or one band as grey, e.g. [1]."
 
@@ -54,32 +57,35 @@ class ImageHeader:
         return self.height, self.width
 
 
-def read_image(path: Path, reading: ImageReading) -> UInt8Array:
+def read_image(path: Path, reading: ImageReading = PLAIN) -> UInt8Array:
     """An image file as ``[H,W,3]`` uint8 RGB; writable.
 
     Args:
         path: the file.
-        reading: bands, range and orientation: of the recipe in training, of the network everywhere else.
+        reading: bands, range and orientation: of the recipe in training, of the network everywhere else. The default
+            is for scripts: inside this program every caller says it.
 
     Raises:
         DataError: the file is missing, damaged, or of a kind that is refused; the message names it.
     """
-    with open_source(path, "image", exact=reading.value_range is not None) as source:
+    with open_source(path, "image", exact=reading.value_range is not None, bands=reading.bands) as source:
         try:
             return source.turned(_rgb(source, reading), reading.exif)
         except MemoryError:
             raise source.no_memory() from None
 
 
-def image_header(path: Path, reading: ImageReading) -> ImageHeader:
+def image_header(path: Path, reading: ImageReading = PLAIN) -> ImageHeader:
     """Size, orientation and bands, from the header alone.
 
     Raises:
         DataError: the file is missing or is not an image that is read.
     """
-    with open_source(path, "image", exact=reading.value_range is not None) as source:
+    with open_source(path, "image", exact=reading.value_range is not None, bands=reading.bands) as source:
         height, width = source.size(reading.exif)
         page = source.page
+        if page is not None and source.image is None:
+            _refuse_unclear_bands(path, page, reading)
         bands = page.bands if page is not None else len(source.image.getbands()) if source.image else 0
         unused = 0
         if page is not None and reading.bands is None and page.photometric != CMYK:
@@ -87,7 +93,7 @@ def image_header(path: Path, reading: ImageReading) -> ImageHeader:
         return ImageHeader(height, width, source.orientation, bands, unused)
 
 
-def image_size(path: Path, reading: ImageReading) -> tuple[int, int]:
+def image_size(path: Path, reading: ImageReading = PLAIN) -> tuple[int, int]:
     """Height and width in pixels as `read_image` gives them, from the header alone.
 
     Raises:
@@ -102,7 +108,7 @@ def read_values(path: Path, reading: ImageReading) -> NDArray[Any]:
     Raises:
         DataError: as `read_image`.
     """
-    with open_source(path, "image", exact=True) as source:
+    with open_source(path, "image", exact=True, bands=reading.bands) as source:
         try:
             values, _ = _values(source, reading)
         except MemoryError:
@@ -140,22 +146,26 @@ def _values(source: Source, reading: ImageReading) -> tuple[NDArray[Any], int | 
         if reading.bands is None:
             deep = np.ascontiguousarray(deep[..., : 1 if deep.shape[2] < 3 else 3])
         return _chosen(deep, reading, source.path), 65535
+    maximum = stored_maximum(source) if source.exact else None
     with decoding(source.path, source.kind):
         image.load()
     if image.mode in SIXTEEN_BIT or image.mode in ("I", "F"):
-        return _single_band(source, image, reading)
+        return _single_band(source, image, reading, maximum)
     if image.mode not in _CONVERTED:
         raise DataError(
             f"{source.path}: images of Pillow mode {image.mode} are not read",
             hint="Convert it to 8-bit RGB or to 8- or 16-bit grey.",
         )
     with decoding(source.path, source.kind):
-        return _eight_bit(source, image, reading), 255
+        values = _eight_bit(source, image, reading)
+    return as_stored(source, values, maximum), maximum or 255
 
 
-def _single_band(source: Source, image: Image.Image, reading: ImageReading) -> tuple[NDArray[Any], int | None]:
+def _single_band(
+    source: Source, image: Image.Image, reading: ImageReading, maximum: int | None
+) -> tuple[NDArray[Any], int | None]:
     with decoding(source.path, source.kind):
-        values = np.array(image)[..., None]
+        values = as_stored(source, np.array(image)[..., None], maximum)
     full: int | None = None
     page = source.page
     if page is not None:
@@ -163,7 +173,7 @@ def _single_band(source: Source, image: Image.Image, reading: ImageReading) -> t
             values = values.view(np.uint32) if values.dtype == np.int32 else values
             full = 2**page.bits - 1 if page.bits <= 16 else None
     elif image.mode != "F":  # 16-bit PNG and PGM
-        full = 65535
+        full = maximum or 65535
     return _white_is_high(_chosen(values, reading, source.path), page, full), full
 
 
@@ -173,9 +183,7 @@ def _eight_bit(source: Source, image: Image.Image, reading: ImageReading) -> UIn
     has_alpha = image.has_transparency_data if page is None else page.alpha is not None
     if reading.bands is not None:
         return _chosen(np.array(_unpacked(image)).reshape(image.height, image.width, -1), reading, source.path)
-    # Colours multiplied by alpha are what they are on black; Pillow has divided them by it.
-    multiplied = page is not None and page.is_premultiplied
-    if has_alpha and (_alpha_applies(reading, page) or multiplied):
+    if has_alpha and _alpha_applies(reading, page):
         layers = image.convert("RGBA")
         composed = Image.new("RGB", image.size)
         composed.paste(layers.convert("RGB"), mask=layers.getchannel("A"))
@@ -198,24 +206,30 @@ def _alpha_applies(reading: ImageReading, page: TiffPage | None) -> bool:
 
 
 def _tiff_values(source: Source, page: TiffPage, reading: ImageReading) -> tuple[NDArray[Any], int | None]:
-    named = f"TIFF with {page.bands} band{'s' if page.bands > 1 else ''} of {page.bits} bits"
-    if page.kind == "other" or page.photometric > 2:
-        raise DataError(
-            f"{source.path}: {named} (sample format or colour space {page.photometric}) is not read",
-            hint="Convert it to RGB or grey of 8 or 16 bits.",
-        )
-    shown = page.bands - 1 if page.alpha == page.bands - 1 else page.bands
-    if reading.bands is None and shown not in (1, 3, 4):
-        raise DataError(f"{source.path}: {named} is not read unless it is said which are its colours", hint=_BANDS_HINT)
+    _refuse_unclear_bands(source.path, page, reading)
     stored = source.tiff_values()
     full = 2**page.bits - 1 if page.kind == "u" and page.bits <= 16 else None
     if reading.bands is not None:
         return _white_is_high(_chosen(stored, reading, source.path), page, full), full
-    values = np.ascontiguousarray(stored[..., : 1 if shown == 1 else 3])
+    values = np.ascontiguousarray(stored[..., : 1 if page.bands < 3 else 3])
+    # Colours that are multiplied by alpha already are what they are on black.
     if page.alpha == page.bands - 1 and _alpha_applies(reading, page) and not page.is_premultiplied and full:
         alpha = stored[..., page.alpha :].astype(np.float64) / full
         values = np.floor(values * alpha + 0.5).astype(stored.dtype)
     return _white_is_high(values, page, full), full
+
+
+def _refuse_unclear_bands(path: Path, page: TiffPage, reading: ImageReading) -> None:
+    bands = f"TIFF with {page.bands} band{'s' if page.bands > 1 else ''}"
+    if page.kind == "other" or page.photometric > 2:
+        raise DataError(
+            f"{path}: {bands} of {page.bits} bits, sample format or colour space unusual (photometric "
+            f"{page.photometric}), is not read",
+            hint="Convert it to RGB or grey of 8 or 16 bits.",
+        )
+    shown = page.bands - 1 if page.alpha == page.bands - 1 else page.bands
+    if reading.bands is None and shown not in (1, 3, 4):
+        raise DataError(f"{path}: {bands} is not read: nothing says which of them are its colours", hint=_BANDS_HINT)
 
 
 def _white_is_high(values: NDArray[Any], page: TiffPage | None, full: int | None) -> NDArray[Any]:

@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from protoseg_deploy.data.declared import as_stored, stored_maximum
 from protoseg_deploy.data.formats import MASK_FORMATS, decoding
 from protoseg_deploy.data.images import SIXTEEN_BIT
 from protoseg_deploy.data.sources import Source, UInt8Array, open_source
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import Color, MaskReading
 
-# Grey PNGs of 2 and 4 bits are stretched to 0..255 when Pillow loads them; a mask needs the stored indices back.
-_STRETCHED = {"L;2": 85, "L;4": 17}
-_CHANNELS = {"LA": 1, "La": 1, "RGB": 3, "RGBA": 3, "RGBX": 3}
+_CHANNELS = ("LA", "La", "RGB", "RGBA", "RGBX")
 _NAMED = 8
 _PNG_HINT = "Save masks as single-channel PNG."
 _COLOR_HINT = (
@@ -87,7 +86,8 @@ def _refuse_lossy(source: Source) -> None:
         name = "JPEG" if source.image.format == "MPO" else source.image.format
     if name is not None:
         raise DataError(
-            f"{source.path}: a mask cannot be a {name}: lossy compression changes the class indices", hint=_PNG_HINT
+            f"{source.path}: {name} is no format for masks: lossy compression changes the class indices",
+            hint=_PNG_HINT,
         )
 
 
@@ -96,22 +96,19 @@ def _stored(source: Source, *, by_color: bool) -> tuple[NDArray[Any], dict[int, 
     if source.image is None:
         return _without_alpha(source.tiff_values(), source), None
     image = source.image
-    raw = source.raw_mode
-    stretch = _STRETCHED.get(raw, 1)
+    raw, maximum = source.raw_mode, stored_maximum(source)
     with decoding(source.path, source.kind):
         image.load()
         if image.mode == "P" and by_color:
             return np.array(image.convert("RGB")), None
-        if image.mode in ("P", "L", "1"):
-            indices = np.array(image)
-            indices = indices.astype(np.uint8) if indices.dtype == np.bool_ else indices
-            return indices // stretch if stretch != 1 else indices, _palette(image)
-        if image.mode in SIXTEEN_BIT or image.mode in ("I", "F"):
-            values = np.array(image)
-            unsigned = source.page is not None and source.page.kind == "u" and values.dtype == np.int32
-            return values.view(np.uint32) if unsigned else values, None
-        if image.mode in _CHANNELS and ";16" not in raw:
-            return _without_alpha(np.array(image), source), None
+        values = np.array(image)
+    if image.mode in ("P", "1"):
+        return values.astype(np.uint8), _palette(image)
+    if image.mode == "L" or image.mode in SIXTEEN_BIT or image.mode in ("I", "F"):
+        unsigned = source.page is not None and source.page.kind == "u" and values.dtype == np.int32
+        return as_stored(source, values.view(np.uint32) if unsigned else values, maximum), None
+    if image.mode in _CHANNELS and ";16" not in raw:
+        return _without_alpha(as_stored(source, values, maximum), source), None
     mode = f"{image.mode} of 16 bits" if ";16" in raw else image.mode
     raise DataError(
         f"{source.path}: a mask has one channel of class indices, or three of class colours, this one is {mode}",

@@ -3,7 +3,7 @@
 Images and masks both start here, so that the picture in a file and its orientation are found in one way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,13 +93,14 @@ class Source:
 
 
 @contextmanager
-def open_source(path: Path, kind: Kind, *, exact: bool) -> Iterator[Source]:
+def open_source(path: Path, kind: Kind, *, exact: bool, bands: Sequence[int] | None = None) -> Iterator[Source]:
     """Open a file and read its header; no pixel is decoded yet.
 
     Args:
         path: the file.
         kind: for messages.
         exact: 16-bit colours are needed as they are.
+        bands: the bands that are needed, counted from 1; None: what the file shows.
 
     Raises:
         DataError: it cannot be opened, is of no format that is read, is too large, or holds several pictures.
@@ -109,7 +110,7 @@ def open_source(path: Path, kind: Kind, *, exact: bool) -> Iterator[Source]:
             head = file.read(4)
             file.seek(0)
         page = tiff.first_page(file, path, kind) if tiff.is_tiff(head) else None
-        if page is not None and not page.pillow_decodes(exact=exact):
+        if page is not None and not page.pillow_decodes(exact=exact, bands=bands):
             yield Source(path, kind, file, page, None, page.height, page.width, page.orientation, exact)
             return
         file.seek(0)

@@ -54,8 +54,8 @@ def of_orientations(pairs: Iterable[tuple[Path, ImageHeader, int]]) -> list[str]
     path, orientation = doubtful[0]
     subject = "1 image has an" if len(doubtful) == 1 else f"{len(doubtful)} images have an"
     return [
-        f"{subject} EXIF orientation that turns the image but not its mask, such as {path} (orientation {orientation}):"
-        " if masks were drawn on the pixels as stored, set data.exif: ignore"
+        f"{subject} EXIF orientation that turns the image but not its mask, such as {path} (orientation {orientation}"
+        "): if masks were drawn on the pixels as stored, set data.exif: ignore"
     ]
 
 

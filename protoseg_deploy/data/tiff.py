@@ -5,6 +5,7 @@ compressions; tifffile what Pillow does not know or would change: more bands, pl
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -50,10 +51,6 @@ class TiffPage:
     """1 to 8, as in EXIF."""
 
     @property
-    def is_palette(self) -> bool:
-        return self.photometric == _PALETTE
-
-    @property
     def alpha(self) -> int | None:
         """The band, counted from 0, that the file declares as alpha; None: there is none."""
         colors = self.bands - len(self.extra)
@@ -72,18 +69,22 @@ class TiffPage:
     def is_white_zero(self) -> bool:
         return self.photometric == _MIN_IS_WHITE
 
-    def pillow_decodes(self, *, exact: bool) -> bool:
+    def pillow_decodes(self, *, exact: bool, bands: Sequence[int] | None) -> bool:
         """Whether Pillow gives the values of the file, or the colours they stand for.
 
         Args:
             exact: its values themselves are needed; otherwise 16-bit colours may be cut to 8 bits.
+            bands: those needed, counted from 1; None: colours, and alpha if there is one.
         """
         if self.photometric in (CMYK, _YCBCR, _PALETTE):
             return self.kind == "u" and self.bits <= 8 and not self.extra and (not self.planar or self.bands == 1)
         if self.bands == 1:
             return (self.bits, self.kind) in _PILLOW_GREY
-        colors = self.photometric == _RGB and self.bands in (3, 4) and len(self.extra) <= 1
-        return colors and not self.planar and self.kind == "u" and self.bits in ((8,) if exact else (8, 16))
+        if self.photometric != _RGB or self.planar or self.kind != "u" or max(bands or (0,)) > 3:
+            return False
+        # Colours multiplied by alpha are divided by it in Pillow.
+        colors = self.bands == 3 or (self.bands == 4 and self.extra in ((), (0,), (2,)))
+        return colors and self.bits in ((8,) if exact else (8, 16))
 
 
 def is_tiff(head: bytes) -> bool:
@@ -109,6 +110,7 @@ def decode(file: BinaryIO, path: Path, kind: str, page: TiffPage) -> NDArray[Any
     Raises:
         DataError: it is damaged, too large for the memory, or compressed in a way that cannot be read here.
     """
+    file.seek(0)
     with decoding(path, kind), _tifffile().TiffFile(file, name=path.name) as tiff:
         found = tiff.pages[page.index]
         try:

@@ -72,7 +72,7 @@ def command(
     """
     from protoseg_deploy.data import check_before_training
     from protoseg_deploy.methods import build_method
-    from protoseg_deploy.recipe import load_recipe
+    from protoseg_deploy.recipe import load_recipe, load_run_recipe
     from protoseg_deploy.training import OutOfTime, Run, train
 
     if replay is not None:
@@ -93,7 +93,7 @@ def command(
         raise click.UsageError(f"Missing argument 'RECIPE': {folder} holds no run that could go on with its own.")
     try:
         summary = train(
-            load_recipe(recipe or run.recipe_path, overrides),
+            load_recipe(recipe, overrides) if recipe else load_run_recipe(run.recipe_path, overrides),
             folder,
             build_method,
             resume=resume,

@@ -3,7 +3,7 @@
 `loading` and `views` need torch and are imported by name, so that checking a data set does not wait for it.
 """
 
-from protoseg_deploy.data.checking import check_before_training, check_data
+from protoseg_deploy.data.checking import check_before_training, check_data, examine_data
 from protoseg_deploy.data.folders import DataSets, Sample, find_data, write_list
 from protoseg_deploy.data.formats import IMAGE_SUFFIXES
 from protoseg_deploy.data.images import image_header, image_size, read_image, used_share
@@ -21,6 +21,7 @@ __all__ = [
     "Sample",
     "check_before_training",
     "check_data",
+    "examine_data",
     "find_data",
     "image_header",
     "image_size",

@@ -40,6 +40,8 @@ class Mask:
     """Of a palette mask, the colour of every stored index that occurs, before the value map; None of others."""
     orientation: int
     """EXIF orientation, 1 (upright) to 8, whether it is applied or not."""
+    channels: int = 1
+    """1: of indices; 3: of colours, or of grey saved as such."""
 
 
 def read_mask(path: Path, reading: MaskReading) -> UInt8Array:
@@ -65,8 +67,8 @@ def open_mask(path: Path, reading: MaskReading) -> Mask:
     with open_source(path, "mask", exact=True) as source:
         _refuse_lossy(source)
         try:
-            values, palette = _stored(source)
-            indices = _indices(values, reading, path)
+            values, palette = _stored(source, by_color=reading.palette_masks == "colors")
+            indices, channels = _indices(values, reading, path), 1 if values.ndim == 2 else 3
             if palette is not None:
                 palette = {index: palette[index] for index in np.flatnonzero(np.bincount(indices.ravel())).tolist()}
             indices = source.turned(indices, reading.exif)
@@ -75,7 +77,7 @@ def open_mask(path: Path, reading: MaskReading) -> Mask:
         orientation = source.orientation
     if reading.value_map:
         indices = _replace_values(indices, reading.value_map)
-    return Mask(indices, palette, orientation)
+    return Mask(indices, palette, orientation, channels)
 
 
 def _refuse_lossy(source: Source) -> None:
@@ -89,7 +91,7 @@ def _refuse_lossy(source: Source) -> None:
         )
 
 
-def _stored(source: Source) -> tuple[NDArray[Any], dict[int, Color] | None]:
+def _stored(source: Source, *, by_color: bool) -> tuple[NDArray[Any], dict[int, Color] | None]:
     """``[H,W]`` indices or ``[H,W,3]`` colours, and the palette of a palette mask."""
     if source.image is None:
         return _without_alpha(source.tiff_values(), source), None
@@ -97,6 +99,8 @@ def _stored(source: Source) -> tuple[NDArray[Any], dict[int, Color] | None]:
     raw, maximum = source.raw_mode, stored_maximum(source)
     with decoding(source.path, source.kind):
         image.load()
+        if image.mode == "P" and by_color:
+            return np.array(image.convert("RGB")), None
         values = np.array(image)
     if image.mode in ("P", "1"):
         return values.astype(np.uint8), _palette(image)

@@ -2,32 +2,72 @@
 
 import os
 import re
+import stat
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from protoseg_deploy.data.formats import IMAGE_SUFFIXES
+from protoseg_deploy.data.formats import IMAGE_SUFFIXES, missing_reader
 from protoseg_deploy.errors import DataError
 
 _PLACEHOLDERS = ("stem", "parent")
+_FOLDER = "a folder"
 _MOST_PATHS = 1000
 _MOST_ENDINGS = 8
 # What Windows puts into folders; that of others is hidden.
 _LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini")
 
 
+def expanded(name: str) -> Path:
+    """A path of a recipe, ``~`` replaced; the name of a user that does not exist stays as it is."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def folder_of(root: Path, name: str | None, key: str, faults: list[str]) -> Path | None:
     """The folder a key names, below `root`; None when the key is not set. A missing folder is added to `faults`."""
     if name is None:
         return None
-    folder = root / Path(name).expanduser()
-    if folder.is_dir():
+    folder = root / expanded(name)
+    reason = trouble_with(folder)
+    if reason == _FOLDER:
         return folder
-    reason = "is a file, not a folder" if folder.is_file() else "no such folder"
-    faults.append(f"{key}: {reason}: {folder}")
+    faults.append(
+        f"{key}: {'no such folder' if reason == 'no such file' else reason or 'is a file, not a folder'}: {folder}"
+    )
     return None
+
+
+def trouble_with(path: Path) -> str:
+    """Why a path is no file that can be read, for all that its status says; empty for one that is."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "a link to nowhere" if path.is_symlink() else "no such file"
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    except ValueError:
+        return "no name that a file can have"
+    if stat.S_ISREG(mode):
+        return ""
+    return _FOLDER if stat.S_ISDIR(mode) else "a named pipe or a device"
+
+
+def is_folder(path: Path) -> bool:
+    """Unlike `Path.is_dir` it raises for no name and no permission."""
+    return trouble_with(path) == _FOLDER
+
+
+def names_in(folder: Path) -> list[str]:
+    """Sorted names of what a folder holds; of one that cannot be listed none."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except (OSError, ValueError):
+        return []
 
 
 def find_images(folder: Path, *, leave_out: Sequence[Path], key: str, faults: list[str]) -> list[Path]:
@@ -86,6 +126,11 @@ class UnreadFiles:
     """Folders that cannot be listed, each with the reason."""
     empty: tuple[Path, ...]
     """Folders that are named like an image and hold nothing."""
+
+    @property
+    def hints(self) -> list[str]:
+        """How some of the files could be read."""
+        return list(dict.fromkeys(filter(None, map(missing_reader, self.counts))))
 
     @property
     def text(self) -> str:
@@ -279,11 +324,12 @@ class MaskTemplate:
 
     def near(self, image: Path, mask: Path) -> str:
         """`` (there is X: …)`` when the folder of the missing mask holds a file that looks meant."""
-        names = sorted(file.name for file in mask.parent.iterdir()) if mask.parent.is_dir() else []
+        names = names_in(mask.parent)
         candidates = (name for name in names if name.startswith(image.stem) and is_image_name(name))
         name = next((name for name in candidates if mask.parent / name != image), None)
         if name is None:
-            return ""
+            unread = next((name for name in names if Path(name).stem == image.stem), None)
+            return f" (there is {unread}, which is not read)" if unread is not None else ""
         suggestion = name.replace(image.stem, "{stem}", 1)
         folder, slash, _ = self.text.rpartition("/")
         return f" (there is {name}: set {self.key} to '{folder}{slash}{suggestion}'?)"

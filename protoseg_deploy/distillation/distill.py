@@ -18,7 +18,7 @@ from protoseg_deploy.models import (
     load_prototypes,
     save_network,
 )
-from protoseg_deploy.recipe import ClassTable, ImageReading, Model, Recipe, load_recipe
+from protoseg_deploy.recipe import ClassTable, ImageReading, Model, Recipe, load_run_recipe
 from protoseg_deploy.training import Run, resolved_recipe, train
 
 _COMPARED_IMAGES = 8
@@ -70,7 +70,7 @@ def distill(
     if not teacher_run.recipe_path.is_file() or not teacher_run.best.is_file():
         raise UsageError(f"{teacher_folder} holds no trained run", "Train one with `protoseg train`.")
     teacher_recipe = teacher_run.recipe()
-    recipe = load_recipe(teacher_run.recipe_path, overrides)
+    recipe = load_run_recipe(teacher_run.recipe_path, overrides)
     network, spec = load_network(teacher_run.best)
     student_run = Run(folder)
     if recipe.model == teacher_recipe.model and not train_anyway:
@@ -185,6 +185,8 @@ def _check_weights(recipe: Recipe, teacher: Recipe) -> None:
 def _bank(run: Run) -> PrototypeBank:
     prototypes = load_prototypes(run.prototypes)
     classes, per_class, channels = prototypes.shape
-    bank = PrototypeBank(classes, per_class, channels, run.recipe().method.prototypes.temperature)
+    lacking = not bool(prototypes.any(dim=-1).all())
+    temperature = run.recipe().method.prototypes.temperature
+    bank = PrototypeBank(classes, per_class, channels, temperature, may_lack_classes=lacking)
     bank.place(prototypes)
     return bank

@@ -178,7 +178,12 @@ def _masks(network: Path, spec: NetworkSpec) -> Masks:
     if not recipe.is_file():
         return Masks(ignore_index=spec.ignore_index)
     data = load_recipe(recipe).data
-    return Masks(ignore_index=spec.ignore_index, value_map=data.value_map, ignore_colors=tuple(data.ignore_colors))
+    return Masks(
+        ignore_index=spec.ignore_index,
+        value_map=data.value_map,
+        ignore_colors=tuple(data.ignore_colors),
+        palette_masks=data.palette_masks or "indices",
+    )
 
 
 def _manifest(

@@ -9,6 +9,7 @@ only; `protoseg_deploy.exporting.symmetry` rewrites the graph for it.
 import hashlib
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -222,7 +223,7 @@ def _read(images: Sequence[Path], metadata: GraphMetadata) -> Iterator[UInt8Arra
 def _digest(images: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in images:
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 

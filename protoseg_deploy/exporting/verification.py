@@ -14,6 +14,7 @@ graphs of other precisions are also compared tensor by tensor with the fp32 grap
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def verify_bundle(
     counted = fitted = 0
     for number, sample in enumerate(samples):
         image = read_image(sample.image, masks.images)
-        digest.update(sample.image.name.encode() + b"\0" + hashlib.sha256(sample.image.read_bytes()).digest())
+        digest.update(os.fsencode(sample.image.name) + b"\0" + hashlib.sha256(sample.image.read_bytes()).digest())
         mask = masks.read(sample, image)
         counted += mask is not None
         fitted += any(fit(image).shape != image.shape for fit in (one.fit for one in passes))

@@ -10,6 +10,7 @@ from protoseg_deploy.recipe.loading import (
     recipe_from_dict,
 )
 from protoseg_deploy.recipe.reading import ImageReading, MaskReading, image_reading, mask_reading
+from protoseg_deploy.recipe.runs import load_run_recipe, with_draw_of
 from protoseg_deploy.recipe.schema import (
     Color,
     Data,
@@ -50,6 +51,7 @@ __all__ = [
     "find_recipe",
     "image_reading",
     "load_recipe",
+    "load_run_recipe",
     "mask_reading",
     "percentiles_of",
     "read_recipe_text",
@@ -58,4 +60,5 @@ __all__ = [
     "shipped_folder",
     "shipped_recipe_names",
     "shipped_recipe_path",
+    "with_draw_of",
 ]

@@ -39,6 +39,8 @@ class MaskReading(_Reading):
     """Colours of the classes in index order, for masks that show colours."""
     ignore_colors: tuple[Color, ...] = ()
     """Colours that mean `ignore_index`."""
+    palette_masks: Literal["indices", "colors"] = "indices"
+    """What counts of masks with a palette."""
     exif: Literal["apply", "ignore"] = "apply"
 
     @classmethod
@@ -69,5 +71,6 @@ def mask_reading(data: Data) -> MaskReading:
         value_map=data.value_map,
         colors=class_table(data).colors,
         ignore_colors=tuple(data.ignore_colors),
+        palette_masks=data.palette_masks or "indices",
         exif=data.exif,
     )

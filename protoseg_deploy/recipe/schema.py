@@ -156,6 +156,9 @@ class Data(Section):
     """Mask values to replace before anything else sees them, e.g. ``{11: 255}`` or ``{2: 1}``."""
     ignore_colors: list[Color] = []
     """Of masks that show the ``colors`` of classes: further colours, which are ignored."""
+    palette_masks: Literal["indices", "colors"] | None = None
+    """What counts of masks with a palette: ``colors``, for programs that number colours anew in every file, or
+    ``indices``. Absent: indices, and palettes that contradict each other are an error of ``check``."""
     bands: Annotated[tuple[Band, ...], Strict(False)] | None = None
     """Which bands of an image file are red, green and blue, counted from 1, e.g. ``[4, 3, 2]``; or one band, as grey.
     Absent: the colours the file declares."""
@@ -171,11 +174,16 @@ class Data(Section):
     """``apply`` turns images and masks as their EXIF orientation says; ``ignore`` takes them as stored, for masks that
     were drawn on the stored pixels."""
     labeled_count: Count | None = None
-    """Use this many of the labelled images, drawn at random by ``labeled_seed``; all when absent."""
+    """Use this many of the labelled images, drawn by ``labeled_seed``; all when absent."""
     labeled_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Like ``labeled_count``, as a share of the labelled images."""
     labeled_seed: Seed = 0
     """Seed of the labelled subset."""
+    labeled_draw: Literal["covering", "random"] = "covering"
+    """``covering`` draws a subset that shows every class if one of its size does; ``random`` looks at no mask."""
+    missing_classes: Literal["error", "ignore"] | None = None
+    """What a class without a labelled pixel is. Absent: an error where the prototype branch is on, which needs every
+    class, and a warning elsewhere. With ``ignore`` the prototype head knows the class only from pseudo-labels."""
     input_scale: Annotated[float, Field(ge=0.001, le=4.0)] = 1.0
     """The network sees images at this scale; class maps come back at the original size."""
     max_unreadable_share: Share = 0.01

@@ -58,6 +58,8 @@ class Masks(Document):
     """Values to replace first, as in the recipe."""
     ignore_colors: tuple[Color, ...] = ()
     """Colours that are ignored in masks that show the colours of the classes."""
+    palette_masks: Literal["indices", "colors"] = "indices"
+    """What counts of masks with a palette."""
 
     def reading(self, classes: ClassTable, images: ImageReading) -> MaskReading:
         """How they are read beside images that are read so."""
@@ -66,6 +68,7 @@ class Masks(Document):
             value_map=self.value_map,
             colors=classes.colors,
             ignore_colors=self.ignore_colors,
+            palette_masks=self.palette_masks,
             exif=images.exif,
         )
 

@@ -383,7 +383,8 @@ def train(
 def _train(
     recipe: Recipe, run: Run, build_method: MethodBuilder, *, resume: bool, quiet: bool, check: DataCheck | None
 ) -> dict[str, Any]:
-    sets = find_data(recipe.data, need_unlabeled=recipe.data.unlabeled.is_set, need_val=True)
+    drawn = run.drawn() if resume else None
+    sets = find_data(recipe.data, need_unlabeled=recipe.data.unlabeled.is_set, need_val=True, drawn=drawn)
     warnings: Sequence[str] = ()
     if resume:
         run.require_same_images(recipe, sets)

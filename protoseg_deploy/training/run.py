@@ -12,7 +12,14 @@ from protoseg_deploy.data import DataSets, write_list
 from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
 from protoseg_deploy.files import remove_scratch, require_inside, write_atomically
 from protoseg_deploy.locks import sole_writer
-from protoseg_deploy.recipe import ClassTable, Recipe, differing_keys, dump_recipe, load_recipe
+from protoseg_deploy.recipe import (
+    ClassTable,
+    Recipe,
+    differing_keys,
+    dump_recipe,
+    load_run_recipe,
+    with_draw_of,
+)
 from protoseg_deploy.training.checkpoints import Checkpoints
 
 MAY_CHANGE = frozenset(
@@ -124,6 +131,7 @@ class Run:
         if not self.exists():
             raise UsageError(f"{self.folder} holds no run to resume", "Start one without --resume and --extend-to.")
         then, trained = self.recipe(), bool(self.checkpoints.paths())
+        recipe = with_draw_of(then, recipe)
         recipe = with_measured_range_of(then, recipe)
         if self.summary_path.is_file() and not trained:
             raise UsageError(f"{self.folder} is finished and keeps no checkpoint: there is nothing to resume")
@@ -154,6 +162,10 @@ class Run:
             raise UsageError(
                 f"{self.folder} keeps no checkpoint: it cannot be extended", "Start a new run with more train.steps."
             )
+
+    def drawn(self) -> Path | None:
+        """The list of the labelled subset, which a run that goes on does not draw again; None where it is lost."""
+        return self.labeled_list if self.labeled_list.is_file() else None
 
     def require_same_images(self, recipe: Recipe, sets: DataSets) -> None:
         """Raises UsageError where the run was started with other images."""
@@ -195,7 +207,7 @@ class Run:
             ) from None
 
     def recipe(self) -> Recipe:
-        return load_recipe(self.recipe_path)
+        return load_run_recipe(self.recipe_path)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         with self.writing(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
@@ -262,8 +274,9 @@ def _images(recipe: Recipe, sets: DataSets) -> dict[str, dict[str, Any]]:
     """Number and digest of the names of the images a run learns from, which stay the same when the data move."""
     root = Path(recipe.data.root)
     names = "\n".join(os.path.relpath(sample.image, root) for sample in sets.labeled)
+    digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
     return {
-        "labelled": {"count": len(sets.labeled), "sha256": hashlib.sha256(names.encode()).hexdigest()},
+        "labelled": {"count": len(sets.labeled), "sha256": digest},
         "unlabelled": {"count": len(sets.unlabeled), "sha256": sets.unlabeled.digest},
     }
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -20,7 +20,16 @@ from protoseg_deploy.data import find_data
 from protoseg_deploy.errors import UsageError, WriteError
 from protoseg_deploy.files import remove_scratch, require_no_overwriting, write_atomically
 from protoseg_deploy.locks import owner_of, sole_writer
-from protoseg_deploy.recipe import Method, Recipe, class_table, differing_keys, dump_recipe, find_recipe, load_recipe
+from protoseg_deploy.recipe import (
+    Method,
+    Recipe,
+    class_table,
+    differing_keys,
+    dump_recipe,
+    find_recipe,
+    load_recipe,
+    with_draw_of,
+)
 from protoseg_deploy.recipe.loading import did_you_mean
 from protoseg_deploy.training.run import MAY_CHANGE, Run, resolved_recipe, with_measured_range_of
 from protoseg_deploy.training.stopping import StopSignals
@@ -136,6 +145,9 @@ def plan_runs(
             recipe = load_recipe(source, values)
             recipe = resolved_recipe(recipe, class_table(recipe.data))
             planned.append(PlannedRun(variant.name, seed, recipe, Run(folder / variant.name / f"seed-{seed}")))
+    begun = next((run.run.recipe() for run in planned if run.run.exists()), None)
+    if begun is not None:  # the runs of a sweep are drawn alike, also those that a newer version starts
+        planned = [replace(run, recipe=with_draw_of(begun, run.recipe)) for run in planned]
     for run in planned:
         _require_same_recipe(run)
     require_no_overwriting((_recipe_file(run) for run in planned), [find_recipe(source)], "--run")

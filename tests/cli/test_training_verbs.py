@@ -220,7 +220,13 @@ def test_a_student_that_cannot_be(teacher, tmp_path):
 
 def test_a_run_that_diverges_says_how_to_look_at_the_step_and_that_works(recipe, tmp_path):
     folder = tmp_path / "run"
-    spoilt = ["train.lr=1e30", "train.optimizer=sgd", "train.max_skipped_steps=2", "method.name=fixmatch"]
+    spoilt = [
+        "train.lr=1000",
+        "train.head_lr_factor=1000",
+        "train.optimizer=sgd",
+        "train.max_skipped_steps=2",
+        "method.name=fixmatch",
+    ]
     fails("train", recipe, "--run", folder, *spoilt, says=["stopped being a number", "--replay"])
     (file,) = folder.glob("skipped-step-*.pt")
     shown = run("train", "--replay", file).output

@@ -16,7 +16,7 @@ from protoseg_deploy.errors import DataError, ProtosegError, UsageError
 from protoseg_deploy.evaluation import reading
 from protoseg_deploy.evaluation.evaluate import check_same_classes, evaluate
 from protoseg_deploy.evaluation.samples import folder_samples, recipe_samples
-from protoseg_deploy.recipe import ClassTable, Data, LabeledFolder, MaskReading
+from protoseg_deploy.recipe import ClassTable, Data, ImageReading, LabeledFolder, MaskReading
 from tests.fake_runtime import FakeRuntime
 
 
@@ -161,10 +161,10 @@ def test_images_too_large_to_be_read_are_named_with_the_other_faults(
     samples, _, _ = random_samples(tmp_path, [(8, 9)] * 4)
     samples[3].mask.write_bytes(b"nothing")
 
-    def read(path: Path) -> np.ndarray:
+    def read(path: Path, options: ImageReading) -> np.ndarray:
         if path == samples[1].image:
             raise MemoryError
-        return read_image(path)
+        return read_image(path, options)
 
     monkeypatch.setattr(reading, "read_image", read)
     with pytest.raises(DataError, match="2 faults in 4 images") as raised:

@@ -3,7 +3,9 @@
 import os
 import re
 import secrets
+import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from io import BufferedReader
@@ -12,6 +14,8 @@ from typing import BinaryIO
 
 from protoseg_deploy.errors import UsageError, WriteError
 
+_LONGEST_PATH = 1024
+_LONGEST_NAME = 255
 _SCRATCH = re.compile(r"\..*\.[0-9a-f]{12}\.tmp", re.DOTALL)
 
 
@@ -27,6 +31,24 @@ def scratch_path(path: Path) -> Path:
 def is_scratch(name: str) -> bool:
     """Whether a file name is one that `scratch_path` makes."""
     return _SCRATCH.fullmatch(name) is not None
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what killed processes were writing in a folder; for the only process that writes there.
+
+    Raises:
+        WriteError: something cannot be removed.
+    """
+    for path in folder.glob(".*.tmp"):
+        if not is_scratch(path.name):
+            continue
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError(path, error) from None
 
 
 def write_atomically(
@@ -94,6 +116,25 @@ def open_regular(path: Path) -> BufferedReader:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def path_fault(text: str) -> str | None:
+    """Why no file system can have a path of these characters, or None; nothing is looked up."""
+    if "\0" in text:
+        return "a path cannot hold the character NUL"
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError as error:
+        return f"no file name in {sys.getfilesystemencoding()} can hold the character U+{ord(text[error.start]):04X}"
+    if len(encoded) > _LONGEST_PATH:
+        return f"a path of more than {_LONGEST_PATH:,} bytes"
+    if any(len(part) > _LONGEST_NAME for part in re.split(rb"[/\\]", encoded)):
+        return f"a file or folder name of more than {_LONGEST_NAME} bytes"
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return f"{text.partition('/')[0]} is nobody's home folder here; ./{text} is a folder of that name"
+    return None
 
 
 def _kind(mode: int) -> str:

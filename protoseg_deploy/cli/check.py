@@ -3,9 +3,11 @@
 import click
 
 from protoseg_deploy.cli.arguments import json_option, print_json, print_table, progress_bar, recipe_arguments
+from protoseg_deploy.cli.verb import Verb
+from protoseg_deploy.text import printable
 
 
-@click.command(name="check")
+@click.command(name="check", cls=Verb)
 @recipe_arguments
 @json_option
 def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -58,5 +60,5 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     )
     for warning in report.warnings:
         click.secho("Warning: ", fg="yellow", bold=True, nl=False)
-        click.echo(warning)
+        click.echo(printable(warning))
     click.echo("No faults found.")

@@ -18,9 +18,10 @@ from protoseg_deploy.cli.arguments import (
     progress_bar,
     runtime_argument,
 )
+from protoseg_deploy.cli.verb import Verb
 
 
-@click.command(name="predict")
+@click.command(name="predict", cls=Verb)
 @click.argument("runtime_text", metavar="RUNTIME")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Folder for the results; made if missing.")

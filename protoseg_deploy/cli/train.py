@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table
+from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table, take_over_option
+from protoseg_deploy.cli.verb import Verb
+from protoseg_deploy.text import one_line
 
 _SHOWN = 8
 
 
-@click.command(name="train")
+@click.command(name="train", cls=Verb)
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--run", "--run-folder", "folder", type=PATH, help="Folder of the run; new, or one to go on with.")
@@ -23,6 +25,7 @@ _SHOWN = 8
     metavar="N",
     help="Lengthen a run to N steps, finished or not, and resume.",
 )
+@take_over_option
 @click.option("--replay", type=PATH, metavar="FILE", help="Repeat a skipped step that a run has kept, and look at it.")
 @json_option
 def command(
@@ -32,6 +35,7 @@ def command(
     resume: bool,
     go_on: bool,
     extend_to: int | None,
+    take_over: bool,
     replay: Path | None,
     as_json: bool,
 ) -> None:
@@ -54,6 +58,9 @@ def command(
     --continue is for machines that may go away, and for torchrun, which runs the same command again after a failure;
     once a run has been started it goes with --extend-to, too. (torchrun takes --run for an abbreviation of its own
     --run-path: there it is --run-folder.)
+
+    A run has one writer at a time: a second process is refused, and told which one has it. The lock of a killed process
+    ends with it; of one on another host, a minute after its last sign of life, or at once with --take-over.
 
     --extend-to keeps starts and ramps, which are shares of the steps, where they were; the learning rate follows the
     schedule of the new length from the step the run has come to.
@@ -90,6 +97,7 @@ def command(
             build_method,
             resume=resume,
             extend_to=extend_to,
+            take_over=take_over,
             check=check_before_training,
         )
     except OutOfTime as stopped:
@@ -129,6 +137,6 @@ def _replay(file: Path, as_json: bool) -> None:
     ):
         click.echo(f"{title}: {len(names)}")
         for name in names[:_SHOWN]:
-            click.echo(f"  {name}")
+            click.echo(f"  {one_line(name)}")
         if len(names) > _SHOWN:
             click.echo(f"  … and {len(names) - _SHOWN} more")

@@ -8,17 +8,29 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protoseg_deploy.data import suspicions
 from protoseg_deploy.data.folders import DataSets, Sample
-from protoseg_deploy.data.images import image_size, read_image, read_mask
+from protoseg_deploy.data.images import ImageHeader, image_header, read_image, used_share
+from protoseg_deploy.data.masks import open_mask
+from protoseg_deploy.data.pairs import size_fault
 from protoseg_deploy.data.report import DataReport, PartSummary
+from protoseg_deploy.data.value_range import with_measured_range
 from protoseg_deploy.errors import DataError
-from protoseg_deploy.recipe import ClassTable, Recipe, class_table
+from protoseg_deploy.recipe import (
+    ClassTable,
+    ImageReading,
+    MaskReading,
+    Recipe,
+    class_table,
+    image_reading,
+    mask_reading,
+)
 
 Progress = Callable[[int, int], None]
 """Called with the number of files looked at and the number there are."""
@@ -33,6 +45,11 @@ class _Seen:
     image: Path
     size: tuple[int, int] | None = None
     digest: bytes | None = None
+    header: ImageHeader | None = None
+    used: float | None = None
+    """`used_share` of the image, where it was decoded."""
+    mask_orientation: int = 1
+    """EXIF orientation of the mask."""
     pixels: NDArray[np.int64] | None = None
     """``[256]``: how often each mask value occurs, after the value map."""
     faults: tuple[str, ...] = ()
@@ -76,6 +93,7 @@ def check_data(
         UsageError: the JSON file of classes cannot be read.
     """
     classes = class_table(recipe.data)
+    recipe = with_measured_range(recipe, sets)
     labeled, val, unlabeled = _look_at_all(recipe, sets, len(classes), (decode_limit, open_limit), progress)
     unreadable = [seen for seen in unlabeled if seen.faults]
     tolerated = len(unreadable) <= recipe.data.max_unreadable_share * len(unlabeled)
@@ -94,6 +112,7 @@ def check_data(
         labeled_summary, val_summary = _summary(labeled, len(classes)), _summary(val, len(classes))
         unlabeled_decoded = sum(seen.digest is not None for seen in unlabeled)
         _check_classes(recipe, classes, labeled_summary, val_summary, faults, hints, warnings)
+        warnings += _suspicious_images(labeled, val, unlabeled, recipe.data.exif)
         warnings += _only_ignored(labeled, val, len(classes))
         warnings += _leakage(labeled, val, unlabeled)
         warnings += _unreadable(unreadable)
@@ -118,8 +137,13 @@ def _look_at_all(
 ) -> tuple[list[_Seen], list[_Seen], list[_Seen]]:
     """Labelled and validation pairs, and the unlabelled images looked at within the limits to decode and to open."""
 
+    images_read, masks_read = image_reading(recipe.data), mask_reading(recipe.data)
+
     def look_at_pair(sample: Sample) -> _Seen:
-        return _look_at_pair(sample, recipe.data.value_map, recipe.data.ignore_index, classes)
+        return _look_at_pair(sample, images_read, masks_read, classes)
+
+    def look_at_image(path: Path, decode: bool) -> _Seen:
+        return _look_at_image(path, images_read, decode)
 
     decoded, opened = (_evenly_spaced(len(sets.unlabeled), limit) for limit in limits)
     images = {sets.unlabeled[index]: index in decoded for index in sorted(decoded | opened)}
@@ -143,8 +167,8 @@ def _look_at_all(
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         labeled = counted(pool.map(look_at_pair, sets.labeled))
         val = counted(pool.map(look_at_pair, sets.val))
-        others = counted(pool.map(_look_at_image, unpaired, [images[image] for image in unpaired]))
-    known = {seen.image: _Seen(seen.image, seen.size, seen.digest) for seen in [*labeled, *val]}
+        others = counted(pool.map(look_at_image, unpaired, [images[image] for image in unpaired]))
+    known = {seen.image: replace(seen, pixels=None, faults=(), hints=()) for seen in [*labeled, *val]}
     known |= {seen.image: seen for seen in others}
     return labeled, val, [known[image] for image in images]
 
@@ -153,33 +177,34 @@ def _evenly_spaced(count: int, limit: int) -> set[int]:
     return set(range(count)) if count <= limit else set(np.linspace(0, count - 1, limit).astype(int).tolist())
 
 
-def _look_at_image(path: Path, decode: bool) -> _Seen:
+def _look_at_image(path: Path, reading: ImageReading, decode: bool) -> _Seen:
     try:
+        header = image_header(path, reading)
         if not decode:
-            return _Seen(path, image_size(path))
-        height, width = read_image(path).shape[:2]
-        return _Seen(path, (height, width), _digest(path))
+            return _Seen(path, header.size, header=header)
+        image = read_image(path, reading)
+        return _Seen(path, (image.shape[0], image.shape[1]), _digest(path), header, used_share(image))
     except DataError as error:
         return _Seen(path, faults=(error.message,), hints=(error.hint,) if error.hint else ())
 
 
-def _look_at_pair(sample: Sample, value_map: dict[int, int], ignore_index: int, classes: int) -> _Seen:
-    seen = _look_at_image(sample.image, decode=True)
+def _look_at_pair(sample: Sample, images: ImageReading, masks: MaskReading, classes: int) -> _Seen:
+    ignore_index = masks.ignore_index
+    seen = _look_at_image(sample.image, images, decode=True)
     faults, hints = list(seen.faults), list(seen.hints)
     pixels = None
     try:
         if sample.mask is None:
             raise DataError(f"{sample.image}: no mask")
-        mask = read_mask(sample.mask, value_map)
+        opened = open_mask(sample.mask, masks)
+        mask = opened.indices
+        seen = replace(seen, mask_orientation=opened.orientation)
     except DataError as error:
         faults.append(error.message)
         hints += [error.hint] if error.hint else []
     else:
-        if seen.size is not None and mask.shape != seen.size:
-            faults.append(
-                f"{sample.mask}: {mask.shape[0]}×{mask.shape[1]} pixels (height×width), "
-                f"but its image {sample.image} has {seen.size[0]}×{seen.size[1]}"
-            )
+        if seen.size is not None and (fault := size_fault(sample, seen.size, mask.shape, images)):
+            faults.append(fault)
         pixels = np.bincount(mask.ravel(), minlength=256)
         wrong = [int(value) for value in np.flatnonzero(pixels) if value >= classes and value != ignore_index]
         if wrong:
@@ -192,7 +217,7 @@ def _look_at_pair(sample: Sample, value_map: dict[int, int], ignore_index: int, 
                 f"data.value_map replaces mask values: '{{{wrong[0]}: {ignore_index}}}' ignores these, "
                 f"'{{{wrong[0]}: {classes - 1}}}' merges them into another class."
             )
-    return _Seen(sample.image, seen.size, seen.digest, pixels, tuple(faults), tuple(hints))
+    return replace(seen, pixels=pixels, faults=tuple(faults), hints=tuple(hints))
 
 
 def _digest(path: Path) -> bytes:
@@ -235,6 +260,19 @@ def _check_classes(
             warnings.append(f"no validation pixel of {', '.join(unseen)}: there is nothing to score them on")
     else:
         warnings.append("there are no validation images: nothing says how good the network is")
+
+
+def _suspicious_images(
+    labeled: Sequence[_Seen], val: Sequence[_Seen], unlabeled: Sequence[_Seen], exif: str
+) -> list[str]:
+    every = {seen.image: seen for seen in [*labeled, *val, *unlabeled]}.values()
+    headers = [(seen.image, seen.header) for seen in every if seen.header is not None]
+    pairs = [(seen.image, seen.header, seen.mask_orientation) for seen in [*labeled, *val] if seen.header is not None]
+    return [
+        *suspicions.of_ranges((seen.image, seen.used) for seen in every if seen.used is not None),
+        *suspicions.of_bands(headers),
+        *(suspicions.of_orientations(pairs) if exif == "apply" else []),
+    ]
 
 
 def _only_ignored(labeled: Sequence[_Seen], val: Sequence[_Seen], classes: int) -> list[str]:

@@ -17,13 +17,13 @@ from protoseg_deploy.data.cache import DecodedImages
 from protoseg_deploy.data.class_sampling import ClassSampling
 from protoseg_deploy.data.copy_paste import paste_classes
 from protoseg_deploy.data.folders import Sample
-from protoseg_deploy.data.images import read_mask
+from protoseg_deploy.data.masks import read_mask
 from protoseg_deploy.data.order import image_at
 from protoseg_deploy.data.photometric import draw_disturbance
 from protoseg_deploy.data.views import View, view_around_class, weak_view
 from protoseg_deploy.distributed import World
 from protoseg_deploy.errors import DataError, ProtosegError
-from protoseg_deploy.recipe import Recipe
+from protoseg_deploy.recipe import Recipe, mask_reading
 
 _LABELED, _UNLABELED, _ORDER, _REPLACEMENT, _CLASS_AWARE, _COPY_PASTE = 1, 2, 3, 4, 5, 6
 _ATTEMPTS = 20
@@ -127,9 +127,10 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         At an input scale below 1 a class of a few pixels may be lost all the same.
         """
         data, train = self.recipe.data, self.recipe.train
+        reading = mask_reading(data)
         for index, sample in enumerate(self.labeled):
             assert sample.mask is not None
-            if not (read_mask(sample.mask, data.value_map) == class_index).any():
+            if not (read_mask(sample.mask, reading) == class_index).any():
                 continue
             image, mask = self.decoded.labeled(sample)
             with _Seeded(train.seed, _ORDER, class_index, index):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from protoseg_deploy.data.images import IMAGE_SUFFIXES
+from protoseg_deploy.data.formats import IMAGE_SUFFIXES
 from protoseg_deploy.errors import DataError
 
 _PLACEHOLDERS = ("stem", "parent")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from protoseg_deploy.errors import DataError, ProtosegError, UsageError
 from protoseg_deploy.evaluation.computing import CheckedRuntime, ComputeError, check_batch
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.evaluation.reading import read_batches
-from protoseg_deploy.recipe import ClassTable
+from protoseg_deploy.recipe import ClassTable, MaskReading
 from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array
 from protoseg_deploy.runtimes.tiling import default_overlap, predict_tiled
 
@@ -60,8 +60,7 @@ def evaluate(
     runtime: Runtime,
     samples: Sequence[Sample],
     *,
-    value_map: Mapping[int, int] | None = None,
-    ignore_index: int = 255,
+    masks: MaskReading | None = None,
     batch: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
@@ -74,8 +73,8 @@ def evaluate(
     Args:
         runtime: what is judged.
         samples: images with masks.
-        value_map: mask values to replace first.
-        ignore_index: mask value that does not count.
+        masks: how masks are read; its ignore index does not count. Those of the runtime's own classes when absent.
+            Images are always read as the runtime says.
         batch: images per call; 1 on a CPU and 4 on a GPU, or fewer if an engine takes no more, when absent.
         progress: called with (images done, images in all).
 
@@ -87,14 +86,15 @@ def evaluate(
     if not samples:
         raise DataError("there is nothing to evaluate: no image with a mask")
     info = runtime.info
+    masks = masks or MaskReading.of_classes(info.classes, info.ignore_index, info.reading)
     batch = _images_per_call(info, batch)
-    matrix = ConfusionMatrix(len(info.classes), ignore_index)
+    matrix = ConfusionMatrix(len(info.classes), masks.ignore_index)
     done = tiled = predict_ns = 0
     start = time.perf_counter()
     checked = CheckedRuntime(runtime)
     try:
-        for images, masks, read in read_batches(
-            samples, classes=len(info.classes), ignore_index=ignore_index, value_map=value_map or {}, batch=batch
+        for images, truth, read in read_batches(
+            samples, classes=len(info.classes), images=info.reading, masks=masks, batch=batch
         ):
             begin = time.perf_counter_ns()
             tile = _tile_of(info, (images.shape[1], images.shape[2]))
@@ -107,7 +107,7 @@ def evaluate(
             except ComputeError as error:
                 raise _failure(error, info, images, [str(sample.image) for sample in read]) from error
             predict_ns += time.perf_counter_ns() - begin
-            matrix.update(predicted, masks)
+            matrix.update(predicted, truth)
             done += len(images)
             if progress is not None:
                 progress(done, len(samples))

@@ -1,7 +1,7 @@
 """Images with their masks for evaluation: decoded in advance, checked, in batches of one size."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -9,8 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from protoseg_deploy.data.folders import Sample
-from protoseg_deploy.data.images import UInt8Array, read_image, read_mask
+from protoseg_deploy.data.images import read_image
+from protoseg_deploy.data.masks import read_mask
+from protoseg_deploy.data.pairs import size_fault
+from protoseg_deploy.data.sources import UInt8Array
 from protoseg_deploy.errors import DataError
+from protoseg_deploy.recipe import ImageReading, MaskReading
 
 Pair = tuple[UInt8Array, UInt8Array]
 
@@ -34,7 +38,7 @@ _MASK_HINT = "Masks hold class indices at the size of their image; data.value_ma
 
 
 def read_batches(
-    samples: Sequence[Sample], *, classes: int, ignore_index: int, value_map: Mapping[int, int], batch: int
+    samples: Sequence[Sample], *, classes: int, images: ImageReading, masks: MaskReading, batch: int
 ) -> Iterator[Batch]:
     """Images and masks, at most `batch` of the same size at a time.
 
@@ -45,8 +49,8 @@ def read_batches(
     Args:
         samples: images with masks.
         classes: mask values are 0 up to here, or the ignore index.
-        ignore_index: mask value that does not count.
-        value_map: mask values to replace first.
+        images: how images are read.
+        masks: how masks are read; its ignore index does not count.
         batch: the largest B.
 
     Raises:
@@ -56,8 +60,8 @@ def read_batches(
 
     def read(sample: Sample) -> Pair:
         try:
-            image, mask = _read(sample, value_map)
-            _check_mask(sample, image, mask, classes, ignore_index)
+            image, mask = _read(sample, images, masks)
+            _check_mask(sample, image, mask, classes, images, masks)
         except MemoryError:
             raise DataError(f"{sample.image}: it and its mask are too large for the memory") from None
         return image, mask
@@ -102,18 +106,18 @@ def _ahead(samples: Sequence[Sample], read: Callable[[Sample], Pair]) -> Iterato
             pool.shutdown(cancel_futures=True)
 
 
-def _read(sample: Sample, value_map: Mapping[int, int]) -> Pair:
+def _read(sample: Sample, images: ImageReading, masks: MaskReading) -> Pair:
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask")
-    return read_image(sample.image), read_mask(sample.mask, value_map)
+    return read_image(sample.image, images), read_mask(sample.mask, masks)
 
 
-def _check_mask(sample: Sample, image: UInt8Array, mask: UInt8Array, classes: int, ignore_index: int) -> None:
-    if image.shape[:2] != mask.shape:
-        raise DataError(
-            f"{sample.mask}: mask is {mask.shape[1]}x{mask.shape[0]} pixels, its image {sample.image.name} is "
-            f"{image.shape[1]}x{image.shape[0]}"
-        )
+def _check_mask(
+    sample: Sample, image: UInt8Array, mask: UInt8Array, classes: int, images: ImageReading, masks: MaskReading
+) -> None:
+    if fault := size_fault(sample, image.shape[:2], mask.shape, images):
+        raise DataError(fault)
+    ignore_index = masks.ignore_index
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     strange = [int(value) for value in values if value >= classes and value != ignore_index]
     if strange:

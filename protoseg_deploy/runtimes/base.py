@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.recipe import ClassTable
+from protoseg_deploy.recipe import ClassTable, ImageReading
 from protoseg_deploy.runtimes.manifest import file_sha256
 
 UInt8Array = NDArray[np.uint8]
@@ -40,6 +40,8 @@ class RuntimeInfo:
     file_bytes: int
     files: tuple[Path, ...] = ()
     """The files that decide its class maps; see `artefact_sha256`."""
+    reading: ImageReading = field(default_factory=ImageReading)
+    """How image files become the uint8 RGB that it takes."""
     fixed_size: tuple[int, int] | None = None
     """Height and width the artefact is bound to; None where any size goes."""
     size_range: tuple[tuple[int, int], tuple[int, int]] | None = None

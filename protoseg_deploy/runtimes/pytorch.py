@@ -59,6 +59,7 @@ class PyTorchRuntime:
             parameters=count_parameters(segmenter),
             file_bytes=network.stat().st_size,
             files=(network,),
+            reading=spec.reading,
             details={"network": network.name, "device_asked": device, "provenance": spec.provenance},
         )
 

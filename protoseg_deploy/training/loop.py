@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.benchmarking.memory import process_peak_bytes
-from protoseg_deploy.data import DataSets, find_data
+from protoseg_deploy.data import DataSets, find_data, with_measured_range
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.data.loading import TrainingBatches, training_loader
 from protoseg_deploy.distributed import world
@@ -18,7 +18,8 @@ from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method
 from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights
 from protoseg_deploy.models import build_segmenter as build_network
-from protoseg_deploy.recipe import ClassTable, Recipe, class_table
+from protoseg_deploy.models.tensor_checks import NotFiniteError, first_fault
+from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_reading
 from protoseg_deploy.training.averages import StepAverages
 from protoseg_deploy.training.devices import Compute
 from protoseg_deploy.training.processes import (
@@ -76,7 +77,13 @@ class Trainer:
         self.classes = class_table(recipe.data)
         self.compute = Compute.choose(recipe.train)
         torch.manual_seed(recipe.train.seed)
-        self.spec = NetworkSpec(recipe.model, self.classes, recipe.data.input_scale, recipe.data.ignore_index)
+        self.spec = NetworkSpec(
+            recipe.model,
+            self.classes,
+            recipe.data.input_scale,
+            recipe.data.ignore_index,
+            reading=image_reading(recipe.data),
+        )
         self.notes: list[str] = list(self.compute.notes)
         self.student = self.compute.place(self._new_student() if initial_weights else build_network(self.spec))
         self.method = self.compute.synchronised(build_method(recipe, self.student, self.classes))
@@ -110,6 +117,8 @@ class Trainer:
             Interrupted: by SIGINT or SIGTERM, after a checkpoint.
             OutOfTime: ``train.max_hours`` are over, after a checkpoint.
             TooManySkipped: the loss is not a number step after step.
+            NotFiniteError: a network holds NaN or infinity when it is to be evaluated or saved; what was saved before
+                is kept.
         """
         spec, device = self.recipe.train, self.compute.device
         images_per_step = spec.batch_labeled + (spec.batch_unlabeled if self.method.uses_unlabeled else 0)
@@ -193,7 +202,22 @@ class Trainer:
         self.unreadable.record(self.step * self.recipe.train.batch_unlabeled)
         record.losses(self.step, averages, self.stepper.lr)
 
+    def _require_finite(self) -> None:
+        """Stop in every process where a network cannot be used any more in one: it is neither judged nor saved."""
+        networks = {"student": self.student, **({"teacher": self.ema.network} if self.ema else {})}
+        tensors = {f"{name}.{key}": t for name, network in networks.items() for key, t in network.state_dict().items()}
+        fault = first_fault(tensors)
+        if not agreed(int(fault is not None), self.compute.device):
+            return
+        kept = f"{self.run.best} of step {self.best.step} is kept" if self.best.step else "no network was saved before"
+        raise NotFiniteError(
+            f"training has diverged: after step {self.step} {fault or 'a network holds NaN or infinity'}; {kept}",
+            "Lower train.lr, set train.clip_grad_norm=1, or train in another precision. Checkpoints made before are "
+            "kept: --resume goes on from the newest.",
+        )
+
     def _evaluate(self, record: RunRecord) -> None:
+        self._require_finite()
         networks = {"student": self.student}
         if self.ema:
             networks["teacher"] = self.ema.network
@@ -228,11 +252,13 @@ class Trainer:
         if weights not in {"pretrained", "none"}:
             report = load_backbone_weights(student.backbone, Path(weights))
             unused = f", {len(report.unused)} not used ({', '.join(report.unused[:3])} …)" if report.unused else ""
-            self.notes.append(f"backbone weights: {report.loaded} tensors from {weights}{unused}")
+            cast = f", {' and '.join(report.cast)} cast to float32" if report.cast else ""
+            self.notes.append(f"backbone weights: {report.loaded} tensors from {weights}{unused}{cast}")
         return student
 
     def _save_checkpoint(self) -> None:
         """Random numbers are every process's own; the rest is the same in all, and the first one writes it."""
+        self._require_finite()
         random = random_states(self.compute.device)
         if world().is_first:
             self.run.checkpoints.save(self.step, {**self._state(), "random": random})
@@ -300,6 +326,7 @@ def train(
     *,
     resume: bool = False,
     extend_to: int | None = None,
+    take_over: bool = False,
     quiet: bool = False,
     check: DataCheck | None = None,
 ) -> dict[str, Any]:
@@ -313,12 +340,16 @@ def train(
         build_method: normally `methods.build_method`.
         resume: continue from the newest checkpoint.
         extend_to: resume and go on to this many steps, more than the run has; starts and ramps stay where they were.
+        take_over: go on with a run although a process on another host may be training it.
         quiet: show no progress.
         check: looks at recipe and data before anything is written; raises where they cannot be used, and returns what
             deserves a warning.
     """
     run = Run(folder)
-    with process_group(recipe.train), run.saying_what_is_safe():
+    with process_group(recipe.train), ExitStack() as stack:
+        stack.enter_context(run.saying_what_is_safe())
+        if world().is_first and (run.exists() or not (resume or extend_to is not None)):
+            stack.enter_context(run.owned(take_over=take_over))
         recipe = resolved_recipe(recipe, class_table(recipe.data))
         if resume or extend_to is not None:
             recipe = run.to_resume(recipe, extend_to)
@@ -335,7 +366,9 @@ def _train(
         run.require_same_images(recipe, sets)
     elif world().is_first:
         run.refuse_to_overwrite()
-        warnings = check(recipe, sets) if check is not None else ()
+    recipe = with_measured_range(recipe, sets)
+    if not resume and world().is_first and check is not None:
+        warnings = check(recipe, sets)
     wait_for_others()
     fresh = not (resume and run.checkpoints.paths())
     trainer = Trainer(recipe, run, sets, build_method, initial_weights=fresh, quiet=quiet)

@@ -39,7 +39,7 @@ class RunRecord(AbstractContextManager["RunRecord"]):
     def __init__(self, run: Run, spec: NetworkSpec, progress: TrainingProgress, first_step: int) -> None:
         self.run, self.spec, self.progress = run, spec, progress
         self.writes = world().is_first
-        self.tensorboard = run.folder / "tensorboard"
+        self.tensorboard = run.tensorboard
         with run.writing(self.tensorboard):
             self.writer = SummaryWriter(str(self.tensorboard), purge_step=first_step) if self.writes else None
 

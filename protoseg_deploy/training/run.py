@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from protoseg_deploy.data import DataSets, write_list
 from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
-from protoseg_deploy.files import write_atomically
+from protoseg_deploy.files import remove_scratch, require_inside, write_atomically
+from protoseg_deploy.locks import sole_writer
 from protoseg_deploy.recipe import ClassTable, Recipe, differing_keys, dump_recipe, load_recipe
 from protoseg_deploy.training.checkpoints import Checkpoints
 
@@ -47,6 +48,9 @@ class Run:
         self.summary_path = folder / "summary.json"
         self.labeled_list = folder / "labeled.txt"
         self.images_path = folder / "images.json"
+        self.unreadable_path = folder / "unreadable.jsonl"
+        self.tensorboard = folder / "tensorboard"
+        self.lock_path = folder / ".lock"
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
     def exists(self) -> bool:
@@ -57,7 +61,7 @@ class Run:
         """Raises UsageError where the folder already holds something; what a start that was killed left is nothing."""
         if not self.folder.exists():
             return
-        begun = {self.images_path.name, self.labeled_list.name}
+        begun = {self.images_path.name, self.labeled_list.name, self.lock_path.name}
         if not self.folder.is_dir() or any(
             path.name not in begun and not _is_unfinished(path) for path in self.folder.iterdir()
         ):
@@ -65,6 +69,34 @@ class Run:
             if self.exists():
                 hint = "Continue it with --resume, or choose another --run folder."
             raise UsageError(f"{self.folder} already exists and is not empty", hint)
+
+    @contextmanager
+    def owned(self, *, take_over: bool = False) -> Iterator[None]:
+        """Be the only one that writes into the folder, which is made where there is none.
+
+        Args:
+            take_over: of a process on another host, do not wait for its lock to grow old.
+
+        Raises:
+            LockedError: another process is training this run.
+            UsageError: part of it is a link to somewhere else.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            self.refuse_to_overwrite()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(self.folder, error) from None
+        try:
+            with sole_writer(self.lock_path, str(self.folder), take_over=take_over, take_over_option="--take-over"):
+                for path in (self.checkpoints.folder, self.tensorboard, self.metrics_path, self.unreadable_path):
+                    require_inside(self.folder, path)
+                for folder in (self.folder, self.checkpoints.folder):
+                    remove_scratch(folder)
+                yield
+        finally:
+            with suppress(OSError):  # it is empty where the run was refused before it began
+                self.folder.rmdir()
 
     def start(self, recipe: Recipe, sets: DataSets) -> None:
         """Make the folder and write down what decides the run; the recipe last, so that where it is all is there."""
@@ -91,6 +123,7 @@ class Run:
         if not self.exists():
             raise UsageError(f"{self.folder} holds no run to resume", "Start one without --resume and --extend-to.")
         then, trained = self.recipe(), bool(self.checkpoints.paths())
+        recipe = with_measured_range_of(then, recipe)
         if self.summary_path.is_file() and not trained:
             raise UsageError(f"{self.folder} is finished and keeps no checkpoint: there is nothing to resume")
         if extend_to is not None:
@@ -207,13 +240,21 @@ class Run:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether it is a file that was being written when the run was killed."""
+    """Whether it is a file that was being written when the run was killed; names of earlier versions included."""
     return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 def _with_length(recipe: Recipe, steps: int, planned: int) -> Recipe:
     length = {"steps": steps, "extended_from": planned}
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=length)})
+
+
+def with_measured_range_of(then: Recipe, recipe: Recipe) -> Recipe:
+    """Percentiles that the run has measured are the numbers it measured."""
+    if recipe.data.value_range is None or recipe.data.value_range != then.data.value_range_from:
+        return recipe
+    measured = {"value_range": then.data.value_range, "value_range_from": then.data.value_range_from}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=measured)})
 
 
 def _images(recipe: Recipe, sets: DataSets) -> dict[str, dict[str, Any]]:

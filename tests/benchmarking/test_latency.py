@@ -17,6 +17,7 @@ from protoseg_deploy.benchmarking.inputs import read_batch
 from protoseg_deploy.benchmarking.latency import LatencyReport, measure_interleaved
 from protoseg_deploy.benchmarking.machine import describe_machine, process_peak_memory_mib
 from protoseg_deploy.errors import DataError, UsageError
+from protoseg_deploy.recipe import ImageReading
 from tests.fake_runtime import FakeRuntime
 
 
@@ -163,15 +164,15 @@ def test_a_batch_is_read_resized_and_repeated(tmp_path: Path) -> None:
     colors = [(10, 20, 30), (200, 100, 0)]
     for name, size, color in zip("ab", [(9, 6), (20, 30)], colors, strict=True):
         Image.new("RGB", size, color).save(tmp_path / f"{name}.png")
-    batch = read_batch(tmp_path, 3)
+    batch = read_batch(tmp_path, 3, ImageReading())
     assert batch.shape == (3, 6, 9, 3)
     assert [tuple(image[2, 2]) for image in batch] == [colors[0], colors[1], colors[0]]
-    assert read_batch(tmp_path, 1, (4, 5)).shape == (1, 4, 5, 3)
+    assert read_batch(tmp_path, 1, ImageReading(), (4, 5)).shape == (1, 4, 5, 3)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images"):
-        read_batch(tmp_path / "empty", 1)
+        read_batch(tmp_path / "empty", 1, ImageReading())
     with pytest.raises(UsageError, match="no such folder"):
-        read_batch(tmp_path / "nowhere", 1)
+        read_batch(tmp_path / "nowhere", 1, ImageReading())
 
 
 def test_the_machine_is_described() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protoseg_deploy.data import DataReport, check_before_training, check_data, find_data
+from protoseg_deploy.data import DataReport, check_before_training, check_data, find_data, formats
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import Recipe, load_recipe, recipe_from_dict
 
@@ -187,8 +187,8 @@ def test_beyond_the_limit_headers_are_read_and_a_part_is_decoded(root: Path) -> 
 
 def test_beyond_a_second_limit_files_are_not_even_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    open_image = Image.open
-    monkeypatch.setattr(Image, "open", lambda path: (opened.append(Path(path).name), open_image(path))[1])
+    open_regular = formats.open_regular
+    monkeypatch.setattr(formats, "open_regular", lambda path: (opened.append(path.name), open_regular(path))[1])
     report = check(root, decode_limit=2, open_limit=3, train={"crop": 26})
     assert sum(name in opened for name in ("4.png", "5.png")) == 1, "only among the unlabelled there are six"
     assert (report.unlabeled.images, report.unlabeled_opened, report.unlabeled_decoded) == (6, 3, 2)

@@ -1,7 +1,6 @@
 """The folder `predict` writes: one writer, pictures that appear whole, and a list of what failed."""
 
 import errno
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 from numpy.typing import NDArray
 from PIL import Image
 
+from protoseg_deploy.documents import dump_document
 from protoseg_deploy.errors import WriteError
 from protoseg_deploy.evaluation.prediction_plan import FAILURES, KINDS
 from protoseg_deploy.evaluation.result_marks import Mark
@@ -81,12 +81,11 @@ class OutputFolder:
         Raises:
             WriteError: it cannot be written.
         """
-        document = {"image": _readable(str(image)), "kind": kind, "reason": _readable(reason)}
-        line = json.dumps(document, ensure_ascii=False) + "\n"
+        line = dump_document({"image": str(image), "kind": kind, "reason": reason}, indent=None) + b"\n"
         try:
             if self._failures is None:
                 self._failures = (self.path / FAILURES).open("xb")
-            self._failures.write(line.encode())
+            self._failures.write(line)
             self._failures.flush()
         except OSError as error:
             raise WriteError(self.path / FAILURES, error) from None
@@ -142,11 +141,3 @@ def open_output(path: Path) -> Iterator[OutputFolder]:
             yield output
         finally:
             output._close()
-
-
-def _readable(text: str) -> str:
-    r"""Valid Unicode; a byte of a file name that is none is shown as ``\xff``."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a UTF-16 pair, such as Windows allows in names
-        return text.encode("utf-8", "backslashreplace").decode()

@@ -201,7 +201,8 @@ class _Job:
         try:
             image = read_image(path, self._runtime.info.reading)
         except DataError as error:
-            raise _ImageError("unreadable", error.message) from None
+            kind: FailureKind = "memory" if isinstance(error.__context__, MemoryError) else "unreadable"
+            raise _ImageError(kind, error.message) from None
         if not image.size:
             raise _ImageError("unreadable", f"{path}: an image without pixels")
         class_map = self._class_map(path, image)
@@ -246,7 +247,8 @@ class _Job:
 
 def _made_by(artefact: str, info: RuntimeInfo, tile: tuple[int, int] | None, overlap: int, alpha: float) -> str:
     """Digest of what decides a result beside the image; another device or library may round differently."""
-    return made_by(__version__, artefact, info.kind, info.precision, info.device, info.backend, tile, overlap, alpha)
+    library = (info.kind, info.precision, info.device, info.backend)
+    return made_by(__version__, artefact, *library, info.reading.model_dump_json(), tile, overlap, alpha)
 
 
 def _digest(path: Path) -> str:

@@ -38,10 +38,10 @@ class RuntimeInfo:
     threads: int
     parameters: int
     file_bytes: int
-    reading: ImageReading = field(default_factory=ImageReading)
-    """How image files become the uint8 RGB that it takes."""
     files: tuple[Path, ...] = ()
     """The files that decide its class maps; see `artefact_sha256`."""
+    reading: ImageReading = field(default_factory=ImageReading)
+    """How image files become the uint8 RGB that it takes."""
     fixed_size: tuple[int, int] | None = None
     """Height and width the artefact is bound to; None where any size goes."""
     size_range: tuple[tuple[int, int], tuple[int, int]] | None = None

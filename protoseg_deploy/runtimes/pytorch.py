@@ -58,8 +58,8 @@ class PyTorchRuntime:
             threads=torch.get_num_threads(),
             parameters=count_parameters(segmenter),
             file_bytes=network.stat().st_size,
-            reading=spec.reading,
             files=(network,),
+            reading=spec.reading,
             details={"network": network.name, "device_asked": device, "provenance": spec.provenance},
         )
 

@@ -161,10 +161,10 @@ def test_images_too_large_to_be_read_are_named_with_the_other_faults(
     samples, _, _ = random_samples(tmp_path, [(8, 9)] * 4)
     samples[3].mask.write_bytes(b"nothing")
 
-    def read(path: Path, options: ImageReading) -> np.ndarray:
+    def read(path: Path, reading: ImageReading) -> np.ndarray:
         if path == samples[1].image:
             raise MemoryError
-        return read_image(path, options)
+        return read_image(path, reading)
 
     monkeypatch.setattr(reading, "read_image", read)
     with pytest.raises(DataError, match="2 faults in 4 images") as raised:

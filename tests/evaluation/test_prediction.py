@@ -183,10 +183,10 @@ def test_an_image_too_large_to_be_read_does_not_keep_the_others(
     for name in ("a", "b", "c"):
         write_image(tmp_path / f"in/{name}.png")
 
-    def read(path: Path, options: ImageReading) -> np.ndarray:
+    def read(path: Path, reading: ImageReading) -> np.ndarray:
         if path.name == "b.png":
             raise MemoryError
-        return read_image(path, options)
+        return read_image(path, reading)
 
     monkeypatch.setattr(prediction, "read_image", read)
     result = predict_files(FakeRuntime(), [tmp_path / "in"], tmp_path / "out")
@@ -248,11 +248,11 @@ def test_what_is_no_regular_file_is_reported_and_not_waited_for(tmp_path: Path) 
 
 def test_files_of_a_folder_that_are_not_read_are_counted(tmp_path: Path) -> None:
     write_image(tmp_path / "in/b.png")
-    for name in ("a.mov", "c.MOV", "notes"):
+    for name in ("a.dcm", "c.DCM", "notes"):
         (tmp_path / "in" / name).write_bytes(b"something")
     result = predict_files(FakeRuntime(), [tmp_path / "in"], tmp_path / "out")
     ((folder, unread),) = result.unread
-    assert (folder, unread.counts) == (tmp_path / "in", {".mov": 2, "": 1})
+    assert (folder, unread.counts) == (tmp_path / "in", {".dcm": 2, "": 1})
     write_image(tmp_path / "unusual.png")
     (tmp_path / "unusual.png").rename(tmp_path / "unusual")
     assert len(predict_files(FakeRuntime(), [tmp_path / "unusual"], tmp_path / "out").images) == 1

@@ -27,9 +27,8 @@ def write(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
 def batches(samples: list[Sample], batch: int) -> list[list[int]]:
     """The numbers of the images of each batch."""
     found = []
-    for images, masks, read in read_batches(
-        samples, classes=2, images=ImageReading(), masks=MaskReading(), batch=batch
-    ):
+    reading = {"images": ImageReading(), "masks": MaskReading()}
+    for images, masks, read in read_batches(samples, classes=2, **reading, batch=batch):
         assert images.shape == (*masks.shape, 3)
         assert [samples[int(image[0, 0, 0])] for image in images] == list(read)
         found.append([int(image[0, 0, 0]) for image in images])

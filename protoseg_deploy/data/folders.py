@@ -121,7 +121,7 @@ def write_list(path: Path, samples: Sequence[Sample], root: Path) -> None:
     for sample in samples:
         files = [sample.image] if sample.mask is None else [sample.image, sample.mask]
         lines.append("\t".join(_listed(file.absolute(), base) for file in files))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_bytes(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
 
 
 def _listed(file: Path, base: Path) -> str:

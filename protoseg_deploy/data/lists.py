@@ -85,15 +85,17 @@ class ListReader:
         """Where a line stands (``list.txt:3``), and what it says."""
         empty = True
         try:
-            with self._path.open(encoding="utf-8-sig") as file:
+            with self._path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
                 for number, line in enumerate(file, start=1):
+                    if "\0" in line:
+                        self._faults.append(f"{self._key}: cannot read {self._path}: not a text file in UTF-8")
+                        return
                     text = line.strip()
                     if text and not text.startswith("#"):
                         empty = False
                         yield f"{self._path}:{number}", text
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a text file"
-            self._faults.append(f"{self._key}: cannot read {self._path}: {reason}")
+        except OSError as error:
+            self._faults.append(f"{self._key}: cannot read {self._path}: {error.strerror}")
             return
         if empty:
             self._faults.append(f"{self._key}: {self._path} lists no images")

@@ -8,6 +8,7 @@ from protoseg_deploy.recipe.loading import (
     load_recipe,
     read_recipe_text,
     recipe_from_dict,
+    value_of,
 )
 from protoseg_deploy.recipe.schema import (
     Color,
@@ -51,4 +52,5 @@ __all__ = [
     "shipped_folder",
     "shipped_recipe_names",
     "shipped_recipe_path",
+    "value_of",
 ]

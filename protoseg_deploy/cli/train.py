@@ -74,6 +74,7 @@ def command(
     from protoseg_deploy.methods import build_method
     from protoseg_deploy.recipe import load_recipe, load_run_recipe
     from protoseg_deploy.training import OutOfTime, Run, train
+    from protoseg_deploy.training.records import finite
 
     if replay is not None:
         if recipe is not None or folder is not None:
@@ -106,14 +107,23 @@ def command(
             print_json({"stopped": stopped.message})
         raise
     if as_json:
-        print_json(summary)
+        print_json(finite(summary))
         return
     rows = [
-        ("best", f"{summary['best_miou_percent']:.2f}", summary["best_step"], folder / "best.safetensors"),
-        ("last", f"{summary['last_miou_percent']:.2f}", summary["steps"], folder / "last.safetensors"),
+        ("best", _percent(summary["best_miou_percent"]), summary["best_step"], folder / "best.safetensors"),
+        ("last", _percent(summary["last_miou_percent"]), summary["steps"], folder / "last.safetensors"),
     ]
     print_table(["network", "mIoU %", "step", "file"], rows)
     click.echo(f"Next: protoseg export {folder} --bundle bundles/{folder.name}")
+
+
+def _as_json(value: float) -> float | str:
+    """JSON has no word for what is not a number."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.2f}"
 
 
 def _replay(file: Path, as_json: bool) -> None:
@@ -121,8 +131,8 @@ def _replay(file: Path, as_json: bool) -> None:
 
     report = replay(file)
     if as_json:
-        losses = {name: value if math.isfinite(value) else str(value) for name, value in report.losses.items()}
-        print_json({**asdict(report), "losses": losses})  # JSON has no word for what is not a number
+        figures = {**asdict(report), "losses": {name: _as_json(value) for name, value in report.losses.items()}}
+        print_json({**figures, "largest_input": _as_json(report.largest_input)})
         return
     print_table(["loss", "value"], [(name, f"{value:.4g}") for name, value in report.losses.items()], f"{file}")
     if report.first_layer is None:

@@ -8,6 +8,7 @@ from protoseg_deploy.recipe.loading import (
     load_recipe,
     read_recipe_text,
     recipe_from_dict,
+    value_of,
 )
 from protoseg_deploy.recipe.reading import ImageReading, MaskReading, image_reading, mask_reading
 from protoseg_deploy.recipe.runs import load_run_recipe, with_draw_of
@@ -60,5 +61,6 @@ __all__ = [
     "shipped_folder",
     "shipped_recipe_names",
     "shipped_recipe_path",
+    "value_of",
     "with_draw_of",
 ]

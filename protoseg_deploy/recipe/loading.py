@@ -74,6 +74,11 @@ def differing_keys(one: Recipe, other: Recipe) -> list[str]:
     return [".".join(key) for key in left | right if left.get(key) != right.get(key)]
 
 
+def value_of(recipe: Recipe, key: str) -> Any:
+    """What a recipe has for a dotted key; None where it has no such key."""
+    return dict(_leaves(recipe.model_dump(mode="json"))).get(tuple(key.split(".")))
+
+
 def find_recipe(source: str | Path) -> Path:
     """The file behind a shipped name or a path; a folder of the same name does not hide a shipped recipe."""
     names = shipped_recipe_names()

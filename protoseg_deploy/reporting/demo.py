@@ -4,7 +4,6 @@ Everything here goes through the functions behind the other verbs; the demo only
 results side by side.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from protoseg_deploy.benchmarking.latency import measure_interleaved
 from protoseg_deploy.data import Sample, find_data, read_image, read_mask
 from protoseg_deploy.data.scenes import is_scene_folder, write_scenes
 from protoseg_deploy.distillation import distill
+from protoseg_deploy.documents import dump_document
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.colors import colorize
 from protoseg_deploy.evaluation.evaluate import evaluate
@@ -28,6 +28,7 @@ from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_readin
 from protoseg_deploy.reporting.panel import Row, panel
 from protoseg_deploy.runtimes import Runtime, open_runtime
 from protoseg_deploy.training import Interrupted, Run, train
+from protoseg_deploy.training.records import finite
 
 METHODS = ("supervised", "fixmatch", "prototype")
 STUDENT = ("model.backbone=test_efficientnet", "model.decoder=lraspp")
@@ -118,7 +119,7 @@ def _run_demo(folder: Path, say: Callable[[str], object], overrides: tuple[str, 
     _draw(runtimes, rows, recipe, samples, folder / "panel.png")
     result = DemoResult(rows, folder / "panel.png", bundle, time.perf_counter() - started)
     document: dict[str, Any] = {"rows": [asdict(row) for row in rows], "seconds": result.seconds}
-    write_atomically(folder / "results.json", json.dumps(document, indent=2).encode())
+    write_atomically(folder / "results.json", dump_document(finite(document)))
     return result
 
 

@@ -114,6 +114,7 @@ def test_a_run_that_goes_on_keeps_its_labelled_subset(recipe, scenes, tmp_path, 
     stored = yaml.safe_load(Run(tmp_path / "run").recipe_path.read_text())
     del stored["data"]["labeled_draw"]
     Run(tmp_path / "run").recipe_path.write_text(yaml.safe_dump(stored))  # as versions before wrote it
+    Run(tmp_path / "run").recipe_copy.unlink()
     resume(recipe, tmp_path / "run")
     assert labels_of(tmp_path / "run") == before
     assert len(before) == 3

@@ -94,7 +94,8 @@ def _start(root: Path, method: str, workers: int, run: Path) -> dict[str, Any]:
     import torch
 
     from protoseg_deploy.data import check_before_training, find_data
-    from protoseg_deploy.data.loading import TrainingBatches, training_loader
+    from protoseg_deploy.data.loading import TrainingBatches
+    from protoseg_deploy.data.workers import training_loader
     from protoseg_deploy.recipe import recipe_from_dict
     from protoseg_deploy.training.run import Run
 

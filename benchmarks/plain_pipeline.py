@@ -215,7 +215,7 @@ def main(
     """Compare BUNDLE with the plain pipeline made from the same weights, on this CPU."""
     manifest = read_manifest(bundle)
     segmenter, spec = load_network(check_file(bundle, manifest, REFERENCE_FILE))
-    images = read_batch(folder, count, size)
+    images = read_batch(folder, count, spec.reading, size)
     precisions = [precision for precision in ("fp32", "int8") if precision in manifest.graphs]
     with tempfile.TemporaryDirectory() as scratch:
         graph = out or Path(scratch) / "plain.onnx"

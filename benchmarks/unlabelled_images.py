@@ -18,18 +18,18 @@ from protoseg_deploy.cli.arguments import PATH, print_table
 from protoseg_deploy.data.folders import find_data
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.evaluation.evaluate import Evaluation, evaluate
-from protoseg_deploy.recipe import load_recipe
+from protoseg_deploy.recipe import load_run_recipe, mask_reading
 from protoseg_deploy.runtimes.opening import open_runtime
 
 
 def judge(run: Path) -> Evaluation:
-    data = load_recipe(run / "recipe.yaml").data
-    labeled = find_data(data, need_unlabeled=False, need_val=False).labeled
+    data = load_run_recipe(run / "recipe.yaml").data
+    labeled = find_data(data, need_unlabeled=False, need_val=False, drawn=run / "labeled.txt").labeled
     everything = data.model_copy(update={"labeled_count": None, "labeled_share": None})
     pool = find_data(everything, need_unlabeled=False, need_val=False).labeled
     rest = [sample for sample in pool if sample not in labeled]
     network = open_runtime(run / "last.safetensors", device="auto")
-    return evaluate(network, rest, value_map=data.value_map, ignore_index=data.ignore_index)
+    return evaluate(network, rest, masks=mask_reading(data))
 
 
 @click.command(help=__doc__)

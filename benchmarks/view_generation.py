@@ -40,11 +40,11 @@ from torchvision.transforms import ColorJitter, RandomGrayscale
 
 from protoseg_deploy.benchmarking.turns import Times, medians
 from protoseg_deploy.cli.arguments import PATH, print_table
-from protoseg_deploy.data.images import IMAGE_SUFFIXES, image_size, read_image, read_mask
+from protoseg_deploy.data import IMAGE_SUFFIXES, image_size, read_image, read_mask
 from protoseg_deploy.data.photometric import disturb, draw_disturbance
 from protoseg_deploy.data.scenes import Scene, scene_of_split
 from protoseg_deploy.data.views import weak_view
-from protoseg_deploy.recipe import Train
+from protoseg_deploy.recipe import ImageReading, MaskReading, Train
 
 _SMALL, _LARGE = (375, 500), (1024, 2048)
 """Height and width of Pascal VOC's and of Cityscapes' images."""
@@ -141,11 +141,11 @@ class Ours:
         self.spec = spec
 
     def pair(self, labeled: Photo, unlabeled: Photo, stages: Stages) -> list[Tensor]:
-        pixels, mask = read_image(labeled.image), read_mask(labeled.mask, {})
+        pixels, mask = read_image(labeled.image, ImageReading()), read_mask(labeled.mask, MaskReading())
         stages.lap("decode")
         first = weak_view(_channels_first(pixels), torch.from_numpy(mask), self.spec, _IGNORE)
         stages.lap("geometry")
-        pixels = read_image(unlabeled.image)
+        pixels = read_image(unlabeled.image, ImageReading())
         stages.lap("decode")
         second = weak_view(_channels_first(pixels), None, self.spec, _IGNORE)
         valid = second.mask == 0
@@ -227,7 +227,7 @@ def photos_of(folder: Path, scratch: Path, limit: int = 64) -> list[Photo]:
         raise click.ClickException(f"{folder} holds no images")
     photos = []
     for number, image in enumerate(images):
-        height, width = image_size(image)
+        height, width = image_size(image, ImageReading())
         blocks = np.add.outer(np.arange(height) // 64, np.arange(width) // 64) % 19
         photos.append(Photo(image, scratch / f"{number}_mask.png"))
         Image.fromarray(blocks.astype(np.uint8)).save(photos[-1].mask)

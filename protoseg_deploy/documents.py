@@ -1,5 +1,9 @@
 """JSON that a run or a bundle holds, read into the shape it must have: a file of another shape is one clear error."""
 
+import codecs
+import json
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -7,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.files import open_regular
+from protoseg_deploy.text import readable
 
 T = TypeVar("T")
 
@@ -55,6 +60,23 @@ def read_lines(path: Path, shape: type[T] | TypeAdapter[T], hint: str) -> list[T
     ]
 
 
+def dump_document(document: object, indent: int | None = 2) -> bytes:
+    r"""JSON in UTF-8 that every reader takes; without `indent` it is one line.
+
+    Bytes of file names that are not UTF-8, which Python holds as lone surrogates, are written as ``\xHH``: JSON has
+    no other way to say them that all readers accept.
+
+    Raises:
+        ValueError: a number is not finite, which JSON cannot say.
+    """
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _NOT_PLAIN.sub(lambda match: json.dumps(readable(match[0]))[1:-1], text).encode()
+
+
+_NOT_PLAIN = re.compile("[\x7f-\x9f]|[\ud800-\udfff]+")
+"""Control characters that JSON leaves as they are, and halves of characters."""
+
+
 def first_fault(error: ValidationError) -> str:
     """``graphs.fp32.file: Field required``."""
     details = error.errors(include_url=False, include_input=False, include_context=False)[0]
@@ -72,4 +94,26 @@ def _read(path: Path, hint: str) -> bytes:
         raise ProtosegError(f"cannot read {path}: {error.strerror or error}", hint) from None
     if len(content) > _MOST_BYTES:
         raise ProtosegError(f"{path} is larger than {_MOST_BYTES >> 20} MiB: not a file of this program", hint)
+    return as_utf8(content)
+
+
+def as_utf8(content: bytes) -> bytes:
+    """The same text without a byte order mark, which editors on Windows put there, and in UTF-8 where that says UTF-16.
+
+    What cannot be decoded stays as it is.
+    """
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            with suppress(UnicodeDecodeError):
+                return content.decode(encoding).encode()
     return content
+
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""UTF-32 before UTF-16, whose mark is the beginning of the other's."""

@@ -7,6 +7,8 @@ about it. Anything else that escapes is a bug of ours and keeps its traceback.
 from collections.abc import Sequence
 from pathlib import Path
 
+from protoseg_deploy.text import one_line
+
 
 class ProtosegError(Exception):
     """A failure the user can mend.
@@ -38,7 +40,7 @@ class RecipeError(UsageError):
 
     def __init__(self, source: str, faults: Sequence[str]) -> None:
         count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
-        super().__init__(f"{source}: {count}\n" + "\n".join(f"  {fault}" for fault in faults))
+        super().__init__(f"{source}: {count}\n" + "\n".join(f"  {one_line(fault)}" for fault in faults))
         self.faults = tuple(faults)
 
 
@@ -48,6 +50,9 @@ class WriteError(ProtosegError):
     Args:
         path: the file.
         error: why.
+
+    Attributes:
+        errno: number of the system's error, where it has one.
     """
 
     def __init__(self, path: Path, error: OSError) -> None:
@@ -55,13 +60,14 @@ class WriteError(ProtosegError):
             f"cannot write {path}: {error.strerror or error}",
             "Free some space or choose another folder; nothing was replaced.",
         )
+        self.errno = error.errno
 
 
 class DataError(ProtosegError):
     """Images, masks or folders that cannot be used; lists every fault found, each with its file."""
 
     def __init__(self, summary: str, faults: Sequence[str] = (), hint: str = "", shown: int = 20) -> None:
-        lines = [summary, *(f"  {fault}" for fault in faults[:shown])]
+        lines = [summary, *(f"  {one_line(fault)}" for fault in faults[:shown])]
         if len(faults) > shown:
             lines.append(f"  … and {len(faults) - shown} more")
         super().__init__("\n".join(lines), hint)

@@ -3,15 +3,20 @@
 import os
 import re
 import secrets
+import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 from protoseg_deploy.errors import UsageError, WriteError
 
-_SCRATCH = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+_LONGEST_PATH = 1024
+_LONGEST_NAME = 255
+_SCRATCH = re.compile(r"\..*\.[0-9a-f]{12}\.tmp", re.DOTALL)
 
 
 def scratch_path(path: Path) -> Path:
@@ -19,12 +24,31 @@ def scratch_path(path: Path) -> Path:
 
     A name too long for the file system with these additions is cut.
     """
-    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
+    name = os.fsencode(path.name)[:200].decode(errors="ignore")  # file systems count bytes
+    return path.with_name(f".{name}.{secrets.token_hex(6)}.tmp")
 
 
 def is_scratch(name: str) -> bool:
     """Whether a file name is one that `scratch_path` makes."""
     return _SCRATCH.fullmatch(name) is not None
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what killed processes were writing in a folder; for the only process that writes there.
+
+    Raises:
+        WriteError: something cannot be removed.
+    """
+    for path in folder.glob(".*.tmp"):
+        if not is_scratch(path.name):
+            continue
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError(path, error) from None
 
 
 def write_atomically(
@@ -75,7 +99,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading if it is a regular one, directly or through links; never waits.
 
     Raises:
@@ -92,6 +116,25 @@ def open_regular(path: Path) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def path_fault(text: str) -> str | None:
+    """Why no file system can have a path of these characters, or None; nothing is looked up."""
+    if "\0" in text:
+        return "a path cannot hold the character NUL"
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError as error:
+        return f"no file name in {sys.getfilesystemencoding()} can hold the character U+{ord(text[error.start]):04X}"
+    if len(encoded) > _LONGEST_PATH:
+        return f"a path of more than {_LONGEST_PATH:,} bytes"
+    if any(len(part) > _LONGEST_NAME for part in re.split(rb"[/\\]", encoded)):
+        return f"a file or folder name of more than {_LONGEST_NAME} bytes"
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return f"{text.partition('/')[0]} is nobody's home folder here; ./{text} is a folder of that name"
+    return None
 
 
 def _kind(mode: int) -> str:
@@ -113,7 +156,7 @@ def require_inside(folder: Path, path: Path) -> None:
     place = folder
     for part in relative.parts:
         place = place / part
-        if part == ".." or place.is_symlink():
+        if part == ".." or os.path.islink(place):  # noqa: PTH114  Path.is_symlink raises where a path is too long
             raise UsageError(
                 f"{place} is a link: nothing is written or deleted through it",
                 "Remove the link, or choose another folder for the output.",
@@ -131,10 +174,12 @@ def require_no_overwriting(outputs: Iterable[Path], inputs: Iterable[Path], opti
     Raises:
         UsageError: an output is an input; the message names both.
     """
+    there = {output: identity for output in outputs if (identity := _identity(output)) is not None}
+    if not there:  # as a rule, and then 100,000 inputs need not be looked at
+        return
     known: dict[tuple[int, int] | None, Path] = {_identity(path): path for path in inputs}
-    known.pop(None, None)
-    for output in outputs:
-        replaced = known.get(_identity(output))
+    for output, identity in there.items():
+        replaced = known.get(identity)
         if replaced is not None:
             raise UsageError(
                 f"{output} is the input {replaced}: it would be replaced",

@@ -9,15 +9,17 @@ from PIL import Image
 from protoseg_deploy.data.images import read_image
 from protoseg_deploy.data.pairing import find_images
 from protoseg_deploy.errors import DataError, UsageError
+from protoseg_deploy.recipe import ImageReading
 from protoseg_deploy.runtimes.base import UInt8Array
 
 
-def read_batch(folder: Path, batch: int, size: tuple[int, int] | None = None) -> UInt8Array:
+def read_batch(folder: Path, batch: int, reading: ImageReading, size: tuple[int, int] | None = None) -> UInt8Array:
     """The first images of a folder as one batch ``[B,H,W,3]`` uint8 RGB; repeated where there are fewer.
 
     Args:
         folder: searched recursively.
         batch: how many.
+        reading: how the images are read.
         size: height and width to resize to (bilinear); the size of the first image when absent.
 
     Raises:
@@ -30,7 +32,7 @@ def read_batch(folder: Path, batch: int, size: tuple[int, int] | None = None) ->
     found = find_images(folder, leave_out=[], key="--images", faults=faults)[:batch]
     if faults:
         raise DataError("nothing to measure with:", faults)
-    images = [read_image(path) for path in found]
+    images = [read_image(path, reading) for path in found]
     height, width = size or images[0].shape[:2]
     resized = [
         image

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from protoseg_deploy.benchmarking.machine import Machine, describe_machine, gpu_memory_used_mib, process_peak_memory_mib
+from protoseg_deploy.benchmarking.machine import Machine, describe_machine, gpu_memory_used_mib
+from protoseg_deploy.benchmarking.memory import resident_peak_bytes
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array
 
@@ -97,7 +98,7 @@ class LatencyReport:
     session: LatencyStats
     array: LatencyStats
     process_peak_memory_mib: float
-    """Peak of the whole process so far: libraries and every runtime in it included."""
+    """The most that was resident since this process was started: libraries and every runtime in it included."""
     gpu_peak_memory_mib: float | None
     """Peak of PyTorch's allocations on the GPU; None on a CPU and for other libraries."""
     gpu_memory_used_mib: float | None
@@ -223,7 +224,7 @@ def measure_interleaved(
             input=kind,
             session=series["session"][number].stats(batch, runs),
             array=series["array"][number].stats(batch, runs),
-            process_peak_memory_mib=round(process_peak_memory_mib(), 1),
+            process_peak_memory_mib=round(resident_peak_bytes() / 2**20, 1),
             gpu_peak_memory_mib=_torch_peak_mib(runtime.info),
             gpu_memory_used_mib=round(gpu_memory_used_mib(), 1) if runtime.info.device != "cpu" else None,
             machine=machine,

@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 _LIBRARIES = (
@@ -45,6 +44,8 @@ class Machine:
 
 def describe_machine() -> Machine:
     """Look at the machine this process runs on."""
+    import psutil
+
     return Machine(
         cpu=_cpu_model(),
         physical_cores=psutil.cpu_count(logical=False),
@@ -57,17 +58,6 @@ def describe_machine() -> Machine:
         libraries={name: found for name in _LIBRARIES if (found := _version(name)) is not None},
         load_average_1min=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     )
-
-
-def process_peak_memory_mib() -> float:
-    """The most resident memory this process ever had, libraries included, in MiB."""
-    info = psutil.Process().memory_info()
-    if hasattr(info, "peak_wset"):  # Windows
-        return float(info.peak_wset) / 2**20
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
 
 
 def gpu_memory_used_mib() -> float:

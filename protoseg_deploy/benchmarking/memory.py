@@ -1,6 +1,5 @@
 """The most memory that a piece of work, or a whole process, needs at a time."""
 
-import resource
 import sys
 import weakref
 from collections.abc import Callable
@@ -34,14 +33,25 @@ def peak_memory_bytes(work: Callable[[], object], device: torch.device) -> int:
 def process_peak_bytes(device: torch.device) -> int:
     """The most memory this process has held at a time, since it was started.
 
-    On CUDA what the allocator has handed out; on the CPU what was resident, interpreter and libraries included.
+    On CUDA what the allocator has handed out; on the CPU `resident_peak_bytes`.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    return resident_peak_bytes()
+
+
+def resident_peak_bytes() -> int:
+    """The most memory of this process, interpreter and libraries included, that was resident at a time."""
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.is_file() else ():
-        if line.startswith("VmHWM:"):  # on Linux ru_maxrss is the parent's peak where that is larger
+        if line.startswith("VmHWM:"):  # ru_maxrss on Linux is that of the program that started this one, if larger
             return int(line.split()[1]) * 2**10
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
 
 

@@ -1,12 +1,18 @@
 """The ``protoseg`` command: one module a verb, loaded when it is called."""
 
+import errno
 import importlib
+import signal
 import sys
+from typing import Any
 
 import click
 
 from protoseg_deploy import __version__
+from protoseg_deploy.cli.output import take_any_text
+from protoseg_deploy.cli.verb import StopRequest, stop_requests
 from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.text import printable
 
 _VERBS = (
     "demo", "recipe", "check", "train", "compare", "distill", "evaluate", "export", "build", "verify", "predict",
@@ -28,11 +34,28 @@ class _VerbGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        take_any_text()
+        with stop_requests() as stop:
+            try:
+                return super().main(*args, obj=stop, **extra)
+            except SystemExit as end:
+                if stop.received and end.code == 1:  # a second Ctrl-C, while the first one was dealt with
+                    raise SystemExit(128 + stop.received) from None
+                raise
+
     def invoke(self, ctx: click.Context) -> object:
+        stop = ctx.obj if isinstance(ctx.obj, StopRequest) else StopRequest()
         try:
             return super().invoke(ctx)
-        except ProtosegError as error:
-            raise _ShownError(error) from None
+        except BaseException as error:
+            if isinstance(error, ProtosegError) and (not stop.received or error.exit_code > 128):
+                raise _ShownError(error) from None
+            if stop.received:  # an interrupted import, or a worker that is gone, may end in any error
+                raise _Stopped(stop.received) from None
+            if isinstance(error, OSError) and error.filename is not None and error.errno != errno.EPIPE:
+                raise _ShownError(ProtosegError(f"{error.filename}: {error.strerror or error}")) from None
+            raise
 
 
 class _ShownError(click.ClickException):
@@ -44,9 +67,18 @@ class _ShownError(click.ClickException):
     def show(self, file: object = None) -> None:
         if self.exit_code:
             click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(self.message, err=True)
+        click.echo(printable(self.message), err=True)
         if self._hint:
-            click.echo(self._hint, err=True)
+            click.echo(printable(self._hint), err=True)
+
+
+class _Stopped(click.ClickException):
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number  # type: ignore[misc]
+
+    def show(self, file: object = None) -> None:
+        click.echo(self.message, err=True)
 
 
 @click.group(cls=_VerbGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -60,6 +92,15 @@ def cli() -> None:
                                      protoseg check mine.yaml
                                      protoseg train mine.yaml --run runs/mine
                                      protoseg export runs/mine --bundle bundles/mine
+
+    \b
+    Exit codes:    0  done
+                   1  it failed, or something was found to be wrong
+                   2  the command line or the recipe is wrong
+                 130  interrupted by Ctrl-C (143: by SIGTERM); `train` saves the run before
+
+    Output with --json is UTF-8 whatever the locale. A byte of a file name that is not UTF-8 is written as \\xHH, in
+    files, too.
     """
 
 

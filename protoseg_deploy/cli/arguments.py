@@ -1,6 +1,5 @@
 """Arguments that several verbs share, and how results are shown."""
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,19 +9,35 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from protoseg_deploy.cli.output import fitted
+from protoseg_deploy.documents import dump_document
+from protoseg_deploy.exchange import settle
+from protoseg_deploy.files import path_fault
+from protoseg_deploy.text import printable
+
 if TYPE_CHECKING:
     from protoseg_deploy.models import Windows
     from protoseg_deploy.runtimes.base import Backend, Runtime, RuntimeInfo
     from protoseg_deploy.runtimes.metadata import Precision
 
-PATH = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """Refuses what no file system can have, before anything looks for it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if fault := path_fault(str(value)):
+            self.fail(fault, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)
 
 # Spelled out, because importing them would load PyTorch before a verb is known to need it.
 PRECISIONS: tuple["Precision", ...] = ("fp32", "fp16", "bf16", "int8")
 _BACKENDS = ("onnxruntime", "tensorrt-ep", "openvino")
 
 json_option: Callable[[Any], Any] = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document instead of tables."
+    "--json", "as_json", is_flag=True, help="Print one JSON document, in UTF-8, instead of tables."
 )
 device_option: Callable[[Any], Any] = click.option(
     "--device",
@@ -38,6 +53,11 @@ backend_option: Callable[[Any], Any] = click.option(
     "--backend",
     type=click.Choice(_BACKENDS),
     help="What computes a graph: ONNX Runtime, its TensorRT provider, or OpenVINO.  [default: onnxruntime]",
+)
+take_over_option: Callable[[Any], Any] = click.option(
+    "--take-over",
+    is_flag=True,
+    help="Go on with a run that a process on another host has left behind, without waiting for its lock to expire.",
 )
 
 
@@ -75,9 +95,11 @@ def runtime_argument(text: str, precision: str | None, backend: str | None) -> R
     Raises:
         click.BadParameter: two precisions or two backends, or no such path.
     """
+    if fault := path_fault(text):
+        raise click.BadParameter(fault)
     typed: dict[str, str] = {}
     path = text
-    while not Path(path).exists():
+    while not _is_there(Path(path)):
         rest, _, word = path.rpartition("@")
         name = "precision" if word in PRECISIONS else "backend" if word in _BACKENDS else None
         if name is None or not rest:
@@ -93,6 +115,13 @@ def runtime_argument(text: str, precision: str | None, backend: str | None) -> R
     return RuntimeArgument(
         text, Path(path), cast("Precision | None", given["precision"]), cast("Backend | None", given["backend"])
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file or folder exists, once an export that was killed while it replaced the folder is settled."""
+    settle(path)
+    settle(path.parent)
+    return path.exists()
 
 
 def note_verification(info: "RuntimeInfo") -> None:
@@ -128,9 +157,16 @@ def height_and_width(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def precision_list(_context: click.Context, _option: click.Parameter, text: str | None) -> "tuple[Precision, ...]":
-    """Callback of an option: precisions with commas between them, in their usual order; none when it is not given."""
-    names = [name.strip() for name in text.split(",")] if text is not None else []
+def comma_list(texts: Iterable[str]) -> list[str]:
+    """The values of an option that takes a list: given several times, with commas in between, or both."""
+    return list(dict.fromkeys(part.strip() for text in texts for part in text.split(",")))
+
+
+def precision_list(
+    _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+) -> "tuple[Precision, ...]":
+    """Callback of an option that may be given several times: precisions, in their usual order."""
+    names = comma_list(texts)
     unknown = [name for name in names if name not in PRECISIONS]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(PRECISIONS)}")
@@ -153,7 +189,7 @@ def progress_bar(label: str, hidden: bool) -> Iterator[Callable[[int, int], None
 def note(message: str) -> None:
     """Something worth knowing, on standard error: standard output belongs to results."""
     click.secho("Note: ", fg="yellow", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
+    click.echo(printable(message), err=True)
 
 
 def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,19 +199,24 @@ def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def print_json(document: object) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    """One document on standard output, in UTF-8 whatever the locale; see `dump_document`."""
+    sys.stdout.flush()
+    stream = sys.stdout.buffer
+    stream.write(dump_document(document) + b"\n")
+    stream.flush()
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     """A table for people; the first column is left-aligned, the others right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if title is not None:  # a title of rich's would be folded to the width of the table
-        click.echo(title)
+        click.echo(printable(title))
     table = Table(header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        table.add_column(Text(fitted(column)), justify="left" if number == 0 else "right")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(fitted(str(cell))) for cell in row))
     Console().print(table)

@@ -19,12 +19,13 @@ from protoseg_deploy.cli.arguments import (
     print_table,
     runtime_argument,
 )
+from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
     from protoseg_deploy.benchmarking.latency import LatencyReport
 
 
-@click.command(name="bench")
+@click.command(name="bench", cls=Verb)
 @click.argument("runtime_texts", nargs=-1, required=True, metavar="RUNTIME[@PRECISION][@BACKEND]...")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per call.")
 @click.option(
@@ -65,6 +66,7 @@ def command(
     RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Of a bundle, @ chooses a precision and a
     backend: bundles/mine@int8, bundles/mine@bf16@openvino; --precision and --backend do so for every RUNTIME that
     does not. Several RUNTIMEs are measured in turns, so that the ratios hold on a machine that is not quiet.
+    Peak memory is the most that this process has held since it started, libraries and all RUNTIMEs included.
 
     \b
     protoseg bench bundles/mine --size 360x480
@@ -85,7 +87,7 @@ def command(
             note(f"{text}: {emulated}. Its latency here says nothing about hardware that has the type.")
     if images is not None:
         size = size or next((runtime.info.fixed_size for runtime in runtimes if runtime.info.fixed_size), None)
-    pictures = None if images is None else read_batch(images, batch, size)
+    pictures = None if images is None else read_batch(images, batch, runtimes[0].info.reading, size)
     reports = measure_interleaved(runtimes, batch=batch, size=size, runs=runs, images=pictures)
     first = reports[0]
     for text, report in zip(runtime_texts, reports, strict=True):

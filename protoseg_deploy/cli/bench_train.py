@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from protoseg_deploy.cli.arguments import json_option, note, print_json, print_table, recipe_arguments
+from protoseg_deploy.cli.arguments import comma_list, json_option, note, print_json, print_table, recipe_arguments
+from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
     from protoseg_deploy.benchmarking.turns import Times
@@ -14,11 +15,12 @@ _MIB = 2**20
 _STEADY_PERCENT = 15.0
 
 
-@click.command(name="bench-train")
+@click.command(name="bench-train", cls=Verb)
 @recipe_arguments
 @click.option(
     "--method",
     "methods",
+    multiple=True,
     metavar="NAME[,NAME...]",
     help="Methods to compare.  [default: fixmatch and the recipe's own]",
 )
@@ -29,7 +31,7 @@ _STEADY_PERCENT = 15.0
 def command(
     recipe: str,
     overrides: tuple[str, ...],
-    methods: str | None,
+    methods: tuple[str, ...],
     rounds: int,
     steps: int,
     no_data: bool,
@@ -50,22 +52,25 @@ def command(
     protoseg bench-train camvid-mobilenetv2 --no-data --json | jq .methods.prototype.step_over_floor
     protoseg bench-train mine.yaml --method supervised,fixmatch,prototype train.compile=true
     """
-    from protoseg_deploy.data import find_data
+    from protoseg_deploy.data import find_data, with_measured_range
     from protoseg_deploy.methods import build_method
     from protoseg_deploy.recipe import load_recipe
     from protoseg_deploy.training.benchmark import measure_training
 
     given = load_recipe(recipe, overrides)
     own = given.method.name
-    names = methods.split(",") if methods else dict.fromkeys(["fixmatch", own] if own != "supervised" else [own])
+    names = comma_list(methods) if methods else dict.fromkeys(["fixmatch", own] if own != "supervised" else [own])
     recipes = {name: load_recipe(recipe, (*overrides, f"method.name={name}")) for name in names}
     sets = None
     if not no_data:
         sets = find_data(given.data, need_unlabeled=given.data.unlabeled.is_set, need_val=False)
+        recipes = {name: with_measured_range(each, sets) for name, each in recipes.items()}
     speed = measure_training(recipes, build_method, sets, rounds=rounds, steps=steps)
     for name, found in speed.methods.items():
         if max(found.step.spread_percent, found.floor.spread_percent) > _STEADY_PERCENT:
             note(f"{name}: rounds differ by {found.step.spread_percent:.0f} %; is the machine busy? See --rounds.")
+    if speed.loader is not None and speed.loader.note:
+        note(speed.loader.note)
     if as_json:
         print_json(_document(speed))
     else:

@@ -8,6 +8,7 @@ import click
 
 from protoseg_deploy.cli.arguments import (
     PATH,
+    comma_list,
     json_option,
     note,
     precision_list,
@@ -15,6 +16,7 @@ from protoseg_deploy.cli.arguments import (
     print_table,
     progress_bar,
 )
+from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-@click.command(name="build")
+@click.command(name="build", cls=Verb)
 @click.argument("bundle", type=PATH)
 @click.option(
     "--engine",
@@ -65,6 +67,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option(
     "--precision",
     "precisions",
+    multiple=True,
     metavar="LIST",
     callback=precision_list,
     help="Of fp32, fp16, bf16, int8: one engine each.  [default: all of the bundle]",
@@ -78,6 +81,8 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
 )
 @click.option(
     "--target-sm",
+    "targets",
+    multiple=True,
     metavar="LIST",
     help="tensorrt-rtx: compute capabilities to build for, such as 7.5,8.6.  [default: any from 8.0 on]",
 )
@@ -98,7 +103,7 @@ def command(
     engine: str,
     precisions: "tuple[Precision, ...]",
     profile: "Profile | None",
-    target_sm: str | None,
+    targets: tuple[str, ...],
     workspace: int | None,
     version_compatible: bool,
     hardware_compatible: bool,
@@ -137,7 +142,7 @@ def command(
     options = EngineOptions(
         engine="tensorrt" if engine == "tensorrt" else "tensorrt-rtx",
         profile=profile,
-        target_sm=tuple(target.strip() for target in target_sm.split(",")) if target_sm else (),
+        target_sm=tuple(comma_list(targets)),
         workspace_bytes=workspace,
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,

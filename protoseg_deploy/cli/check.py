@@ -1,20 +1,28 @@
 """``protoseg check``: look into the data of a recipe before anything is trained on them."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from protoseg_deploy.cli.arguments import json_option, print_json, print_table, progress_bar, recipe_arguments
+from protoseg_deploy.cli.verb import Verb
+from protoseg_deploy.text import printable
+
+if TYPE_CHECKING:
+    from protoseg_deploy.data import DataReport
 
 
-@click.command(name="check")
+@click.command(name="check", cls=Verb)
 @recipe_arguments
 @json_option
 def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the data of RECIPE: read the files, list every fault with its file, show what the classes look like.
 
-    Unreadable or truncated images, images without masks, differing sizes, mask values that are no class and classes
-    without a labelled pixel are faults (exit code 1). What merely deserves a look is a warning, and so are unreadable
-    images among the unlabelled ones while their share is within data.max_unreadable_share. Of many unlabelled images an
-    evenly spaced part is decoded (2,000) or opened (20,000).
+    Unreadable or truncated images, images without masks, differing sizes, mask values that are no class, palettes that
+    contradict each other and, where prototypes need them, classes without a labelled pixel are faults (exit code 1).
+    What merely deserves a look is a warning: files that are not read, masks in which 255 may be foreground, images that
+    use little of their range, and unreadable images among the unlabelled ones while their share is within
+    data.max_unreadable_share. Of many unlabelled images an evenly spaced part is decoded (2,000) or opened (20,000).
 
     \b
     protoseg check mine.yaml
@@ -22,22 +30,31 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     protoseg check mine.yaml data.labeled_count=46 data.labeled_seed=1
     protoseg check mine.yaml --json | jq .classes
     """
-    from protoseg_deploy.data import check_data, find_data
+    from protoseg_deploy.data import examine_data, find_data
     from protoseg_deploy.errors import DataError
     from protoseg_deploy.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides)
+    data = (loaded := load_recipe(recipe, overrides)).data
+    faults: list[str] = []
     try:
-        sets = find_data(loaded.data, need_unlabeled=loaded.data.unlabeled.is_set, need_val=loaded.data.val.is_set)
-        with progress_bar("checking", hidden=as_json) as show:
-            report = check_data(loaded, sets, progress=show)
+        sets = find_data(data, need_unlabeled=data.unlabeled.is_set, need_val=data.val.is_set, faults=faults)
     except DataError as error:
         if as_json:
             print_json({"faults": list(error.faults) or [error.message]})
-        raise DataError(error.summary, error.faults, error.hint, shown=len(error.faults)) from None
+        raise
+    with progress_bar("checking", hidden=as_json) as show:
+        report = examine_data(loaded, sets, progress=show, faults=faults)
     if as_json:
         print_json(report.as_document())
-        return
+    else:
+        _show(report)
+    if report.faults:
+        raise report.error(shown=len(report.faults))
+    if not as_json:
+        click.echo("No faults found.")
+
+
+def _show(report: "DataReport") -> None:
     drawn = f"{report.labeled.images} of {report.labeled_pool}"
     print_table(
         ["", "images", "height×width", "ignored %"],
@@ -58,5 +75,4 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     )
     for warning in report.warnings:
         click.secho("Warning: ", fg="yellow", bold=True, nl=False)
-        click.echo(warning)
-    click.echo("No faults found.")
+        click.echo(printable(warning))

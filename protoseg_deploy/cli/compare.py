@@ -4,26 +4,39 @@ from pathlib import Path
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, json_option, note, print_json, print_table, recipe_arguments
+from protoseg_deploy.cli.arguments import PATH, comma_list, json_option, note, print_json, print_table, recipe_arguments
+from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.errors import ProtosegError
 
+_MOST_SEEDS = 1000
 
-def _seeds(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
-    """Callback: ``3`` is 0, 1, 2; ``0,3,5`` is a list, and ``5,`` a list of one."""
+
+def _seeds(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> tuple[int, ...]:
+    """Callback: ``3`` is 0, 1, 2; ``0,3,5`` is a list, and ``5,`` a list of one; several lists are one."""
+    text = ",".join(texts)
     words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words or not all(word.isdecimal() for word in words):
+    if not words or not all(word.isdecimal() and len(word) < 20 for word in words):
         raise click.BadParameter(f"{text!r}: give how many (3 is 0, 1, 2) or a list (0,3,5)")
+    if len(texts) > 1 and not all("," in part for part in texts):
+        raise click.BadParameter(f"{' and '.join(map(repr, texts))}: give how many once, or lists (0,3 or 5,)")
     numbers = tuple(map(int, words))
     if "," not in text:
+        if numbers[0] > _MOST_SEEDS:
+            raise click.BadParameter(f"{text!r}: at most {_MOST_SEEDS} seeds")
         numbers = tuple(range(numbers[0]))
     if not numbers or len(set(numbers)) != len(numbers):
         raise click.BadParameter(f"{text!r}: at least one seed, and each once")
     return numbers
 
 
-@click.command(name="compare")
+@click.command(name="compare", cls=Verb)
 @recipe_arguments
-@click.option("--methods", metavar="NAME[,NAME…]", help="Methods; NAME+prototypes is one with the prototype branch.")
+@click.option(
+    "--methods",
+    multiple=True,
+    metavar="NAME[,NAME…]",
+    help="Methods; NAME+prototypes is one with the prototype branch.",
+)
 @click.option(
     "--variant",
     "variants",
@@ -32,7 +45,13 @@ def _seeds(_context: click.Context, _option: click.Parameter, text: str) -> tupl
     help="Anything else that the recipe allows, under a name of yours; may be given several times.",
 )
 @click.option(
-    "--seeds", callback=_seeds, default="3", show_default=True, metavar="N|LIST", help="How many, or which: 0,3,5."
+    "--seeds",
+    callback=_seeds,
+    multiple=True,
+    default=("3",),
+    show_default=True,
+    metavar="N|LIST",
+    help="How many, or which: 0,3,5.",
 )
 @click.option("--run", "folder", type=PATH, required=True, help="Folder of all runs and of the results.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
@@ -40,7 +59,7 @@ def _seeds(_context: click.Context, _option: click.Parameter, text: str) -> tupl
 def command(
     recipe: str,
     overrides: tuple[str, ...],
-    methods: str | None,
+    methods: tuple[str, ...],
     variants: tuple[str, ...],
     seeds: tuple[int, ...],
     folder: Path,
@@ -71,7 +90,7 @@ def command(
     from protoseg_deploy.reporting.comparison import compare_runs
     from protoseg_deploy.training.sweep import Variant, plan_runs, train_missing
 
-    listed = [Variant.of_method(name.strip()) for name in methods.split(",")] if methods else []
+    listed = [Variant.of_method(name) for name in comma_list(methods)]
     listed += [Variant.parse(text) for text in variants]
     if not listed:
         raise click.UsageError("Nothing to compare: give --methods, --variant, or both.")

@@ -5,9 +5,10 @@ from pathlib import Path
 import click
 
 from protoseg_deploy.cli.arguments import PATH, json_option, note, print_json, print_table
+from protoseg_deploy.cli.verb import Verb
 
 
-@click.command(name="demo")
+@click.command(name="demo", cls=Verb)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", "folder", type=PATH, required=True, help="Folder for everything the demo makes.")
 @json_option

@@ -4,18 +4,26 @@ from pathlib import Path
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table
+from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table, take_over_option
+from protoseg_deploy.cli.verb import Verb
 
 
-@click.command(name="distill")
+@click.command(name="distill", cls=Verb)
 @click.argument("teacher", type=PATH, metavar="TEACHER_RUN")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--run", "folder", type=PATH, required=True, help="Folder of the student's run.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted training.")
+@take_over_option
 @click.option("--train", "train_anyway", is_flag=True, help="Train a student of the teacher's own architecture.")
 @json_option
 def command(
-    teacher: Path, overrides: tuple[str, ...], folder: Path, resume: bool, train_anyway: bool, as_json: bool
+    teacher: Path,
+    overrides: tuple[str, ...],
+    folder: Path,
+    resume: bool,
+    take_over: bool,
+    train_anyway: bool,
+    as_json: bool,
 ) -> None:
     """Turn TEACHER_RUN into a student with a linear head only.
 
@@ -31,7 +39,7 @@ def command(
 
     from protoseg_deploy.distillation import distill
 
-    report = distill(teacher, folder, overrides, resume=resume, train_anyway=train_anyway)
+    report = distill(teacher, folder, overrides, resume=resume, take_over=take_over, train_anyway=train_anyway)
     if as_json:
         print_json(asdict(report))
         return

@@ -18,12 +18,13 @@ from protoseg_deploy.cli.arguments import (
     progress_bar,
     runtime_argument,
 )
+from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
     from protoseg_deploy.models import Windows
 
 
-@click.command(name="evaluate")
+@click.command(name="evaluate", cls=Verb)
 @click.argument("runtime_text", metavar="RUNTIME")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--recipe", help="Judge by the validation images of this recipe: a shipped name or a YAML file.")
@@ -90,7 +91,7 @@ def command(
     from protoseg_deploy.errors import UsageError
     from protoseg_deploy.evaluation.evaluate import check_same_classes, evaluate
     from protoseg_deploy.evaluation.samples import folder_samples, recipe_samples
-    from protoseg_deploy.recipe import class_table, load_recipe
+    from protoseg_deploy.recipe import MaskReading, class_table, load_recipe, mask_reading
 
     if (recipe is None) == (images is None and masks is None):
         raise UsageError("give either --recipe, or --images and --masks: what to judge by")
@@ -99,23 +100,22 @@ def command(
     argument = runtime_argument(runtime_text, precision, backend)
     windows = _windows(argument.path, window, stride, batch, whole)
     runtime = argument.open(device=device, which="last" if last else "best", windows=windows)
-    value_map: dict[int, int] = {}
-    ignore_index = runtime.info.ignore_index
     if recipe is not None:
         data = load_recipe(recipe, overrides).data
         check_same_classes(runtime.info, class_table(data), f"recipe {recipe}")
         samples = recipe_samples(data)
-        value_map, ignore_index = dict(data.value_map), data.ignore_index
+        reading = mask_reading(data).model_copy(update={"exif": runtime.info.reading.exif})
     else:
         if images is None or masks is None:
             raise UsageError("--images and --masks go together")
         samples = folder_samples(images, masks, mask_template)
+        info = runtime.info
+        reading = MaskReading.of_classes(info.classes, info.ignore_index, info.reading)
     with progress_bar("evaluating", hidden=as_json) as progress:
         result = evaluate(
             runtime,
             samples,
-            value_map=value_map,
-            ignore_index=ignore_index,
+            masks=reading,
             batch=1 if windows else batch,
             progress=progress,
         )

@@ -14,6 +14,7 @@ from protoseg_deploy.cli.arguments import (
     print_json,
     progress_bar,
 )
+from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from protoseg_deploy.runtimes.metadata import Precision
 
 
-@click.command(name="export")
+@click.command(name="export", cls=Verb)
 @click.argument("run", type=PATH)
 @click.option("--bundle", type=PATH, required=True, help="Folder to write; a bundle that is there is replaced.")
 @click.option(
     "--precision",
     "precisions",
-    default="fp32",
+    multiple=True,
+    default=("fp32",),
     show_default=True,
     metavar="LIST",
     callback=precision_list,

@@ -18,9 +18,10 @@ from protoseg_deploy.cli.arguments import (
     progress_bar,
     runtime_argument,
 )
+from protoseg_deploy.cli.verb import Verb
 
 
-@click.command(name="predict")
+@click.command(name="predict", cls=Verb)
 @click.argument("runtime_text", metavar="RUNTIME")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Folder for the results; made if missing.")
@@ -31,6 +32,11 @@ from protoseg_deploy.cli.arguments import (
     "--overlap", type=click.IntRange(min=0), help="Pixels that tiles share; a quarter of the tile when absent."
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call.")
+@click.option(
+    "--skip-existing",
+    is_flag=True,
+    help="Leave out images that were done before, from the same file by the same artefact with the same options.",
+)
 @click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
 @precision_option
 @backend_option
@@ -43,6 +49,7 @@ def command(
     tile: tuple[int, int] | None,
     overlap: int | None,
     batch: int,
+    skip_existing: bool,
     last: bool,
     precision: str | None,
     backend: str | None,
@@ -53,7 +60,11 @@ def command(
 
     RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Every image gives three PNGs of its own size:
     OUT/index (class indices), OUT/color (class colours) and OUT/overlay (colours over the image). Folders keep their
-    layout. Unreadable images are named at the end, the others are done; the exit code is 1 then.
+    layout.
+
+    Images that cannot be read or predicted are named at the end and listed in OUT/failures.jsonl, the others are done;
+    the exit code is 1 then. A result never replaces an image. PNGs appear whole or not at all: after an interruption,
+    or with new images, the same command with --skip-existing goes on.
 
     Tiles are cut in the middle of what they share, so that no result comes from near the border of a tile. An artefact
     of fixed size always works in tiles of that size; images are never resized.
@@ -61,12 +72,14 @@ def command(
     \b
     protoseg predict runs/mine photo.jpg --out predicted
     protoseg predict bundles/mine photos more/photos last.tif --out predicted
+    protoseg predict bundles/mine photos --out predicted --skip-existing
     protoseg predict bundles/mine orthophoto.tif --out predicted --tile 1024 --overlap 256 --batch 4
     protoseg predict bundles/mine photos --out predicted --precision int8
     protoseg predict bundles/mine photos --out predicted --precision bf16 --backend openvino
     """
     from protoseg_deploy.errors import DataError
     from protoseg_deploy.evaluation.prediction import predict_files
+    from protoseg_deploy.evaluation.prediction_plan import FAILURES
 
     argument = runtime_argument(runtime_text, precision, backend)
     runtime = argument.open(device=device, which="last" if last else "best")
@@ -75,8 +88,21 @@ def command(
     if info.fixed_size is not None and tile is None:
         height, width = info.fixed_size
         note(f"this artefact takes {height}x{width} only: images are predicted in tiles of that size, none is resized.")
-    with progress_bar("predicting", hidden=as_json) as progress:
-        result = predict_files(runtime, images, out, tile=tile, overlap=overlap, batch=batch, progress=progress)
+    try:
+        with progress_bar("predicting", hidden=as_json) as progress:
+            result = predict_files(
+                runtime,
+                images,
+                out,
+                tile=tile,
+                overlap=overlap,
+                batch=batch,
+                skip_existing=skip_existing,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        note("interrupted; what is done is kept: the same command with --skip-existing goes on from there.")
+        raise
     if as_json:
         names = info.classes.names
         print_json(
@@ -95,20 +121,32 @@ def command(
                         "height": done.height,
                         "width": done.width,
                         "class_pixels": dict(zip(names, done.class_pixels, strict=True)),
+                        "skipped": done.is_skipped,
                     }
                     for done in result.images
                 ],
-                "failed": [{"image": str(image), "reason": reason} for image, reason in result.failed],
+                "failed": [
+                    {"image": str(failed.image), "kind": failed.kind, "reason": failed.reason}
+                    for failed in result.failed
+                ],
+                "unread": [{"folder": str(folder), "files": dict(unread.counts)} for folder, unread in result.unread],
             }
         )
     elif result.images:
         number = len(result.images)
+        skipped = sum(done.is_skipped for done in result.images)
         click.echo(
-            f"{number} {'image' if number == 1 else 'images'} in {result.seconds:.1f} s: "
+            f"{number} {'image' if number == 1 else 'images'} in {result.seconds:.1f} s"
+            f"{f' ({skipped} of them had been done before)' if skipped else ''}: "
             f"{out / 'index'}, {out / 'color'}, {out / 'overlay'}"
         )
+    for folder, unread in result.unread:
+        note(f"{folder}: {unread.text}")
     if result.failed:
         total = len(result.failed) + len(result.images)
+        verb = "read" if all(failed.kind == "unreadable" for failed in result.failed) else "predicted"
         raise DataError(
-            f"{len(result.failed)} of {total} images could not be read:", [reason for _, reason in result.failed]
+            f"{len(result.failed)} of {total} images could not be {verb}:",
+            [failed.reason for failed in result.failed],
+            f"{out / FAILURES} lists all of them.",
         )

@@ -3,9 +3,10 @@
 import click
 
 from protoseg_deploy.cli.arguments import recipe_arguments
+from protoseg_deploy.cli.verb import VerbFamily
 
 
-@click.group(name="recipe")
+@click.group(name="recipe", cls=VerbFamily)
 def command() -> None:
     """List shipped recipes; print a recipe with everything it resolves to.
 
@@ -39,11 +40,11 @@ def show_recipe(recipe: str, overrides: tuple[str, ...], source: bool) -> None:
     protoseg recipe show inhouse-template --source > mine.yaml
     """
     from protoseg_deploy.errors import UsageError
-    from protoseg_deploy.recipe import dump_recipe, find_recipe, load_recipe
+    from protoseg_deploy.recipe import dump_recipe, find_recipe, load_recipe, read_recipe_text
 
     if source:
         if overrides:
             raise UsageError("--source prints the file as written: overrides have no effect on it")
-        click.echo(find_recipe(recipe).read_text(encoding="utf-8"), nl=False)
+        click.echo(read_recipe_text(find_recipe(recipe)), nl=False)
         return
     click.echo(dump_recipe(load_recipe(recipe, overrides)), nl=False)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table
+from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table, take_over_option
+from protoseg_deploy.cli.verb import Verb
+from protoseg_deploy.text import one_line
 
 _SHOWN = 8
 
 
-@click.command(name="train")
+@click.command(name="train", cls=Verb)
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--run", "--run-folder", "folder", type=PATH, help="Folder of the run; new, or one to go on with.")
@@ -23,6 +25,7 @@ _SHOWN = 8
     metavar="N",
     help="Lengthen a run to N steps, finished or not, and resume.",
 )
+@take_over_option
 @click.option("--replay", type=PATH, metavar="FILE", help="Repeat a skipped step that a run has kept, and look at it.")
 @json_option
 def command(
@@ -32,6 +35,7 @@ def command(
     resume: bool,
     go_on: bool,
     extend_to: int | None,
+    take_over: bool,
     replay: Path | None,
     as_json: bool,
 ) -> None:
@@ -55,17 +59,22 @@ def command(
     once a run has been started it goes with --extend-to, too. (torchrun takes --run for an abbreviation of its own
     --run-path: there it is --run-folder.)
 
+    A run has one writer at a time: a second process is refused, and told which one has it. The lock of a killed process
+    ends with it; of one on another host, a minute after its last sign of life, or at once with --take-over.
+
     --extend-to keeps starts and ramps, which are shares of the steps, where they were; the learning rate follows the
     schedule of the new length from the step the run has come to.
 
     A run that goes on computes what it would have computed. These keys alone may be given new values:
     data.cache_mib, data.max_unreadable_share, data.root, model.weights, train.checkpoint_every, train.device,
-    train.eval_batch, train.log_every, train.max_hours, train.max_skipped_steps, train.workers.
+    train.eval_batch, train.log_every, train.max_hours, train.max_skipped_steps, train.timeout_s,
+    train.workers.
     """
     from protoseg_deploy.data import check_before_training
     from protoseg_deploy.methods import build_method
-    from protoseg_deploy.recipe import load_recipe
+    from protoseg_deploy.recipe import load_recipe, load_run_recipe
     from protoseg_deploy.training import OutOfTime, Run, train
+    from protoseg_deploy.training.records import finite
 
     if replay is not None:
         if recipe is not None or folder is not None:
@@ -85,11 +94,12 @@ def command(
         raise click.UsageError(f"Missing argument 'RECIPE': {folder} holds no run that could go on with its own.")
     try:
         summary = train(
-            load_recipe(recipe or run.recipe_path, overrides),
+            load_recipe(recipe, overrides) if recipe else load_run_recipe(run.recipe_path, overrides),
             folder,
             build_method,
             resume=resume,
             extend_to=extend_to,
+            take_over=take_over,
             check=check_before_training,
         )
     except OutOfTime as stopped:
@@ -97,14 +107,23 @@ def command(
             print_json({"stopped": stopped.message})
         raise
     if as_json:
-        print_json(summary)
+        print_json(finite(summary))
         return
     rows = [
-        ("best", f"{summary['best_miou_percent']:.2f}", summary["best_step"], folder / "best.safetensors"),
-        ("last", f"{summary['last_miou_percent']:.2f}", summary["steps"], folder / "last.safetensors"),
+        ("best", _percent(summary["best_miou_percent"]), summary["best_step"], folder / "best.safetensors"),
+        ("last", _percent(summary["last_miou_percent"]), summary["steps"], folder / "last.safetensors"),
     ]
     print_table(["network", "mIoU %", "step", "file"], rows)
     click.echo(f"Next: protoseg export {folder} --bundle bundles/{folder.name}")
+
+
+def _as_json(value: float) -> float | str:
+    """JSON has no word for what is not a number."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.2f}"
 
 
 def _replay(file: Path, as_json: bool) -> None:
@@ -112,8 +131,8 @@ def _replay(file: Path, as_json: bool) -> None:
 
     report = replay(file)
     if as_json:
-        losses = {name: value if math.isfinite(value) else str(value) for name, value in report.losses.items()}
-        print_json({**asdict(report), "losses": losses})  # JSON has no word for what is not a number
+        figures = {**asdict(report), "losses": {name: _as_json(value) for name, value in report.losses.items()}}
+        print_json({**figures, "largest_input": _as_json(report.largest_input)})
         return
     print_table(["loss", "value"], [(name, f"{value:.4g}") for name, value in report.losses.items()], f"{file}")
     if report.first_layer is None:
@@ -129,6 +148,6 @@ def _replay(file: Path, as_json: bool) -> None:
     ):
         click.echo(f"{title}: {len(names)}")
         for name in names[:_SHOWN]:
-            click.echo(f"  {name}")
+            click.echo(f"  {one_line(name)}")
         if len(names) > _SHOWN:
             click.echo(f"  … and {len(names) - _SHOWN} more")

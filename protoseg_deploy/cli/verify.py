@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from protoseg_deploy.cli.arguments import PATH, PRECISIONS, json_option, print_json, print_table, progress_bar
+from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
     from protoseg_deploy.exporting import Bisection
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from protoseg_deploy.runtimes.metadata import Precision
 
 
-@click.command(name="verify")
+@click.command(name="verify", cls=Verb)
 @click.argument("bundle", type=PATH)
 @click.option("--images", type=PATH, required=True, help="Folder of images, searched recursively.")
 @click.option("--masks", type=PATH, help="Folder of their index masks, to compare the mIoU too.")

@@ -46,6 +46,16 @@ class Batch:
     def pin_memory(self) -> "Batch":
         return self._each(lambda _, tensor: tensor.pin_memory())
 
+    def share_memory(self) -> None:
+        """Move it to memory that another process can map.
+
+        Raises:
+            RuntimeError: there is no room.
+        """
+        for value in vars(self).values():
+            if isinstance(value, Tensor) and value.numel():
+                value.share_memory_()  # type: ignore[no-untyped-call]
+
     def parts(self, count: int) -> list["Batch"]:
         """The batch split into `count` batches for gradient accumulation; the sizes are multiples of `count`."""
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.data.folders import Sample
-from protoseg_deploy.data.images import read_image, read_mask
+from protoseg_deploy.data.images import read_image
+from protoseg_deploy.data.masks import read_mask
 from protoseg_deploy.data.views import at_input_scale, resize_mask
-from protoseg_deploy.recipe import Data
+from protoseg_deploy.recipe import Data, image_reading, mask_reading
 
 _UNLABELED_SHARE = 0.75
 _BOOKKEEPING = 1536
@@ -32,6 +33,7 @@ class DecodedImages:
 
     def __init__(self, data: Data) -> None:
         self.data = data
+        self._reading, self._mask_reading = image_reading(data), mask_reading(data)
         self.used_bytes = 0
         """Memory of what is kept, never more than ``cache_mib``."""
         self._images: dict[str, Tensor] = {}
@@ -50,7 +52,7 @@ class DecodedImages:
         image, name = self._image(sample.image, 1.0), os.fspath(sample.mask)
         mask = self._masks.get(name)
         if mask is None:
-            mask = resize_mask(torch.from_numpy(read_mask(sample.mask, self.data.value_map)), image.shape[-2:])
+            mask = resize_mask(torch.from_numpy(read_mask(sample.mask, self._mask_reading)), image.shape[-2:])
             self._keep_if_it_fits(self._masks, name, mask, 1.0)
         return image, mask
 
@@ -66,7 +68,9 @@ class DecodedImages:
         name = os.fspath(path)
         image = self._images.get(name)
         if image is None:
-            image = at_input_scale(torch.from_numpy(read_image(path)).permute(2, 0, 1), self.data.input_scale)
+            image = at_input_scale(
+                torch.from_numpy(read_image(path, self._reading)).permute(2, 0, 1), self.data.input_scale
+            )
             self._keep_if_it_fits(self._images, name, image, share)
         return image
 

@@ -1,24 +1,29 @@
 """Looks into every file before a run depends on it; all faults at once, each with its file.
 
 Labelled and validation pairs are decoded completely. Unlabelled images are decoded too, up to a limit; beyond it an
-evenly spaced part is decoded and the headers of the others are read, and these have a limit as well.
+evenly spaced part is decoded and the headers of the others are read, and these have a limit as well. Masks are compared
+with each other in the same pass.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from protoseg_deploy.data.folders import DataSets, Sample
-from protoseg_deploy.data.images import image_size, read_image, read_mask
+from protoseg_deploy.data import comparing, suspicions
+from protoseg_deploy.data.folders import DataSets, searched_folders
+from protoseg_deploy.data.looking import Seen, SeenMask, look_at_image, look_at_pair
+from protoseg_deploy.data.pairing import unread_files
+from protoseg_deploy.data.pool import LARGE_POOL
 from protoseg_deploy.data.report import DataReport, PartSummary
+from protoseg_deploy.data.sample import Sample
+from protoseg_deploy.data.value_maps import likely_changes, renumbering, value_map_line
+from protoseg_deploy.data.value_range import with_measured_range
 from protoseg_deploy.errors import DataError
-from protoseg_deploy.recipe import ClassTable, Recipe, class_table
+from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_reading, mask_reading
 
 Progress = Callable[[int, int], None]
 """Called with the number of files looked at and the number there are."""
@@ -26,17 +31,13 @@ Progress = Callable[[int, int], None]
 _MOST_THREADS = 8
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What one image and its mask turned out to be."""
+@dataclass
+class _Found:
+    """What one check has found out so far."""
 
-    image: Path
-    size: tuple[int, int] | None = None
-    digest: bytes | None = None
-    pixels: NDArray[np.int64] | None = None
-    """``[256]``: how often each mask value occurs, after the value map."""
-    faults: tuple[str, ...] = ()
-    hints: tuple[str, ...] = ()
+    faults: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def check_before_training(recipe: Recipe, sets: DataSets) -> tuple[str, ...]:
@@ -46,7 +47,7 @@ def check_before_training(recipe: Recipe, sets: DataSets) -> tuple[str, ...]:
         DataError: as `check_data`.
         UsageError: as `check_data`.
     """
-    return check_data(recipe, sets, decode_limit=200, open_limit=2_000).warnings
+    return check_data(recipe, sets, decode_limit=200, open_limit=2_000, count_unread=_is_small(sets)).warnings
 
 
 def check_data(
@@ -55,6 +56,7 @@ def check_data(
     *,
     decode_limit: int = 2_000,
     open_limit: int = 20_000,
+    count_unread: bool = True,
     progress: Progress | None = None,
 ) -> DataReport:
     """Read the files of a recipe and report what they hold.
@@ -64,6 +66,7 @@ def check_data(
         sets: the files, from `find_data`.
         decode_limit: at most this many unlabelled images are decoded, evenly spaced.
         open_limit: about this many, evenly spaced, are opened at all; of those not decoded the header is read.
+        count_unread: search the folders of unlabelled images once more, for files that are not read.
         progress: told how far the check is.
 
     Returns:
@@ -71,56 +74,99 @@ def check_data(
 
     Raises:
         DataError: files are unreadable (unlabelled ones: more of those opened than ``data.max_unreadable_share``), an
-            image and its mask differ in size, a mask holds values that are no class, or a class has no labelled pixel
-            although the method needs one. Every fault is listed.
+            image and its mask differ in size, a mask holds values that are no class, palettes contradict each other,
+            or a class has no labelled pixel although the method needs one. Every fault is listed.
+        UsageError: the JSON file of classes cannot be read.
+    """
+    report = examine_data(
+        recipe,
+        sets,
+        decode_limit=decode_limit,
+        open_limit=open_limit,
+        count_unread=count_unread,
+        progress=progress,
+    )
+    if report.faults:
+        raise report.error()
+    return report
+
+
+def examine_data(
+    recipe: Recipe,
+    sets: DataSets,
+    *,
+    decode_limit: int = 2_000,
+    open_limit: int = 20_000,
+    count_unread: bool = True,
+    progress: Progress | None = None,
+    faults: Sequence[str] = (),
+) -> DataReport:
+    """As `check_data`, but faults are part of the report, beside warnings and what is known in spite of them.
+
+    Args:
+        faults: what `find_data` found; they come first.
+
+    Raises:
         UsageError: the JSON file of classes cannot be read.
     """
     classes = class_table(recipe.data)
+    found = _Found(list(faults))
+    try:
+        recipe = with_measured_range(recipe, sets)
+    except DataError as error:
+        found.faults += [error.summary, *error.faults]
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"value_range": None})})
     labeled, val, unlabeled = _look_at_all(recipe, sets, len(classes), (decode_limit, open_limit), progress)
     unreadable = [seen for seen in unlabeled if seen.faults]
     tolerated = len(unreadable) <= recipe.data.max_unreadable_share * len(unlabeled)
     complained = [*labeled, *val, *(() if tolerated else unreadable)]
-    faults = [fault for seen in complained for fault in seen.faults]
-    hints = [hint for seen in complained for hint in seen.hints]
-    if not sets.labeled:
-        faults.append("there is no labelled image")
+    found.faults += [fault for seen in complained for fault in seen.faults]
+    found.hints += [hint for seen in complained for hint in seen.hints]
+    if not sets.labeled and not faults:
+        found.faults.append("there is no labelled image")
     if not tolerated:
-        hints.append(
+        found.hints.append(
             "Unlabelled images that cannot be read are replaced by others in training while their share is within "
             f"data.max_unreadable_share={recipe.data.max_unreadable_share:g}."
         )
-    warnings = [*_unused_masks(sets), *_small_images(recipe, sets, labeled, unlabeled), *_few_images(recipe, sets)]
-    if not faults:  # what unread masks might hold is not complained about
-        labeled_summary, val_summary = _summary(labeled, len(classes)), _summary(val, len(classes))
-        unlabeled_decoded = sum(seen.digest is not None for seen in unlabeled)
-        _check_classes(recipe, classes, labeled_summary, val_summary, faults, hints, warnings)
-        warnings += _only_ignored(labeled, val, len(classes))
-        warnings += _leakage(labeled, val, unlabeled)
-        warnings += _unreadable(unreadable)
-        warnings += _not_looked_at(len(sets.unlabeled), len(unlabeled), len(unreadable), unlabeled_decoded)
-    if faults:
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise DataError(f"the data of the recipe cannot be used: {count}", faults, "\n".join(dict.fromkeys(hints)))
+    masks = [seen.mask for seen in [*labeled, *val] if seen.mask is not None]
+    found.hints += comparing.strange_values(recipe.data, len(classes), masks)
+    _compare_masks(recipe, classes, labeled, val, found)
+    labeled_summary, val_summary = _summary(labeled, len(classes)), _summary(val, len(classes))
+    if sets.labeled:
+        _check_classes(recipe, classes, sets, labeled, val, found)
+    found.warnings += [
+        *_unread(recipe, count_unread or _is_small(sets)),
+        *_unused_masks(sets),
+        *_small_images(recipe, sets, labeled, unlabeled),
+        *_few_images(recipe, sets),
+        *_suspicious_images(recipe, labeled, val, unlabeled),
+        *_only_ignored(labeled, val, len(classes)),
+        *_leakage(labeled, val, unlabeled),
+    ]
+    decoded = sum(seen.digest is not None for seen in unlabeled)
+    if tolerated:
+        found.warnings += _unreadable(unreadable)
+    found.warnings += _not_looked_at(len(sets.unlabeled), len(unlabeled), len(unreadable), decoded)
     return DataReport(
         classes=classes,
         labeled=labeled_summary,
         labeled_pool=sets.labeled_pool,
         unlabeled=PartSummary.of(len(sets.unlabeled), _sizes(unlabeled)),
         unlabeled_opened=len(unlabeled),
-        unlabeled_decoded=unlabeled_decoded,
+        unlabeled_decoded=decoded,
         val=val_summary,
-        warnings=tuple(warnings),
+        warnings=tuple(found.warnings),
+        faults=tuple(found.faults),
+        hints=tuple(dict.fromkeys(found.hints)),
     )
 
 
 def _look_at_all(
     recipe: Recipe, sets: DataSets, classes: int, limits: tuple[int, int], progress: Progress | None
-) -> tuple[list[_Seen], list[_Seen], list[_Seen]]:
+) -> tuple[list[Seen], list[Seen], list[Seen]]:
     """Labelled and validation pairs, and the unlabelled images looked at within the limits to decode and to open."""
-
-    def look_at_pair(sample: Sample) -> _Seen:
-        return _look_at_pair(sample, recipe.data.value_map, recipe.data.ignore_index, classes)
-
+    images_read, masks_read = image_reading(recipe.data), mask_reading(recipe.data)
     decoded, opened = (_evenly_spaced(len(sets.unlabeled), limit) for limit in limits)
     images = {sets.unlabeled[index]: index in decoded for index in sorted(decoded | opened)}
     # Often the labelled images are among the unlabelled ones: read once, nothing of theirs is reported twice.
@@ -129,7 +175,13 @@ def _look_at_all(
     total = len(sets.labeled) + len(sets.val) + len(unpaired)
     done = 0
 
-    def counted(results: Iterable[_Seen]) -> list[_Seen]:
+    def pair(sample: Sample) -> Seen:
+        return look_at_pair(sample, images_read, masks_read, classes)
+
+    def image(path: Path) -> Seen:
+        return look_at_image(path, images_read, decode=images[path])
+
+    def counted(results: Iterable[Seen]) -> list[Seen]:
         nonlocal done
         seen = []
         for result in results:
@@ -141,112 +193,164 @@ def _look_at_all(
 
     # Decoding releases the interpreter lock, so threads are enough.
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
-        labeled = counted(pool.map(look_at_pair, sets.labeled))
-        val = counted(pool.map(look_at_pair, sets.val))
-        others = counted(pool.map(_look_at_image, unpaired, [images[image] for image in unpaired]))
-    known = {seen.image: _Seen(seen.image, seen.size, seen.digest) for seen in [*labeled, *val]}
+        labeled = counted(pool.map(pair, sets.labeled))
+        val = counted(pool.map(pair, sets.val))
+        others = counted(pool.map(image, unpaired))
+    known = {seen.image: replace(seen, mask=None, faults=(), hints=()) for seen in [*labeled, *val]}
     known |= {seen.image: seen for seen in others}
     return labeled, val, [known[image] for image in images]
+
+
+def _is_small(sets: DataSets) -> bool:
+    return len(sets.unlabeled) <= LARGE_POOL
 
 
 def _evenly_spaced(count: int, limit: int) -> set[int]:
     return set(range(count)) if count <= limit else set(np.linspace(0, count - 1, limit).astype(int).tolist())
 
 
-def _look_at_image(path: Path, decode: bool) -> _Seen:
-    try:
-        if not decode:
-            return _Seen(path, image_size(path))
-        height, width = read_image(path).shape[:2]
-        return _Seen(path, (height, width), _digest(path))
-    except DataError as error:
-        return _Seen(path, faults=(error.message,), hints=(error.hint,) if error.hint else ())
-
-
-def _look_at_pair(sample: Sample, value_map: dict[int, int], ignore_index: int, classes: int) -> _Seen:
-    seen = _look_at_image(sample.image, decode=True)
-    faults, hints = list(seen.faults), list(seen.hints)
-    pixels = None
-    try:
-        if sample.mask is None:
-            raise DataError(f"{sample.image}: no mask")
-        mask = read_mask(sample.mask, value_map)
-    except DataError as error:
-        faults.append(error.message)
-        hints += [error.hint] if error.hint else []
-    else:
-        if seen.size is not None and mask.shape != seen.size:
-            faults.append(
-                f"{sample.mask}: {mask.shape[0]}×{mask.shape[1]} pixels (height×width), "
-                f"but its image {sample.image} has {seen.size[0]}×{seen.size[1]}"
-            )
-        pixels = np.bincount(mask.ravel(), minlength=256)
-        wrong = [int(value) for value in np.flatnonzero(pixels) if value >= classes and value != ignore_index]
-        if wrong:
-            shown = ", ".join(map(str, wrong[:10])) + (", …" if len(wrong) > 10 else "")
-            faults.append(
-                f"{sample.mask}: ids out of range: {shown} in {int(pixels[wrong].sum())} pixels "
-                f"(classes are 0 to {classes - 1}, ignored is {ignore_index})"
-            )
-            hints.append(
-                f"data.value_map replaces mask values: '{{{wrong[0]}: {ignore_index}}}' ignores these, "
-                f"'{{{wrong[0]}: {classes - 1}}}' merges them into another class."
-            )
-    return _Seen(sample.image, seen.size, seen.digest, pixels, tuple(faults), tuple(hints))
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
-
-
-def _sizes(part: Sequence[_Seen]) -> list[tuple[int, int]]:
+def _sizes(part: Sequence[Seen]) -> list[tuple[int, int]]:
     return [seen.size for seen in part if seen.size is not None]
 
 
-def _summary(part: Sequence[_Seen], classes: int) -> PartSummary:
-    pixels = [seen.pixels for seen in part if seen.pixels is not None]
-    return PartSummary.of(len(part), _sizes(part), np.stack(pixels) if pixels else None, classes)
+def _masks(part: Sequence[Seen]) -> list[SeenMask]:
+    return [seen.mask for seen in part if seen.mask is not None]
+
+
+def _summary(part: Sequence[Seen], classes: int) -> PartSummary:
+    masks = _masks(part)
+    return PartSummary.of(len(part), _sizes(part), [mask.pixels for mask in masks] if masks else None, classes)
+
+
+def _compare_masks(
+    recipe: Recipe, classes: ClassTable, labeled: Sequence[Seen], val: Sequence[Seen], found: _Found
+) -> None:
+    data, masks = recipe.data, [*_masks(labeled), *_masks(val)]
+    if data.palette_masks is None:
+        faults, doubts = comparing.palettes_that_differ(masks)
+        found.faults += faults
+        found.warnings += doubts
+        if faults or doubts:
+            mend = (
+                "data.palette_masks: colors reads masks by the colours of their palettes, listed in data.colors in the "
+                f"order of data.classes; masks show {comparing.palette_colors(masks)}. data.palette_masks: indices "
+                "says that their indices are right."
+            )
+            (found.hints if faults else found.warnings).append(mend)
+    found.warnings += [
+        warning
+        for warning in (
+            comparing.ignored_foreground(data, classes, masks),
+            comparing.several_kinds(masks),
+            comparing.values_of_one_part(data, classes, labeled, val),
+        )
+        if warning is not None
+    ]
 
 
 def _check_classes(
-    recipe: Recipe,
-    classes: ClassTable,
-    labeled: PartSummary,
-    val: PartSummary,
-    faults: list[str],
-    hints: list[str],
-    warnings: list[str],
+    recipe: Recipe, classes: ClassTable, sets: DataSets, labeled: Sequence[Seen], val: Sequence[Seen], found: _Found
 ) -> None:
-    absent = [name for name, pixels in zip(classes.names, labeled.class_pixels, strict=True) if pixels == 0]
-    if absent:
-        faults.append(
-            f"no labelled pixel of {', '.join(absent)} in {labeled.images} labelled images: nothing teaches the "
-            "network what they look like"
+    shown = {value for mask in _masks(labeled) for value in mask.pixels}
+    absent = [index for index in range(len(classes)) if index not in shown]
+    unread = len(labeled) - len(_masks(labeled))
+    if absent and unread < len(labeled):
+        names = ", ".join(classes.names[index] for index in absent)
+        of_read = f" ({unread} masks could not be read)" if unread else ""
+        text = (
+            f"no labelled pixel of {names} in {len(labeled)} labelled images{of_read}: nothing teaches the network "
+            "what they look like"
         )
-        hints.append("Label images that show them, try another data.labeled_seed, or leave them out of data.classes.")
-        if len(classes) == 2 and labeled.ignored_pixels and 255 not in recipe.data.value_map:
-            hints.append("Masks of 0 and 255 mean two classes to some tools: data.value_map='{255: 1}' reads them so.")
-    if val.images and not any(val.class_pixels) and not faults:
-        faults.append("the validation masks hold nothing but ignored pixels: there is nothing to score a network on")
-    elif val.images:
-        unseen = [name for name, pixels in zip(classes.names, val.class_pixels, strict=True) if pixels == 0]
+        mends = _mends_of_absent(recipe, classes, sets, absent, shown)
+        if _is_fault(recipe, len(classes) - len(absent)):
+            found.faults.append(text)
+            found.hints += mends
+        else:
+            found.warnings.append(f"{text}. {' '.join(mends)}" if recipe.data.missing_classes is None else text)
+    shown_val = {value for mask in _masks(val) for value in mask.pixels if value < len(classes)}
+    if val and not shown_val and len(_masks(val)) == len(val):
+        found.faults.append(
+            "the validation masks hold nothing but ignored pixels: there is nothing to score a network on"
+        )
+    elif val:
+        unseen = [name for index, name in enumerate(classes.names) if index not in shown_val]
         if unseen:
-            warnings.append(f"no validation pixel of {', '.join(unseen)}: there is nothing to score them on")
-    else:
-        warnings.append("there are no validation images: nothing says how good the network is")
+            found.warnings.append(f"no validation pixel of {', '.join(unseen)}: there is nothing to score them on")
+    elif not sets.val and not found.faults:
+        found.warnings.append("there are no validation images: nothing says how good the network is")
 
 
-def _only_ignored(labeled: Sequence[_Seen], val: Sequence[_Seen], classes: int) -> list[str]:
+def _is_fault(recipe: Recipe, shown: int) -> bool:
+    """Whether classes may lack labelled pixels, with so many that do not."""
+    if recipe.data.missing_classes is not None:
+        return recipe.data.missing_classes == "error"
+    return recipe.method.has_prototypes or shown < 2
+
+
+def _mends_of_absent(
+    recipe: Recipe, classes: ClassTable, sets: DataSets, absent: Sequence[int], shown: set[int]
+) -> list[str]:
+    data = recipe.data
+    mends = []
+    likely = likely_changes(shown, len(classes), data.ignore_index)
+    if likely is not None:
+        line = value_map_line(data.value_map, likely)
+        mends.append(f"If the values of masks are the classes in their order: {line}.")
+    elif data.ignore_index in shown and len(absent) == 1:
+        line = value_map_line(data.value_map, {data.ignore_index: absent[0]})
+        mends.append(f"If {data.ignore_index}, which is ignored, means {classes.names[absent[0]]}: {line}.")
+    if len(sets.labeled) < sets.labeled_pool and data.labeled_draw == "random":
+        mends.append("data.labeled_draw: covering draws images that show every class, where there are any.")
+    if len(classes) - len(absent) >= 2 and not classes.binary:
+        moved = renumbering(absent, len(classes))
+        line = f" and set {value_map_line(data.value_map, moved)}" if moved else ""
+        mends.append(f"Label images that show them, or leave them out of data.classes{line}.")
+    if recipe.method.has_prototypes:
+        mends.append("data.missing_classes: ignore trains without prototypes of these classes.")
+    return mends
+
+
+def _unread(recipe: Recipe, count_unlabeled: bool) -> list[str]:
+    """What lies in the folders of a recipe and is not read, a line each."""
+    lines = []
+    for folder, leave_out in searched_folders(recipe.data, unlabeled=count_unlabeled):
+        try:
+            unread = unread_files(folder, leave_out)
+        except DataError as error:
+            lines.append(error.message)
+            continue
+        if unread.text:
+            lines.append(". ".join([f"{folder}: {unread.text}", *unread.hints]))
+    return lines
+
+
+def _suspicious_images(
+    recipe: Recipe, labeled: Sequence[Seen], val: Sequence[Seen], unlabeled: Sequence[Seen]
+) -> list[str]:
+    doubtful = recipe.data.exif == "apply" and "exif" not in recipe.data.model_fields_set
+    every = {seen.image: seen for seen in [*labeled, *val, *unlabeled]}.values()
+    pairs = [
+        (seen.image, seen.header, seen.mask.orientation)
+        for seen in [*labeled, *val]
+        if seen.header is not None and seen.mask is not None
+    ]
+    return [
+        *suspicions.of_ranges((seen.image, seen.used) for seen in every if seen.used is not None),
+        *suspicions.of_bands((seen.image, seen.header) for seen in every if seen.header is not None),
+        *(suspicions.of_orientations(pairs) if doubtful else []),
+    ]
+
+
+def _only_ignored(labeled: Sequence[Seen], val: Sequence[Seen], classes: int) -> list[str]:
     warnings = []
     for name, part in (("labelled", labeled), ("validation", val)):
-        empty = [seen for seen in part if seen.pixels is not None and not seen.pixels[:classes].any()]
+        empty = [seen for seen in part if seen.mask is not None and min(seen.mask.pixels, default=classes) >= classes]
         if empty:
             warnings.append(f"{_some(len(empty), name)} with nothing but ignored pixels, first {empty[0].image}")
     return warnings
 
 
-def _leakage(labeled: Sequence[_Seen], val: Sequence[_Seen], unlabeled: Sequence[_Seen]) -> list[str]:
+def _leakage(labeled: Sequence[Seen], val: Sequence[Seen], unlabeled: Sequence[Seen]) -> list[str]:
     """Validation images that training sees, by content, so that copies under other names are found as well."""
     warnings = []
     for part, consequence in (
@@ -263,7 +367,7 @@ def _leakage(labeled: Sequence[_Seen], val: Sequence[_Seen], unlabeled: Sequence
     return warnings
 
 
-def _unreadable(unreadable: Sequence[_Seen]) -> list[str]:
+def _unreadable(unreadable: Sequence[Seen]) -> list[str]:
     if not unreadable:
         return []
     names = "".join(f"\n  {fault}" for seen in unreadable for fault in seen.faults)
@@ -279,7 +383,7 @@ def _not_looked_at(images: int, opened: int, unreadable: int, decoded: int) -> l
     return [f"{decoded} of {images} unlabelled images were decoded, evenly spaced; {rest}"]
 
 
-def _small_images(recipe: Recipe, sets: DataSets, labeled: Sequence[_Seen], unlabeled: Sequence[_Seen]) -> list[str]:
+def _small_images(recipe: Recipe, sets: DataSets, labeled: Sequence[Seen], unlabeled: Sequence[Seen]) -> list[str]:
     warnings = []
     crop, scale = recipe.train.crop, recipe.data.input_scale
     for name, part, images in (("labelled", labeled, len(labeled)), ("unlabelled", unlabeled, len(sets.unlabeled))):

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg_deploy.data.folders import Sample
-from protoseg_deploy.data.images import read_mask
+from protoseg_deploy.data.masks import read_mask
 from protoseg_deploy.errors import DataError
-from protoseg_deploy.recipe import Data
+from protoseg_deploy.recipe import Data, mask_reading
 
 _TEMPERATURE = 0.1
 _MOST_THREADS = 8
@@ -46,10 +46,11 @@ class ClassSampling:
         Raises:
             DataError: a mask cannot be read, or none shows a class.
         """
+        reading = mask_reading(data)
 
         def pixels(sample: Sample) -> NDArray[np.int64]:
             assert sample.mask is not None
-            return np.bincount(read_mask(sample.mask, data.value_map).ravel(), minlength=256)
+            return np.bincount(read_mask(sample.mask, reading).ravel(), minlength=256)
 
         with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
             counts = np.stack(list(pool.map(pixels, samples)))

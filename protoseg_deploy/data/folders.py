@@ -4,24 +4,30 @@ Two ways to say it: folders, searched recursively and paired by `mask_template`;
 written. Nothing is decoded here; `protoseg_deploy.data.checking` looks inside the files.
 """
 
-import random
+import os
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from protoseg_deploy.data.drawing import draw_labeled
+from protoseg_deploy.data.list_text import as_column
 from protoseg_deploy.data.lists import ListReader
-from protoseg_deploy.data.pairing import MaskTemplate, find_images, folder_of, name_below, no_images, scan_images
+from protoseg_deploy.data.pairing import (
+    MaskTemplate,
+    expanded,
+    find_images,
+    folder_of,
+    is_folder,
+    name_below,
+    no_images,
+    scan_images,
+    trouble_with,
+)
 from protoseg_deploy.data.pool import NO_IMAGES, ImagePool, cached_pool
+from protoseg_deploy.data.sample import Sample as Sample
 from protoseg_deploy.errors import DataError
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.recipe import Data, ImageFolder, LabeledFolder
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image and its mask, absolute paths."""
-
-    image: Path
-    mask: Path | None
 
 
 @dataclass(frozen=True)
@@ -46,25 +52,33 @@ class _Search:
     faults: list[str] = field(default_factory=list)
 
 
-def find_data(data: Data, *, need_unlabeled: bool, need_val: bool) -> DataSets:
+def find_data(
+    data: Data, *, need_unlabeled: bool, need_val: bool, drawn: Path | None = None, faults: list[str] | None = None
+) -> DataSets:
     """Find, pair and draw the files of a recipe.
 
     Args:
         data: the section of the recipe; relative paths start at ``data.root``.
         need_unlabeled: also find the unlabelled images; they are left out otherwise.
         need_val: also find the validation images; they are left out otherwise.
+        drawn: a list of the labelled subset as `write_list` writes it, which was drawn before; it is drawn now when
+            absent.
+        faults: where given, faults are added here and nothing is raised but for a missing root: what is sound is found
+            all the same.
 
     Raises:
         DataError: folders or lists are missing, images lack their masks, two images share one, or the labelled subset
             is larger than its pool. Every fault is listed, with its file or key.
     """
-    root = Path(data.root).expanduser().absolute()
-    if not root.is_dir():
+    root = expanded(data.root).absolute()
+    if not is_folder(root):
         raise DataError(
             f"data.root: no such folder: {root}",
             hint="A relative data.root starts at the working directory; set it with data.root=FOLDER.",
         )
     search = _Search(root)
+    if faults is not None:
+        search.faults = faults
     pool = _labeled_part(search, data.labeled, "data.labeled")
     val = _labeled_part(search, data.val, "data.val") if need_val else []
     masks = {sample.mask for sample in [*pool, *val] if sample.mask is not None}
@@ -73,8 +87,13 @@ def find_data(data: Data, *, need_unlabeled: bool, need_val: bool) -> DataSets:
         *_unused_masks(search, data.labeled, masks),
         *(_unused_masks(search, data.val, masks) if need_val else ()),
     }
-    labeled = _draw(data, pool, search.faults) if pool else []
-    if search.faults:
+    if drawn is not None:
+        labeled = _drawn_before(search, drawn, pool)
+    else:
+        labeled = draw_labeled(data, pool, search.faults) if pool else []
+    if faults is not None:
+        labeled = labeled or pool  # fewer than were to be drawn: looked at all the same
+    elif search.faults:
         count = "1 fault" if len(search.faults) == 1 else f"{len(search.faults)} faults"
         raise DataError(f"the data of the recipe cannot be used: {count}", search.faults)
     return DataSets(
@@ -113,22 +132,17 @@ def write_list(path: Path, samples: Sequence[Sample], root: Path) -> None:
         samples: what to list. Samples without a mask get a line with the image alone.
         root: the ``data.root`` of the recipe; files below it are written relative to it, others absolute.
 
+    Any name reads back as it is, bytes that are no text included.
+
     Raises:
-        DataError: a file name that a line cannot hold (tabs, line breaks, blanks at its ends).
+        WriteError: the file cannot be written.
     """
     base = root.expanduser().absolute()
     lines = [f"# {len(samples)} samples: image, tab, mask; relative paths start at data.root"]
     for sample in samples:
         files = [sample.image] if sample.mask is None else [sample.image, sample.mask]
-        lines.append("\t".join(_listed(file.absolute(), base) for file in files))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _listed(file: Path, base: Path) -> str:
-    name = file.relative_to(base).as_posix() if file.is_relative_to(base) else file.as_posix()
-    if name != name.strip() or len(name.splitlines()) != 1 or "\t" in name:
-        raise DataError(f"{name!r} cannot stand in a list file: tabs, line breaks or blanks at its ends; rename it")
-    return f"./{name}" if name.startswith("#") else name
+        lines.append("\t".join(as_column(name_below(file.absolute(), base)) for file in files))
+    write_atomically(path, os.fsencode("\n".join(lines) + "\n"))
 
 
 def _labeled_part(search: _Search, part: LabeledFolder, key: str) -> list[Sample]:
@@ -156,15 +170,26 @@ def _labeled_part(search: _Search, part: LabeledFolder, key: str) -> list[Sample
         # Images and masks in one folder: what is the mask of another image is no image.
         partners = {sample.mask for sample in samples if sample.mask != sample.image}
         samples = [sample for sample in samples if sample.image not in partners]
-    _check_pairs(samples, key, template, search.faults)
+    samples = _sound_pairs(samples, key, template, search.faults)
     return sorted(samples, key=lambda sample: name_below(sample.image, search.root))
 
 
-def _check_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, faults: list[str]) -> None:
+def _drawn_before(search: _Search, drawn: Path, pool: Sequence[Sample]) -> list[Sample]:
+    """The samples of a list, in the order of the pool."""
+    reader = ListReader(search.root, str(drawn.absolute()), "the labelled subset", search.faults)
+    position = {sample.image: number for number, sample in enumerate(pool)}
+    samples = [Sample(image, mask) for image, mask in reader.pairs(None, None)]
+    return sorted(samples, key=lambda sample: position.get(sample.image, len(pool)))
+
+
+def _sound_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, faults: list[str]) -> list[Sample]:
+    """The samples that can be used; what is wrong with the others is added to `faults`."""
     first_with: dict[Path, Path] = {}
     seen: set[Path] = set()
     hinted = False
-    for image, mask in ((sample.image, sample.mask) for sample in samples):
+    sound = []
+    for sample in samples:
+        image, mask, before = sample.image, sample.mask, len(faults)
         if image in seen:
             faults.append(f"{image}: listed twice in {key}.list")
             continue
@@ -179,12 +204,31 @@ def _check_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, fa
                 "rename or remove one" if image.parent == other.parent else "a template with {parent} tells them apart"
             )
             faults.append(f"{image}: shares the mask {mask} with {other}; {mend}")
-        elif not mask.is_file():
+        elif reason := trouble_with(mask):
             hint = "" if hinted else template.near(image, mask)
             hinted = True
-            faults.append(f"{image}: no mask at {mask}{hint}")
+            why = "" if reason == "no such file" else f": {reason}"
+            faults.append(f"{image}: no mask at {mask}{why}{hint}")
         if mask is not None:
             first_with.setdefault(mask, image)
+        if len(faults) == before:
+            sound.append(sample)
+    return sound
+
+
+def searched_folders(data: Data, *, unlabeled: bool = True) -> list[tuple[Path, list[Path]]]:
+    """Folders that a recipe has searched, each with those below it that were left out; lists search none.
+
+    Args:
+        data: the section of the recipe.
+        unlabeled: with those of unlabelled images.
+    """
+    root = expanded(data.root).absolute()
+    masks = [root / expanded(name) for name in (data.labeled.masks, data.val.masks) if name is not None]
+    parts = [data.labeled, data.val, *([data.unlabeled] if unlabeled else [])]
+    images = [root / expanded(part.images) for part in parts if part.images is not None and part.list is None]
+    found = {folder: [place for place in masks if place != folder] for folder in images}
+    return [(folder, others) for folder, others in found.items() if is_folder(folder)]
 
 
 def _unlabeled_part(search: _Search, data: Data, masks: Set[Path]) -> ImagePool:
@@ -208,7 +252,7 @@ def _unlabeled_part(search: _Search, data: Data, masks: Set[Path]) -> ImagePool:
 
         return cached_pool(search.root, ["list", part.list, str(images), *sorted(refused)], read)
     assert images is not None
-    folders = [search.root / name for name in (data.labeled.masks, data.val.masks) if name is not None]
+    folders = [search.root / expanded(name) for name in (data.labeled.masks, data.val.masks) if name is not None]
     refused = {name_below(mask, images) for mask in masks if mask.is_relative_to(images)}
 
     def find(sources: dict[str, int]) -> Iterator[tuple[str, Sequence[str]]]:
@@ -225,31 +269,9 @@ def _unused_masks(search: _Search, part: LabeledFolder, used: Set[Path]) -> list
     """Only where folders are paired: a list names what it wants and may leave masks over."""
     if part.list is not None or part.masks is None or part.images is None:
         return []
-    masks, images = search.root / part.masks, search.root / part.images
+    masks, images = search.root / expanded(part.masks), search.root / expanded(part.images)
     template = MaskTemplate.parse(part.mask_template, "", [])
-    if template is None or not masks.is_dir() or masks == images or images.is_relative_to(masks):
+    if template is None or not is_folder(masks) or masks == images or images.is_relative_to(masks):
         return []
     files = find_images(masks, leave_out=[], key="", faults=[])
     return [file for file in files if file not in used and template.fits(file, masks)]
-
-
-def _draw(data: Data, pool: list[Sample], faults: list[str]) -> list[Sample]:
-    """The labelled subset: same seed and files, same subset, on every platform and Python.
-
-    Every sample of the sorted pool gets a random key and the smallest keys win. Unlike `random.sample`, of which Python
-    promises no such thing, `random.random` gives the same numbers for a seed in every version; and a larger count with
-    the same seed adds to the subset rather than drawing another one.
-    """
-    if data.labeled_count is not None:
-        count = data.labeled_count
-    elif data.labeled_share is not None:
-        count = max(1, round(data.labeled_share * len(pool)))
-    else:
-        return pool
-    if count > len(pool):
-        faults.append(f"data.labeled_count: {count} images asked for, {len(pool)} labelled images found")
-        return []
-    numbers = random.Random(data.labeled_seed)  # noqa: S311 — reproducible on purpose
-    keys = [numbers.random() for _ in pool]
-    chosen = sorted(sorted(range(len(pool)), key=lambda index: keys[index])[:count])
-    return [pool[index] for index in chosen]

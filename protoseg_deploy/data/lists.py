@@ -4,33 +4,55 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from protoseg_deploy.data.pairing import is_image_name, modified_ns, name_below
+from protoseg_deploy.data.list_text import (
+    SEPARATORS,
+    image_column,
+    plain_columns,
+    read_lines,
+    separated,
+    spellings,
+    splittings,
+)
+from protoseg_deploy.data.pairing import (
+    expanded,
+    is_folder,
+    is_image_name,
+    modified_ns,
+    name_below,
+    names_in,
+    trouble_with,
+)
 from protoseg_deploy.data.pool import LARGE_POOL
 
 Pair = tuple[Path, Path | None]
+
+_MOST_FAULTS = 1000
+_SHOWN = 100
 
 
 class ListReader:
     """Reads one list file.
 
-    Blank lines and lines that start with ``#`` are skipped. Columns are separated by a tab, or by blanks where that
-    leads to existing files. A path starts at the folder the recipe gives for it (``images``, ``masks``) or, where
-    there is no such file, at ``data.root``; a leading ``/`` that leads nowhere is dropped, as some public lists have
-    it. A name without an image suffix (VOC's ``2007_000032``) is looked up with every suffix known.
+    Blank lines and lines that start with ``#`` are skipped. Columns are separated by a tab; by blanks, commas or
+    semicolons where that leads to existing files. A path starts at the folder the recipe gives for it (``images``,
+    ``masks``) or, where there is no such file, at ``data.root``; a leading ``/`` that leads nowhere is dropped, as some
+    public lists have it, and backslashes that lead nowhere are read as slashes. A name without an image suffix (VOC's
+    ``2007_000032``) is looked up with every suffix known.
 
     Args:
         root: ``data.root``, absolute.
         name: the list file; relative paths start at `root`.
         key: the recipe key to name in faults.
-        faults: whatever is wrong is added here, with file and line.
+        faults: whatever is wrong is added here, with file and line; of a list with very many faulty lines the first.
     """
 
     def __init__(self, root: Path, name: str, key: str, faults: list[str]) -> None:
         self._root = root
-        self._path = root / Path(name).expanduser()
+        self._path = root / expanded(name)
         self._key = key
         self._faults = faults
         self._folders: dict[Path, dict[str, list[str]]] = {}
+        self._readings: dict[tuple[bool, bool], tuple[str, bool]] = {}
 
     def pairs(self, images: Path | None, masks: Path | None, *, need_masks: bool = True) -> Iterator[Pair]:
         """Image and mask of each line, absolute paths; the mask is None where a line names none."""
@@ -58,7 +80,7 @@ class ListReader:
         names: set[str] = set()
         places: dict[str, str] = {}
         for where, text in chain(first, lines):
-            name = _image_column(text)
+            name = self._image_column(text, images)
             parent = name[: name.rfind("/") + 1]
             file = name[len(parent) :]
             if not is_image_name(file):
@@ -71,6 +93,18 @@ class ListReader:
         sources |= {str(folder): modified_ns(folder) for folder in self._folders}
         return names
 
+    def _image_column(self, text: str, images: Path | None) -> str:
+        """The image of a line of a large list: the first line with commas or backslashes decides for all others."""
+        name = image_column(text)
+        signs = (any(separator in name for separator in SEPARATORS), "\\" in name)
+        if not any(signs):
+            return name
+        if signs not in self._readings:
+            readings = [(separator, slashes) for separator in ("", *SEPARATORS) for slashes in (False, True)]
+            there = (reading for reading in readings if self._exact(_as_read(name, *reading), images))
+            self._readings[signs] = next(there, ("", False))
+        return _as_read(name, *self._readings[signs])
+
     def _place(self, parent: str, file: str, images: Path | None, sources: dict[str, int]) -> str:
         """What stands before the names of files that the list gives as `parent` and a name: ``""`` or ``a/b/``."""
         candidates = [base / parent.lstrip("/") for base in (images, self._root) if base is not None]
@@ -78,28 +112,31 @@ class ListReader:
             candidates.insert(0, Path(parent))
         sources |= {str(folder): modified_ns(folder) for folder in candidates}
         found = [path.parent for path in self._candidates(parent + file, images)]
-        folder = next(iter([*found, *filter(Path.is_dir, candidates), candidates[-1]]))
+        folder = next(iter([*found, *filter(is_folder, candidates), candidates[-1]]))
         return name_below(folder / file, self._root)[: -len(file)]
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         """Where a line stands (``list.txt:3``), and what it says."""
-        empty = True
+        empty, before = True, len(self._faults)
         try:
-            with self._path.open(encoding="utf-8-sig") as file:
-                for number, line in enumerate(file, start=1):
-                    text = line.strip()
-                    if text and not text.startswith("#"):
-                        empty = False
-                        yield f"{self._path}:{number}", text
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            for number, text in read_lines(self._path):
+                empty = False
+                yield f"{self._path}:{number}", text
+                if len(self._faults) - before >= _MOST_FAULTS:
+                    self._faults.append(f"{self._key}: {self._path}: too many faults; line {number} is the last read")
+                    return
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            if isinstance(error, UnicodeError):
+                reason = "not a text file"
             self._faults.append(f"{self._key}: cannot read {self._path}: {reason}")
             return
         if empty:
             self._faults.append(f"{self._key}: {self._path} lists no images")
 
     def _pair(self, text: str, images: Path | None, masks: Path | None, where: str, need_masks: bool) -> Pair | None:
-        columns = self._columns(text, images)
+        there = (columns for columns in splittings(text) if columns and self._candidates(columns[0], images))
+        columns = next(there, None) or plain_columns(text)
         if len(columns) > 2:
             self._faults.append(f"{where}: {len(columns)} columns; a line is an image, or an image and its mask")
             return None
@@ -109,19 +146,6 @@ class ListReader:
         mask = self._find(columns[1], masks, where, "mask")
         return None if image is None or mask is None else (image, mask)
 
-    def _columns(self, text: str, images: Path | None) -> list[str]:
-        if "\t" in text:
-            return [column.strip() for column in text.split("\t") if column.strip()]
-        words = text.split()
-        if len(words) == 1:
-            return words
-        # Blanks may belong to names: the longest beginning that is a file is the image.
-        for count in range(len(words), 0, -1):
-            beginning, rest = " ".join(words[:count]), " ".join(words[count:])
-            if self._candidates(beginning, images):
-                return [beginning, rest] if rest else [beginning]
-        return words
-
     def _find(self, name: str, folder: Path | None, where: str, kind: str) -> Path | None:
         found = self._candidates(name, folder)
         if len(found) == 1:
@@ -130,21 +154,28 @@ class ListReader:
             names = ", ".join(path.name for path in found)
             self._faults.append(f"{where}: {name} is ambiguous: {names}; give the suffix or remove all but one")
             return None
-        hint = ""
+        shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}… ({len(name)} characters)"
+        base = folder or self._root
+        reason = trouble_with(base / name.strip().replace("\\", "/").lstrip("/"))
+        hint = "" if reason == "no such file" else f": {reason}"
         if folder is None and not is_image_name(name):
-            hint = f" (set {self._key.rpartition('.')[0]}.{kind}s to the folder they lie in)"
-        self._faults.append(f"{where}: no {kind} {name} in {folder or self._root}{hint}")
+            hint += f" (set {self._key.rpartition('.')[0]}.{kind}s to the folder they lie in)"
+        self._faults.append(f"{where}: no {kind} {shown} in {base}{hint}")
         return None
 
     def _candidates(self, name: str, folder: Path | None) -> list[Path]:
         """Files that a name in the list may mean: several only for a bare stem."""
-        if Path(name).is_absolute() and Path(name).is_file():
+        return next(filter(None, (self._exact(spelling, folder) for spelling in spellings(name))), [])
+
+    def _exact(self, name: str, folder: Path | None) -> list[Path]:
+        """Files of this name, spelled so."""
+        if Path(name).is_absolute() and not trouble_with(Path(name)):
             return [Path(name)]
-        relative = Path(name.lstrip("/"))
+        relative = name.lstrip("/")
         for base in (self._root,) if folder is None else (folder, self._root):
             path = base / relative
             if is_image_name(name):
-                if path.is_file():
+                if not trouble_with(path):
                     return [path]
             elif matches := self._with_stem(path.parent).get(path.name):
                 return [path.parent / match for match in matches]
@@ -154,17 +185,15 @@ class ListReader:
         """Names of the image files of a folder by stem, read once."""
         if folder not in self._folders:
             stems: dict[str, list[str]] = {}
-            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if is_image_name(file.name):
-                    stems.setdefault(file.stem, []).append(file.name)
+            for name in names_in(folder):
+                if is_image_name(name):
+                    stems.setdefault(Path(name).stem, []).append(name)
             self._folders[folder] = stems
         return self._folders[folder]
 
 
-def _image_column(text: str) -> str:
-    """The image of a line, without a look at what files there are."""
-    if "\t" in text:
-        return text.partition("\t")[0].rstrip()
-    words = text.split()
-    ends = (count for count, word in enumerate(words, start=1) if is_image_name(word))
-    return " ".join(words[: next(ends, 1)])
+def _as_read(name: str, separator: str, slashes: bool) -> str:
+    """A name of a large list up to its first separator, backslashes replaced where that is the reading."""
+    if separator and separator in name:
+        name = next(iter(separated(name, separator)), name)
+    return name.replace("\\", "/") if slashes else name

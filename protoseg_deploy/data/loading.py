@@ -4,26 +4,27 @@ What a step sees depends on the seed and the step alone: not on the number of wo
 interrupted. That is what makes resuming exact.
 """
 
-from collections.abc import Iterator, Sequence
+import mmap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.data.cache import DecodedImages
 from protoseg_deploy.data.class_sampling import ClassSampling
 from protoseg_deploy.data.copy_paste import paste_classes
 from protoseg_deploy.data.folders import Sample
-from protoseg_deploy.data.images import read_mask
+from protoseg_deploy.data.masks import read_mask
 from protoseg_deploy.data.order import image_at
 from protoseg_deploy.data.photometric import draw_disturbance
 from protoseg_deploy.data.views import View, view_around_class, weak_view
 from protoseg_deploy.distributed import World
 from protoseg_deploy.errors import DataError, ProtosegError
-from protoseg_deploy.recipe import Recipe
+from protoseg_deploy.recipe import Recipe, mask_reading
 
 _LABELED, _UNLABELED, _ORDER, _REPLACEMENT, _CLASS_AWARE, _COPY_PASTE = 1, 2, 3, 4, 5, 6
 _ATTEMPTS = 20
@@ -67,6 +68,8 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         self.disturb_in_loader = disturb_in_loader
         self.world = world
         self.decoded = DecodedImages(recipe.data)
+        self.before_reading: Callable[[Path], None] = _unwatched
+        """Told of every image that is asked for, decoded before or not."""
         by_class = recipe.train.class_aware_share or recipe.train.copy_paste_probability
         self.class_sampling = ClassSampling.of(labeled, recipe.data) if by_class else None
 
@@ -78,6 +81,16 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
             return self.batch(step)
         except ProtosegError as error:
             return error
+
+    def batch_bytes(self) -> int:
+        """Memory that a batch takes where every tensor of it has pages of its own."""
+        spec = self.recipe.train
+        labeled = len(self.world.slots(spec.batch_labeled))
+        unlabeled = len(self.world.slots(spec.batch_unlabeled)) if self.unlabeled else 0
+        strong = self.strong_views if self.disturb_in_loader else 0
+        planes = [3 * labeled, labeled, 3 * unlabeled, unlabeled, 3 * strong * unlabeled]
+        sizes = [count * spec.crop**2 for count in planes]
+        return sum(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes) + mmap.PAGESIZE  # disturbances
 
     def batch(self, step: int) -> Batch:
         """The batch of a step. Unlabelled images that cannot be read are replaced by others and named in it.
@@ -127,9 +140,10 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         At an input scale below 1 a class of a few pixels may be lost all the same.
         """
         data, train = self.recipe.data, self.recipe.train
+        reading = mask_reading(data)
         for index, sample in enumerate(self.labeled):
             assert sample.mask is not None
-            if not (read_mask(sample.mask, data.value_map) == class_index).any():
+            if not (read_mask(sample.mask, reading) == class_index).any():
                 continue
             image, mask = self.decoded.labeled(sample)
             with _Seeded(train.seed, _ORDER, class_index, index):
@@ -160,6 +174,7 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         return self.labeled[self.class_sampling.draw_image(first, random)], (first, second)
 
     def _labeled(self, sample: Sample, key: tuple[int, ...], class_index: int | None = None) -> View:
+        self.before_reading(sample.image)
         image, mask = self.decoded.labeled(sample)
         with _Seeded(self.recipe.train.seed, *key):
             return weak_view(image, mask, self.recipe.train, self.recipe.data.ignore_index, class_index)
@@ -179,6 +194,7 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         unreadable: list[str] = []
         for attempt in range(_ATTEMPTS):
             path = self.unlabeled[index]
+            self.before_reading(path)
             try:
                 return path, self.decoded.unlabeled(path), unreadable
             except DataError as error:
@@ -192,25 +208,14 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         )
 
 
-def training_loader(
-    batches: TrainingBatches, first_step: int, workers: int, *, pin_memory: bool
-) -> DataLoader[Batch | ProtosegError]:
-    """The batches from `first_step` on, in order."""
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(first_step, len(batches)),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # iterating would draw from the global one, which a resumed run has restored
-    )
-
-
 def derived_seed(seed: int, *key: int) -> int:
     """A 63-bit seed for one purpose, independent of those of other keys."""
     state = np.random.SeedSequence((seed, *key)).generate_state(1, np.uint64)
     return int(state[0] >> 1)
+
+
+def _unwatched(path: Path) -> None:
+    """Nobody waits for this process."""
 
 
 class _Seeded:

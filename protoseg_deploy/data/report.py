@@ -1,11 +1,11 @@
 """What a check of the data found out: counts, sizes, class shares."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import ClassTable
 
 Range = tuple[int, int]
@@ -27,14 +27,14 @@ class PartSummary:
 
     @classmethod
     def of(
-        cls, images: int, sizes: Sequence[Range], pixels: np.ndarray | None = None, classes: int = 0
+        cls, images: int, sizes: Sequence[Range], pixels: Sequence[Mapping[int, int]] | None = None, classes: int = 0
     ) -> "PartSummary":
         """Summarise so many images.
 
         Args:
             images: how many there are.
             sizes: ``(height, width)`` of those that were looked at.
-            pixels: ``[N,256]``, how often each value occurs in each mask; None without masks.
+            pixels: of each mask, how often the values that it holds occur; None without masks.
             classes: how many values are classes.
         """
         heights, widths = [size[0] for size in sizes], [size[1] for size in sizes]
@@ -42,14 +42,18 @@ class PartSummary:
         width_range = (min(widths), max(widths)) if sizes else None
         if pixels is None:
             return cls(images, height_range, width_range)
-        known = pixels[:, :classes]
+        totals: Counter[int] = Counter()
+        shown: Counter[int] = Counter()
+        for counts in pixels:
+            totals.update(counts)
+            shown.update(counts.keys())
         return cls(
             images,
             height_range,
             width_range,
-            class_pixels=tuple(known.sum(axis=0).tolist()),
-            class_images=tuple((known > 0).sum(axis=0).tolist()),
-            ignored_pixels=int(pixels[:, classes:].sum()),
+            class_pixels=tuple(totals[index] for index in range(classes)),
+            class_images=tuple(shown[index] for index in range(classes)),
+            ignored_pixels=sum(count for value, count in totals.items() if value >= classes),
         )
 
     def class_percent(self, index: int) -> float:
@@ -90,7 +94,7 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class DataReport:
-    """Data without faults, and what is worth knowing about them."""
+    """What a check has found out about data."""
 
     classes: ClassTable
     labeled: PartSummary
@@ -103,6 +107,16 @@ class DataReport:
     """Unlabelled images that were decoded."""
     val: PartSummary
     warnings: tuple[str, ...]
+    """What deserves a look."""
+    faults: tuple[str, ...] = ()
+    """What keeps the data from being used, each with its file or key."""
+    hints: tuple[str, ...] = ()
+    """How the faults are mended."""
+
+    def error(self, shown: int = 20) -> DataError:
+        """All faults in one, so many of them in its message."""
+        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        return DataError(f"the data of the recipe cannot be used: {count}", self.faults, "\n".join(self.hints), shown)
 
     def as_document(self) -> dict[str, Any]:
         """The report as JSON-ready values; keys carry units."""
@@ -116,5 +130,6 @@ class DataReport:
                 for index, name in enumerate(self.classes.names)
             ],
             "warnings": list(self.warnings),
-            "faults": [],
+            "faults": list(self.faults),
+            "hints": list(self.hints),
         }

@@ -18,7 +18,7 @@ from protoseg_deploy.models import (
     load_prototypes,
     save_network,
 )
-from protoseg_deploy.recipe import ClassTable, Model, Recipe, load_recipe
+from protoseg_deploy.recipe import ClassTable, ImageReading, Model, Recipe, load_run_recipe
 from protoseg_deploy.training import Run, resolved_recipe, train
 
 _COMPARED_IMAGES = 8
@@ -45,6 +45,7 @@ def distill(
     overrides: Sequence[str] = (),
     *,
     resume: bool = False,
+    take_over: bool = False,
     train_anyway: bool = False,
     quiet: bool = False,
 ) -> DistillReport:
@@ -58,6 +59,7 @@ def distill(
         folder: of the student's run; new or empty unless `resume`.
         overrides: ``KEY=VALUE``, typically ``model.backbone=…``.
         resume: continue an interrupted training.
+        take_over: see `train`.
         train_anyway: train a student of the same architecture.
         quiet: show no progress.
 
@@ -68,7 +70,7 @@ def distill(
     if not teacher_run.recipe_path.is_file() or not teacher_run.best.is_file():
         raise UsageError(f"{teacher_folder} holds no trained run", "Train one with `protoseg train`.")
     teacher_recipe = teacher_run.recipe()
-    recipe = load_recipe(teacher_run.recipe_path, overrides)
+    recipe = load_run_recipe(teacher_run.recipe_path, overrides)
     network, spec = load_network(teacher_run.best)
     student_run = Run(folder)
     if recipe.model == teacher_recipe.model and not train_anyway:
@@ -78,7 +80,8 @@ def distill(
                 f"{', '.join(idle)}: nothing is trained as long as the model is the teacher's",
                 "Change model.backbone or model.decoder, or add --train to train a student of the same architecture.",
             )
-        return _strip(network, spec, resolved_recipe(recipe, spec.classes), student_run)
+        with student_run.owned():
+            return _strip(network, spec, resolved_recipe(recipe, spec.classes), student_run)
     _check_weights(recipe, teacher_recipe)
     recipe = _with_target(recipe, teacher_run)
     bank = _bank(teacher_run) if recipe.distill.target != "linear" else None
@@ -102,6 +105,7 @@ def distill(
         folder,
         build,
         resume=resume,
+        take_over=take_over,
         quiet=quiet,
         check=check_before_training,
     )
@@ -125,7 +129,7 @@ def _strip(network: Segmenter, spec: NetworkSpec, recipe: Recipe, run: Run) -> D
         save_network(path, network.state_dict(), replace(spec, provenance=provenance))
     student, _ = load_network(run.best)
     compared = sets.val[:: max(1, len(sets.val) // _COMPARED_IMAGES)][:_COMPARED_IMAGES]
-    _require_equal_logits(network, student, compared)
+    _require_equal_logits(network, student, compared, spec.reading)
     miou = spec.provenance["miou_percent"]
     run.write_summary({"method": "strip", "best_miou_percent": miou, "last_miou_percent": miou, **provenance})
     parameters = count_parameters(student)
@@ -133,9 +137,11 @@ def _strip(network: Segmenter, spec: NetworkSpec, recipe: Recipe, run: Run) -> D
 
 
 @torch.inference_mode()
-def _require_equal_logits(teacher: Segmenter, student: Segmenter, samples: Sequence[Sample]) -> None:
+def _require_equal_logits(
+    teacher: Segmenter, student: Segmenter, samples: Sequence[Sample], reading: ImageReading
+) -> None:
     for sample in samples:
-        image = torch.from_numpy(read_image(sample.image)).permute(2, 0, 1)[None]
+        image = torch.from_numpy(read_image(sample.image, reading)).permute(2, 0, 1)[None]
         if not torch.equal(teacher(image), student(image)):
             raise ProtosegError(
                 f"{sample.image}: the stripped network's logits differ from those of the teacher's linear head",
@@ -179,6 +185,8 @@ def _check_weights(recipe: Recipe, teacher: Recipe) -> None:
 def _bank(run: Run) -> PrototypeBank:
     prototypes = load_prototypes(run.prototypes)
     classes, per_class, channels = prototypes.shape
-    bank = PrototypeBank(classes, per_class, channels, run.recipe().method.prototypes.temperature)
+    lacking = not bool(prototypes.any(dim=-1).all())
+    temperature = run.recipe().method.prototypes.temperature
+    bank = PrototypeBank(classes, per_class, channels, temperature, may_lack_classes=lacking)
     bank.place(prototypes)
     return bank

@@ -1,6 +1,6 @@
 """Class maps as pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ UInt8Array = NDArray[np.uint8]
 
 IGNORE_COLORS: tuple[Color, Color] = ((150, 150, 150), (205, 205, 205))
 """Stripes of whatever is no class; plain grey would pass for a class of that colour."""
+
+_PIXELS_AT_ONCE = 1 << 16
+"""So many are painted at a time."""
 
 
 def colorize(class_map: NDArray[np.integer], colors: Sequence[Color]) -> UInt8Array:
@@ -23,14 +26,17 @@ def colorize(class_map: NDArray[np.integer], colors: Sequence[Color]) -> UInt8Ar
     Returns:
         ``[H,W,3]`` uint8 RGB.
     """
-    no_class = _no_class(class_map, len(colors))
     table = np.array([*colors, *IGNORE_COLORS], dtype=np.uint8)
-    if no_class.any():
-        height, width = class_map.shape
-        stripe = max(2, min(height, width) // 40)
-        rows, columns = np.ogrid[:height, :width]
-        class_map = np.where(no_class, len(colors) + (rows + columns) // stripe % 2, class_map)
-    picture: UInt8Array = table[class_map]
+    height, width = class_map.shape
+    stripe = max(2, min(height, width) // 40)
+    picture = np.empty((height, width, 3), dtype=np.uint8)
+    for band in _bands(height, width):
+        indices = class_map[band]
+        no_class = _no_class(indices, len(colors))
+        if no_class.any():
+            rows, columns = np.ogrid[band.start : band.start + len(indices), :width]
+            indices = np.where(no_class, len(colors) + (rows + columns) // stripe % 2, indices)
+        picture[band] = np.take(table, indices, axis=0)
     return picture
 
 
@@ -50,15 +56,27 @@ def overlay(
     """
     if image.shape[:2] != class_map.shape:
         raise ValueError(f"image is {image.shape[:2]}, class map is {class_map.shape}")
-    painted = colorize(class_map, colors)
-    # 8.8 fixed point: huge images would take four times the memory as float32
+    # 8.8 fixed point
     weight = round(alpha * 256)
-    blend = ((image.astype(np.uint16) * (256 - weight) + painted.astype(np.uint16) * weight + 128) >> 8).astype(
-        np.uint8
-    )
-    no_class = _no_class(class_map, len(colors))
-    blend[no_class] = image[no_class]
+    table = np.array(colors, dtype=np.uint16).reshape(-1, 3) * np.uint16(weight) + np.uint16(128)
+    blend = np.empty_like(image)
+    for band in _bands(*class_map.shape):
+        pixels, indices = image[band], class_map[band]
+        no_class = _no_class(indices, len(colors))
+        has_none = no_class.any()
+        mixed = np.take(table, np.where(no_class, 0, indices) if has_none else indices, axis=0)
+        mixed += pixels * np.uint16(256 - weight)
+        mixed >>= 8
+        blend[band] = mixed
+        if has_none:
+            blend[band][no_class] = pixels[no_class]
     return blend
+
+
+def _bands(height: int, width: int) -> Iterator[slice]:
+    """A few rows at a time: what is computed on the way stays in the cache, whatever the size of the image."""
+    rows = max(1, _PIXELS_AT_ONCE // max(1, width))
+    return (slice(top, top + rows) for top in range(0, height, rows))
 
 
 def _no_class(class_map: NDArray[np.integer], classes: int) -> NDArray[np.bool_]:

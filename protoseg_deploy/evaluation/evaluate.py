@@ -2,19 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from protoseg_deploy.data.folders import Sample
-from protoseg_deploy.errors import DataError, UsageError
+from protoseg_deploy.errors import DataError, ProtosegError, UsageError
+from protoseg_deploy.evaluation.computing import CheckedRuntime, ComputeError, check_batch
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.evaluation.reading import read_batches
-from protoseg_deploy.recipe import ClassTable
+from protoseg_deploy.recipe import ClassTable, MaskReading
 from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array
 from protoseg_deploy.runtimes.tiling import default_overlap, predict_tiled
+
+_SMALLER = "Make --batch smaller; a run can be evaluated by --window, and an export of fixed --size works in tiles."
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,7 @@ def evaluate(
     runtime: Runtime,
     samples: Sequence[Sample],
     *,
-    value_map: Mapping[int, int] | None = None,
-    ignore_index: int = 255,
+    masks: MaskReading | None = None,
     batch: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
@@ -71,37 +73,46 @@ def evaluate(
     Args:
         runtime: what is judged.
         samples: images with masks.
-        value_map: mask values to replace first.
-        ignore_index: mask value that does not count.
+        masks: how masks are read; its ignore index does not count. Those of the runtime's own classes when absent.
+            Images are always read as the runtime says.
         batch: images per call; 1 on a CPU and 4 on a GPU, or fewer if an engine takes no more, when absent.
         progress: called with (images done, images in all).
 
     Raises:
         DataError: unreadable images or masks, sizes that differ, mask values that are no class: all of them, by file.
-        UsageError: an engine takes no such batch, or no images as small as these.
+        UsageError: an engine takes no such batch.
+        ProtosegError: the runtime cannot compute an image, which is named: there is no accuracy without it.
     """
     if not samples:
         raise DataError("there is nothing to evaluate: no image with a mask")
     info = runtime.info
+    masks = masks or MaskReading.of_classes(info.classes, info.ignore_index, info.reading)
     batch = _images_per_call(info, batch)
-    matrix = ConfusionMatrix(len(info.classes), ignore_index)
+    matrix = ConfusionMatrix(len(info.classes), masks.ignore_index)
     done = tiled = predict_ns = 0
     start = time.perf_counter()
-    for images, masks in read_batches(
-        samples, classes=len(info.classes), ignore_index=ignore_index, value_map=value_map or {}, batch=batch
-    ):
-        begin = time.perf_counter_ns()
-        tile = _tile_of(info, (images.shape[1], images.shape[2]))
-        if tile == images.shape[1:3]:
-            predicted = runtime.predict(images)
-        else:
-            predicted = _predict_in_tiles(runtime, images, tile, batch)
-            tiled += len(images)
-        predict_ns += time.perf_counter_ns() - begin
-        matrix.update(predicted, masks)
-        done += len(images)
-        if progress is not None:
-            progress(done, len(samples))
+    checked = CheckedRuntime(runtime)
+    try:
+        for images, truth, read in read_batches(
+            samples, classes=len(info.classes), images=info.reading, masks=masks, batch=batch
+        ):
+            begin = time.perf_counter_ns()
+            tile = _tile_of(info, (images.shape[1], images.shape[2]))
+            try:
+                if tile == images.shape[1:3]:
+                    predicted = checked.predict(images)
+                else:
+                    predicted = _predict_in_tiles(checked, images, tile, batch)
+                    tiled += len(images)
+            except ComputeError as error:
+                raise _failure(error, info, images, [str(sample.image) for sample in read]) from error
+            predict_ns += time.perf_counter_ns() - begin
+            matrix.update(predicted, truth)
+            done += len(images)
+            if progress is not None:
+                progress(done, len(samples))
+    except MemoryError:
+        raise ProtosegError("too little memory for a batch of images and masks", _SMALLER) from None
     counts = matrix.counts()
     return Evaluation(
         class_names=info.classes.names,
@@ -146,21 +157,17 @@ def check_same_classes(info: RuntimeInfo, classes: ClassTable, source: str) -> N
 
 
 def _images_per_call(info: RuntimeInfo, asked: int | None) -> int:
+    check_batch(info, asked)
     default = 1 if info.device == "cpu" else 4
-    if info.batch_range is None:
-        return asked or default
-    smallest, largest = info.batch_range
-    if smallest > 1:  # the last images of a size, and the last tiles of an image, are fewer than any other number
-        raise UsageError(
-            f"{info.path} takes batches of {smallest} to {largest} images; to be evaluated it has to take single ones",
-            "Build it with a --profile whose smallest batch is 1.",
-        )
-    if asked is not None and asked > largest:
-        raise UsageError(
-            f"--batch {asked}: {info.path} takes batches of up to {largest}",
-            f"Use --batch {largest}, or build it with a --profile whose largest batch is {asked}.",
-        )
-    return asked or min(default, largest)
+    return asked or (default if info.batch_range is None else min(default, info.batch_range[1]))
+
+
+def _failure(error: ComputeError, info: RuntimeInfo, images: UInt8Array, names: Sequence[str]) -> ProtosegError:
+    """What to tell of a batch that was not computed."""
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    size = f"{images.shape[2]}x{images.shape[1]} pixels"
+    message = f"{names[0]}{others}: {info.path} cannot compute {size}: {error.message}"
+    return ProtosegError(message, _SMALLER if error.kind == "memory" else error.hint)
 
 
 def _tile_of(info: RuntimeInfo, size: tuple[int, int]) -> tuple[int, int]:

@@ -1,24 +1,37 @@
 """Class maps of image files, as files: indices, colours, overlays."""
 
+import errno
+import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from protoseg_deploy import __version__
 from protoseg_deploy.data.images import read_image
-from protoseg_deploy.data.pairing import find_images
-from protoseg_deploy.errors import DataError, ProtosegError, UsageError
+from protoseg_deploy.data.pairing import UnreadFiles
+from protoseg_deploy.errors import DataError, ProtosegError, UsageError, WriteError
 from protoseg_deploy.evaluation.colors import colorize, overlay
-from protoseg_deploy.runtimes.base import Runtime, UInt8Array
-from protoseg_deploy.runtimes.tiling import default_overlap, predict_tiled
+from protoseg_deploy.evaluation.computing import CheckedRuntime, ComputeError, check_batch
+from protoseg_deploy.evaluation.output_folder import OutputFolder, open_output
+from protoseg_deploy.evaluation.prediction_plan import check_outputs, find_inputs, find_unread, name_outputs
+from protoseg_deploy.evaluation.result_marks import Mark, made_by, read_results
+from protoseg_deploy.files import open_regular
+from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array, artefact_sha256
+from protoseg_deploy.runtimes.tiling import check_tiles, default_overlap, predict_tiled
 
-KINDS = ("index", "color", "overlay")
-"""Folders below the output folder."""
+FailureKind = Literal["unreadable", "memory", "runtime", "output"]
+
+_COUNTED_AT_ONCE = 1 << 22
+"""Pixels; NumPy counts in 64-bit integers."""
+
+# A name that is too long, or in the way of a folder: the next image has another name. Everything else, a full disk
+# first of all, the next image would meet as well.
+_OF_ONE_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL, errno.ELOOP}
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,18 @@ class PredictedImage:
     width: int
     class_pixels: tuple[int, ...]
     """Pixels by class."""
+    is_skipped: bool = False
+    """It had been done before, by the same artefact in the same way."""
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    """One image that was not done."""
+
+    image: Path
+    kind: FailureKind
+    reason: str
+    """Names the image."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +65,9 @@ class Prediction:
     """Result of `predict_files`."""
 
     images: tuple[PredictedImage, ...]
-    failed: tuple[tuple[Path, str], ...]
-    """Images that could not be read, each with the reason."""
+    failed: tuple[FailedImage, ...]
+    unread: tuple[tuple[Path, UnreadFiles], ...]
+    """Folders with files that were passed over, such as those of formats that are not read."""
     tile: tuple[int, int] | None
     """Height and width of the tiles; None: whole images."""
     overlap: int
@@ -57,146 +83,185 @@ def predict_files(
     overlap: int | None = None,
     batch: int = 1,
     alpha: float = 0.5,
+    skip_existing: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Prediction:
     """Write ``out/index``, ``out/color`` and ``out/overlay``, one PNG an image in each.
 
     Folders are searched recursively and keep their layout below the output folder. Images that would get the same name
-    keep their ending in it, or get a number. Index files are 8-bit (16-bit above 256 classes). An unreadable image does
-    not keep the others from being done.
+    keep their ending in it, or get a number. Index files are 8-bit (16-bit above 256 classes).
+
+    An image that cannot be read, computed or named does not keep the others from being done; ``out/failures.jsonl``
+    lists such images as they come. What every image would meet, such as a full disk or an artefact that fails on a
+    plain image too, ends the call; what is done stays.
 
     Args:
         runtime: what predicts.
         inputs: image files and folders.
-        out: where to write; made if missing, files of the same name are replaced.
+        out: where to write; made if missing, earlier results of the same name are replaced.
         tile: height and width of tiles. Absent: whole images, or tiles of the size the runtime is bound to.
         overlap: pixels shared by neighbouring tiles; a quarter of the tile when absent.
         batch: tiles per call.
         alpha: share of the class colour in overlays.
+        skip_existing: leave out images whose three PNGs are there, made from the same bytes by the same artefact with
+            the same library and options.
         progress: called with (images done, images in all).
 
     Raises:
-        UsageError: an input does not exist, or there is no image at all.
-        ProtosegError: the output cannot be written, or an image is too large for the memory.
+        UsageError: an input does not exist, there is no image at all, a result would replace an input, the tiles do not
+            fit, or another process writes there.
+        ProtosegError: the output cannot be written, or the artefact fails.
     """
     tile = tile or runtime.info.fixed_size
     if tile is None and overlap is not None:
         raise UsageError("an overlap needs a tile size", "Add --tile, or leave --overlap out.")
     overlap = default_overlap(tile) if overlap is None and tile is not None else overlap or 0
+    check_batch(runtime.info, batch)
+    if tile is not None:
+        check_tiles(runtime.info, tile, overlap, batch)
     start = time.perf_counter()
     plan = name_outputs(find_inputs(inputs, out))
+    unread = find_unread(inputs, out)
+    check_outputs(plan, inputs, out, [runtime.info.path, *runtime.info.files])
+    checked = CheckedRuntime(runtime)
     done: list[PredictedImage] = []
-    failed: list[tuple[Path, str]] = []
-    for path, name in plan:
+    failed: list[FailedImage] = []
+    with open_output(out) as output:
+        job = _Job(checked, output, tile, overlap, batch, alpha, skip_existing)
         try:
-            image = read_image(path)
-        except DataError as error:
-            failed.append((path, error.message))
-        else:
-            class_map = _predict(runtime, image, path, tile, overlap, batch)
-            done.append(_write(runtime, path, image, class_map, out, name, alpha))
-        if progress is not None:
-            progress(len(done) + len(failed), len(plan))
-    return Prediction(tuple(done), tuple(failed), tile, overlap, time.perf_counter() - start)
-
-
-def find_inputs(inputs: Iterable[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Every image once: (file, its path relative to the input that named it).
-
-    What earlier runs wrote below `out` is no input, should `out` lie in one of the folders.
-
-    Raises:
-        UsageError: an input does not exist, or a folder holds no images.
-    """
-    written = [out / kind for kind in KINDS]
-    found: dict[Path, tuple[Path, Path]] = {}  # by absolute path, links not followed: two links are two names
-    faults: list[str] = []
-    for given in inputs:
-        if given.is_dir():
-            for path in find_images(given, leave_out=written, key="IMAGES", faults=faults):
-                found.setdefault(path.absolute(), (path, path.relative_to(given)))
-        elif given.exists():
-            found.setdefault(given.absolute(), (given, Path(given.name)))
-        else:
-            faults.append(f"{given}: no such file or folder")
-    if faults:
-        raise UsageError("\n".join(faults))
-    return list(found.values())
-
-
-def name_outputs(found: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """Give every image its own output name: (file, relative path ending in .png).
-
-    ``a/x.jpg`` becomes ``a/x.png``; beside an ``a/x.tif``, ``a/x.jpg.png``; and a number is added if that is taken too.
-    Names that differ only in upper and lower case count as equal: some file systems hold them to be.
-    """
-    wishes = Counter(_folded(relative.with_suffix(".png")) for _, relative in found)
-    taken: set[str] = {wish for wish, count in wishes.items() if count == 1}
-    named: list[tuple[Path, Path]] = []
-    for path, relative in found:
-        name = relative.with_suffix(".png")
-        if wishes[_folded(name)] > 1:
-            name, number = relative.with_name(f"{relative.name}.png"), 1
-            while _folded(name) in taken:
-                number += 1
-                name = relative.with_name(f"{relative.name}-{number}.png")
-            taken.add(_folded(name))
-        named.append((path, name))
-    return named
-
-
-def _folded(path: Path) -> str:
-    return path.as_posix().casefold()
-
-
-def _predict(
-    runtime: Runtime, image: UInt8Array, path: Path, tile: tuple[int, int] | None, overlap: int, batch: int
-) -> NDArray[np.integer]:
-    try:
-        if tile is None:
-            class_map: NDArray[np.integer] = runtime.predict(image[None])[0]
-            return class_map
-        return predict_tiled(runtime, image, tile, overlap, batch)
-    except Exception as error:
-        if not _is_out_of_memory(error):
+            for path, name in plan:
+                try:
+                    done.append(job.do(path, name))
+                except _ImageError as error:
+                    failed.append(FailedImage(path, error.kind, error.message))
+                    output.note_failure(path, error.kind, error.message)
+                if progress is not None:
+                    progress(len(done) + len(failed), len(plan))
+        except ProtosegError as error:
+            if done:
+                error.hint += f" {len(done)} of {len(plan)} images are done: --skip-existing goes on from there."
             raise
-        height, width = image.shape[:2]
-        raise ProtosegError(
-            f"{path}: {width}x{height} pixels are too many at once for the memory",
-            "Predict it in tiles: --tile 1024." if tile is None else "Make --tile or --batch smaller.",
-        ) from None
+    return Prediction(tuple(done), tuple(failed), unread, tile, overlap, time.perf_counter() - start)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch on a CPU and ONNX Runtime say it by a message only."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in text for sign in ("out of memory", "allocate", "bad_alloc"))
+class _ImageError(ProtosegError):
+    """One image cannot be done; the next may well be."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
 
 
-def _write(
-    runtime: Runtime,
-    path: Path,
-    image: UInt8Array,
-    class_map: NDArray[np.integer],
-    out: Path,
-    name: Path,
-    alpha: float,
-) -> PredictedImage:
-    classes = runtime.info.classes
-    targets = {kind: out / kind / name for kind in KINDS}
-    pictures = {
-        "index": class_map.astype(np.uint8 if len(classes) <= 256 else np.uint16),
-        "color": colorize(class_map, classes.colors),
-        "overlay": overlay(image, class_map, classes.colors, alpha),
-    }
-    for kind, target in targets.items():
+class _Job:
+    """What is the same for every image of a call."""
+
+    def __init__(
+        self,
+        runtime: CheckedRuntime,
+        output: OutputFolder,
+        tile: tuple[int, int] | None,
+        overlap: int,
+        batch: int,
+        alpha: float,
+        skip_existing: bool,
+    ) -> None:
+        self._runtime = runtime
+        self._output = output
+        self._tile, self._overlap, self._batch, self._alpha = tile, overlap, batch, alpha
+        self._skip_existing = skip_existing
+        self._artefact = artefact_sha256(runtime.info)
+        self._made_by = _made_by(self._artefact, runtime.info, tile, overlap, alpha)
+
+    def do(self, path: Path, name: Path) -> PredictedImage:
+        """Predict one image, or find that it has been.
+
+        Raises:
+            _ImageError: it cannot be done.
+            ProtosegError: no image can.
+        """
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # level 1: overlays in a quarter of the default's time, a tenth larger
-            Image.fromarray(pictures[kind]).save(target, compress_level=1)
-        except OSError as error:
-            raise ProtosegError(f"cannot write {target}: {error.strerror or error}", "Choose another --out.") from None
-    pixels = np.bincount(class_map.ravel(), minlength=len(classes))
-    return PredictedImage(
-        path, **targets, height=image.shape[0], width=image.shape[1], class_pixels=tuple(int(n) for n in pixels)
-    )
+            digest = _digest(path)
+            return self._earlier(path, name, digest) or self._predict(path, name, digest)
+        except MemoryError:  # reading it, painting or packing its pictures
+            raise _ImageError("memory", f"{path}: too large for the memory") from None
+
+    def _earlier(self, path: Path, name: Path, digest: str) -> PredictedImage | None:
+        if not self._skip_existing or not self._artefact:
+            return None
+        targets = self._output.targets(name)
+        found = read_results(targets.values())
+        if found is None or (found.mark.image_sha256, found.mark.made_by) != (digest, self._made_by):
+            return None
+        size, pixels = (found.height, found.width), found.mark.class_pixels
+        return PredictedImage(
+            path, targets["index"], targets["color"], targets["overlay"], *size, pixels, is_skipped=True
+        )
+
+    def _predict(self, path: Path, name: Path, digest: str) -> PredictedImage:
+        try:
+            image = read_image(path, self._runtime.info.reading)
+        except DataError as error:
+            kind: FailureKind = "memory" if isinstance(error.__context__, MemoryError) else "unreadable"
+            raise _ImageError(kind, error.message) from None
+        if not image.size:
+            raise _ImageError("unreadable", f"{path}: an image without pixels")
+        class_map = self._class_map(path, image)
+        classes = self._runtime.info.classes
+        mark = Mark(image_sha256=digest, made_by=self._made_by, class_pixels=_class_pixels(class_map, len(classes)))
+        pictures = {
+            "index": class_map.astype(np.uint8 if len(classes) <= 256 else np.uint16, copy=False),
+            "color": colorize(class_map, classes.colors),
+            "overlay": overlay(image, class_map, classes.colors, self._alpha),
+        }
+        try:
+            targets = self._output.write(name, pictures, mark)
+        except WriteError as error:
+            if error.errno in _OF_ONE_NAME:
+                raise _ImageError("output", f"{path}: {error.message}") from None
+            raise
+        height, width = class_map.shape
+        return PredictedImage(
+            path, targets["index"], targets["color"], targets["overlay"], height, width, mark.class_pixels
+        )
+
+    def _class_map(self, path: Path, image: UInt8Array) -> NDArray[np.integer]:
+        try:
+            if self._tile is not None:
+                return predict_tiled(self._runtime, image, self._tile, self._overlap, self._batch)
+            class_map: NDArray[np.integer] = self._runtime.predict(image[None])[0]
+            return class_map
+        except ComputeError as error:
+            height, width = image.shape[:2]
+            if error.kind == "memory":
+                way_out = "predict it in tiles: --tile 1024" if self._tile is None else "make --tile or --batch smaller"
+                reason = f"{width}x{height} pixels are too many at once for the memory; {way_out}"
+            elif error.is_refusal or self._runtime.works():
+                reason = f"{self._runtime.info.path} cannot predict its {width}x{height} pixels: {error.message}"
+            else:
+                raise ProtosegError(
+                    f"{self._runtime.info.path} fails, on a plain grey image too: {error.message}",
+                    "Run `protoseg verify` on it, or export it again.",
+                ) from error
+            raise _ImageError(error.kind, f"{path}: {reason}") from None
+
+
+def _made_by(artefact: str, info: RuntimeInfo, tile: tuple[int, int] | None, overlap: int, alpha: float) -> str:
+    """Digest of what decides a result beside the image; another device or library may round differently."""
+    library = (info.kind, info.precision, info.device, info.backend)
+    return made_by(__version__, artefact, *library, info.reading.model_dump_json(), tile, overlap, alpha)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of an image file; taken before it is read, so that a file replaced meanwhile counts as another one."""
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _ImageError("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _class_pixels(class_map: NDArray[np.integer], classes: int) -> tuple[int, ...]:
+    pixels, flat = np.zeros(classes, np.int64), class_map.ravel()
+    for first in range(0, flat.size, _COUNTED_AT_ONCE):
+        pixels += np.bincount(flat[first : first + _COUNTED_AT_ONCE], minlength=classes)
+    return tuple(pixels.tolist())

@@ -1,17 +1,32 @@
 """Images with their masks for evaluation: decoded in advance, checked, in batches of one size."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
 from protoseg_deploy.data.folders import Sample
-from protoseg_deploy.data.images import UInt8Array, read_image, read_mask
+from protoseg_deploy.data.images import read_image
+from protoseg_deploy.data.masks import read_mask
+from protoseg_deploy.data.pairs import size_fault
+from protoseg_deploy.data.sources import UInt8Array
 from protoseg_deploy.errors import DataError
+from protoseg_deploy.recipe import ImageReading, MaskReading
 
 Pair = tuple[UInt8Array, UInt8Array]
+
+
+class Batch(NamedTuple):
+    """Images ``[B,H,W,3]`` and masks ``[B,H,W]``, uint8."""
+
+    images: UInt8Array
+    masks: UInt8Array
+    samples: tuple[Sample, ...]
+    """What they were read from, to be named in errors."""
+
 
 _READ_AHEAD = 8
 """Images decoded in the background while a network computes."""
@@ -23,9 +38,9 @@ _MASK_HINT = "Masks hold class indices at the size of their image; data.value_ma
 
 
 def read_batches(
-    samples: Sequence[Sample], *, classes: int, ignore_index: int, value_map: Mapping[int, int], batch: int
-) -> Iterator[Pair]:
-    """Images ``[B,H,W,3]`` and masks ``[B,H,W]``, uint8, at most `batch` of the same size at a time.
+    samples: Sequence[Sample], *, classes: int, images: ImageReading, masks: MaskReading, batch: int
+) -> Iterator[Batch]:
+    """Images and masks, at most `batch` of the same size at a time.
 
     Images of a size come in the order of the samples, but a size that fills a batch later comes later. Nothing is
     resized. From the first fault on no more batches come; the other samples are only looked through, so that every
@@ -34,22 +49,26 @@ def read_batches(
     Args:
         samples: images with masks.
         classes: mask values are 0 up to here, or the ignore index.
-        ignore_index: mask value that does not count.
-        value_map: mask values to replace first.
+        images: how images are read.
+        masks: how masks are read; its ignore index does not count.
         batch: the largest B.
 
     Raises:
-        DataError: unreadable images or masks, sizes that differ, mask values that are no class: all of them, by file.
+        DataError: images or masks that are unreadable or too large for the memory, sizes that differ, mask values that
+            are no class: all of them, by file.
     """
 
     def read(sample: Sample) -> Pair:
-        image, mask = _read(sample, value_map)
-        _check_mask(sample, image, mask, classes, ignore_index)
+        try:
+            image, mask = _read(sample, images, masks)
+            _check_mask(sample, image, mask, classes, images, masks)
+        except MemoryError:
+            raise DataError(f"{sample.image}: it and its mask are too large for the memory") from None
         return image, mask
 
-    groups: dict[tuple[int, ...], list[Pair]] = {}
+    groups: dict[tuple[int, ...], list[tuple[Sample, Pair]]] = {}
     faults: list[str] = []
-    for result in _ahead(samples, read):
+    for sample, result in _ahead(samples, read):
         try:
             image, mask = result()
         except DataError as error:
@@ -57,7 +76,7 @@ def read_batches(
         if faults:
             groups.clear()
             continue
-        groups.setdefault(mask.shape, []).append((image, mask))
+        groups.setdefault(mask.shape, []).append((sample, (image, mask)))
         if len(groups[mask.shape]) == batch:
             yield _stacked(groups.pop(mask.shape))
         elif sum(map(len, groups.values())) >= _WAITING_BATCHES * batch:
@@ -69,33 +88,36 @@ def read_batches(
         yield _stacked(group)
 
 
-def _ahead(samples: Sequence[Sample], read: Callable[[Sample], Pair]) -> Iterator[Callable[[], Pair]]:
-    """For each sample, in order, a call that gives its arrays or raises; a few are read in advance."""
+def _ahead(samples: Sequence[Sample], read: Callable[[Sample], Pair]) -> Iterator[tuple[Sample, Callable[[], Pair]]]:
+    """Each sample, in order, with a call that gives its arrays or raises; a few are read in advance."""
     remaining = iter(samples)
-    ahead: deque[Future[Pair]] = deque()
+    ahead: deque[tuple[Sample, Future[Pair]]] = deque()
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="read") as pool:
         try:
             while True:
-                ahead.extend(pool.submit(read, sample) for sample in islice(remaining, _READ_AHEAD - len(ahead)))
+                ahead.extend(
+                    (sample, pool.submit(read, sample)) for sample in islice(remaining, _READ_AHEAD - len(ahead))
+                )
                 if not ahead:
                     return
-                yield ahead.popleft().result
+                sample, future = ahead.popleft()
+                yield sample, future.result
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _read(sample: Sample, value_map: Mapping[int, int]) -> Pair:
+def _read(sample: Sample, images: ImageReading, masks: MaskReading) -> Pair:
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask")
-    return read_image(sample.image), read_mask(sample.mask, value_map)
+    return read_image(sample.image, images), read_mask(sample.mask, masks)
 
 
-def _check_mask(sample: Sample, image: UInt8Array, mask: UInt8Array, classes: int, ignore_index: int) -> None:
-    if image.shape[:2] != mask.shape:
-        raise DataError(
-            f"{sample.mask}: mask is {mask.shape[1]}x{mask.shape[0]} pixels, its image {sample.image.name} is "
-            f"{image.shape[1]}x{image.shape[0]}"
-        )
+def _check_mask(
+    sample: Sample, image: UInt8Array, mask: UInt8Array, classes: int, images: ImageReading, masks: MaskReading
+) -> None:
+    if fault := size_fault(sample, image.shape[:2], mask.shape, images):
+        raise DataError(fault)
+    ignore_index = masks.ignore_index
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     strange = [int(value) for value in values if value >= classes and value != ignore_index]
     if strange:
@@ -105,5 +127,6 @@ def _check_mask(sample: Sample, image: UInt8Array, mask: UInt8Array, classes: in
         )
 
 
-def _stacked(group: Sequence[Pair]) -> Pair:
-    return np.stack([image for image, _ in group]), np.stack([mask for _, mask in group])
+def _stacked(group: Sequence[tuple[Sample, Pair]]) -> Batch:
+    samples = tuple(sample for sample, _ in group)
+    return Batch(np.stack([image for _, (image, _) in group]), np.stack([mask for _, (_, mask) in group]), samples)

@@ -7,7 +7,7 @@ from typing import TypeVar
 from protoseg_deploy.data import IMAGE_SUFFIXES, Sample
 from protoseg_deploy.data.folders import find_data, find_samples
 from protoseg_deploy.errors import DataError, UsageError
-from protoseg_deploy.recipe import Data, LabeledFolder, Recipe, load_recipe
+from protoseg_deploy.recipe import Data, LabeledFolder, Recipe, load_run_recipe
 
 Item = TypeVar("Item")
 
@@ -90,7 +90,7 @@ def _recipe_of(run: Path, wanted: str) -> Recipe:
     recipe = (run if run.is_dir() else run.parent) / "recipe.yaml"
     if not recipe.is_file():
         raise DataError(f"{recipe} is not there, so nothing says which the {wanted} are")
-    return load_recipe(recipe)
+    return load_run_recipe(recipe)
 
 
 def _paired(images: Path, masks: Path, mask_template: str) -> tuple[Sample, ...]:

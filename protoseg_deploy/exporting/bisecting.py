@@ -277,6 +277,6 @@ def _fresh_export(bundle: Path, manifest: Manifest, examined: onnx.ModelProto) -
 
 
 def _picture(path: Path, manifest: Manifest) -> UInt8Array:
-    image = read_image(path)
+    image = read_image(path, manifest.input.reading)
     height, width = manifest.input.fixed_size or (min(side, _LARGEST_SIDE) for side in image.shape[:2])
     return fit_image(image, (height, width))[None]

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,8 +14,9 @@ import onnxruntime
 
 import protoseg_deploy
 from protoseg_deploy.data import Sample
-from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.exporting.folder import check_target, put_in_place, scratch_folder
+from protoseg_deploy.errors import ProtosegError, WriteError
+from protoseg_deploy.exchange import replacing
+from protoseg_deploy.exporting.folder import check_target
 from protoseg_deploy.exporting.onnx_export import (
     DEFAULT_OPSET,
     GraphOptions,
@@ -113,15 +115,18 @@ def export_bundle(
         VerificationFailedError: a graph does not do what the network does; what was made lies in ``<bundle>-failed``.
         ProtosegError: no network there, it cannot be exported, or int8 would cost too much.
     """
-    failed = bundle.absolute().with_name(f"{bundle.absolute().name}-failed")
-    check_target(bundle)
-    check_target(failed)
-    options = GraphOptions(size, confidence, logits, opset)
     network = network_file(run, which)
+    inputs = [network, *(file for sample in samples for file in (sample.image, sample.mask) if file is not None)]
+    place = bundle.resolve()
+    failed = place.with_name(f"{place.name}-failed")
+    check_target(bundle, inputs)
+    check_target(failed, inputs)
+    options = GraphOptions(size, confidence, logits, opset)
     segmenter, spec = load_network(network)
     masks = _masks(network, spec)
-    truth = Truth(spec.classes, masks.ignore_index, masks.value_map)
-    with scratch_folder(bundle) as folder:
+    truth = Truth(spec.classes, spec.reading, masks.reading(spec.classes, spec.reading))
+    with replacing(bundle) as replacement, _writing(bundle):
+        folder = replacement.folder
         metadata = _metadata(segmenter, spec, options, file_sha256(network))
         files = export_onnx(segmenter, spec, metadata, folder / GRAPH_FILE, options)
         graphs: dict[Precision, GraphInfo] = {"fp32": GraphInfo(file=GRAPH_FILE, files=files, opset=options.opset)}
@@ -133,10 +138,19 @@ def export_bundle(
         if samples and verify:
             verification = verify_bundle(folder, samples, progress=progress)
             if not verification.passed:
-                put_in_place(folder, failed)
+                replacement.put_in_place(failed)
                 raise VerificationFailedError(verification, failed)
-        put_in_place(folder, bundle)
+        replacement.put_in_place()
     return Bundle(bundle, read_manifest(bundle))
+
+
+@contextmanager
+def _writing(bundle: Path) -> Iterator[None]:
+    """Libraries write graphs by themselves, and say of a full disk what the operating system says."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(bundle, error) from None
 
 
 def _metadata(segmenter: Segmenter, spec: NetworkSpec, options: GraphOptions, digest: str) -> GraphMetadata:
@@ -148,6 +162,7 @@ def _metadata(segmenter: Segmenter, spec: NetworkSpec, options: GraphOptions, di
         mean=mean,
         std=std,
         input_scale=spec.input_scale,
+        reading=spec.reading,
         fixed_size=options.size,
         precision="fp32",
         parameters=count_parameters(segmenter),
@@ -160,8 +175,15 @@ def _metadata(segmenter: Segmenter, spec: NetworkSpec, options: GraphOptions, di
 
 def _masks(network: Path, spec: NetworkSpec) -> Masks:
     recipe = network.with_name("recipe.yaml")
-    value_map = load_recipe(recipe).data.value_map if recipe.is_file() else {}
-    return Masks(ignore_index=spec.ignore_index, value_map=value_map)
+    if not recipe.is_file():
+        return Masks(ignore_index=spec.ignore_index)
+    data = load_recipe(recipe).data
+    return Masks(
+        ignore_index=spec.ignore_index,
+        value_map=data.value_map,
+        ignore_colors=tuple(data.ignore_colors),
+        palette_masks=data.palette_masks or "indices",
+    )
 
 
 def _manifest(
@@ -183,6 +205,7 @@ def _manifest(
             shape=input_shape(options),
             fixed_size=options.size,
             input_scale=metadata.input_scale,
+            reading=metadata.reading,
             mean=metadata.mean,
             std=metadata.std,
         ),

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from protoseg_deploy.data import Sample
-from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.evaluation.colors import colorize
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.recipe import ClassTable
 from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.runtimes.manifest import Limits
@@ -119,11 +119,7 @@ class Tally:
         gap = np.full((image.shape[0], 4, 3), 128, dtype=np.uint8)
         maps = [colorize(class_map, classes.colors) for class_map in (expected, found)]
         row = np.concatenate([image, gap, maps[0], gap, maps[1], gap, differs], axis=1)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(row).save(path)
-        except OSError as error:
-            raise ProtosegError(f"cannot write {path}: {error.strerror or error}") from None
+        write_atomically(path, lambda file: Image.fromarray(row).save(file, format="PNG"))
 
 
 def relative_margin(logits: Tensor, where: Tensor) -> float:

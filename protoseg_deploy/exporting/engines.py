@@ -25,7 +25,7 @@ from protoseg_deploy.exporting.engine_options import (
 )
 from protoseg_deploy.exporting.onnx_export import save_graph
 from protoseg_deploy.exporting.symmetry import symmetric_graph
-from protoseg_deploy.files import write_atomically
+from protoseg_deploy.files import require_inside, write_atomically
 from protoseg_deploy.runtimes.graphs import find_graph, read_metadata
 from protoseg_deploy.runtimes.manifest import (
     ENGINE_FOLDER,
@@ -59,11 +59,13 @@ def build_into_bundle(bundle: Path, precision: Precision, options: EngineOptions
         ProtosegError: the library refuses the graph, or the engine is not of the precision asked for.
     """
     check_target(precision, options)
+    require_inside(bundle, bundle / ENGINE_FOLDER)
     graph = check_graph(bundle, read_manifest(bundle), precision)
     if precision == "int8":
         graph = _symmetric_twin(graph, bundle / ENGINE_FOLDER)
     name = engine_name(precision, options)
     file = f"{ENGINE_FOLDER}/{name}.engine"
+    require_inside(bundle, bundle / file)
     sidecar = build_engine(graph, bundle / file, options)
     entry = EngineEntry(
         file=file,

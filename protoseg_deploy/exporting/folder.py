@@ -1,62 +1,77 @@
-"""A bundle appears all at once: written beside its place, renamed at the very end."""
+"""What an export may replace: a bundle, and nothing that is not a bundle's."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
-from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.runtimes.manifest import MANIFEST_FILE
+from protoseg_deploy.errors import UsageError
+from protoseg_deploy.exchange import settle
+from protoseg_deploy.files import is_scratch
+from protoseg_deploy.runtimes.manifest import ENGINE_FOLDER, MANIFEST_FILE
+
+VERIFICATION_FOLDER = "verification"
+
+_OURS = {".": ("manifest.json", ".lock"), ENGINE_FOLDER: ("*.engine", "*.json", "*.onnx", "*.cache")}
+_OURS[VERIFICATION_FOLDER] = ("worst-*.png",)
 
 
-def check_target(bundle: Path) -> None:
-    """A folder of something else must never be deleted."""
-    if bundle.exists() and not (bundle.is_dir() and (not any(bundle.iterdir()) or _is_bundle(bundle))):
+def check_target(bundle: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a folder that is not a bundle, a bundle with files of somebody else, and one that is read from.
+
+    Args:
+        bundle: the folder to be replaced; there or not.
+        inputs: files and folders that the export reads.
+
+    Raises:
+        UsageError: it may not be replaced.
+    """
+    settle(bundle)
+    if not bundle.exists():
+        return
+    if not bundle.is_dir() or (any(bundle.iterdir()) and not _is_bundle(bundle)):
         raise UsageError(
             f"{bundle} exists and is not a bundle", "Choose another --bundle folder; only bundles are replaced."
+        )
+    place = bundle.resolve()
+    for path in inputs:
+        if path.resolve().is_relative_to(place):
+            raise UsageError(
+                f"{path} lies in {bundle}, which would be replaced", "Choose another --bundle; nothing was written."
+            )
+    strangers = [path.relative_to(bundle).as_posix() for path in _strangers(bundle)]
+    if strangers:
+        more = f" and {len(strangers) - 3} more" if len(strangers) > 3 else ""
+        raise UsageError(
+            f"{bundle} holds files that are not the bundle's: {', '.join(strangers[:3])}{more}",
+            "Move them elsewhere, or choose another --bundle; nothing was written.",
         )
 
 
 def _is_bundle(folder: Path) -> bool:
     """Whether a folder holds a manifest of ours, of any version; other programs have a ``manifest.json`` too."""
+    return _files_of(folder) is not None
+
+
+def _files_of(folder: Path) -> set[str] | None:
+    """Names in the manifest of a bundle of any version; None where it is none."""
     try:
         content = json.loads((folder / MANIFEST_FILE).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and {"format", "network", "classes", "files"} <= content.keys()
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or not {"format", "network", "classes", "files"} <= content.keys():
+        return None
+    return set(content["files"]) if isinstance(content["files"], dict) else None
 
 
-@contextmanager
-def scratch_folder(bundle: Path) -> Iterator[Path]:
-    """A sibling to write in, so that the last step is a rename; gone afterwards, whatever happens."""
-    folder = bundle.absolute().with_name(f".{bundle.absolute().name}.{os.getpid()}.tmp")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-    except OSError as error:
-        raise ProtosegError(f"cannot write beside {bundle}: {error.strerror}", "Choose another --bundle.") from None
-    try:
-        yield folder
-    except OSError as error:
-        raise ProtosegError(
-            f"cannot write {bundle}: {error.strerror or error}", "Free some space or choose another --bundle."
-        ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def put_in_place(folder: Path, target: Path) -> None:
-    """Rename into place; an earlier bundle is removed only when the new one stands."""
-    target = target.absolute()
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
-        target.rename(old)
-    try:
-        folder.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _strangers(bundle: Path) -> list[Path]:
+    """Files, links and folders below a bundle that no export, build or verification has put there."""
+    named = _files_of(bundle) or set()
+    found = []
+    for path in sorted(bundle.rglob("*")):
+        relative = path.relative_to(bundle)
+        patterns = _OURS.get(relative.parent.as_posix(), ())
+        ours = relative.as_posix() in named or is_scratch(path.name) or any(map(path.match, patterns))
+        folder = path.is_dir() and not path.is_symlink() and relative.as_posix() in _OURS
+        if not folder and (path.is_symlink() or not ours or path.is_dir()):
+            found.append(path)
+    return found

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor
 
-from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
 from protoseg_deploy.exporting.folding import fold_deviation
 from protoseg_deploy.exporting.resampling import translations
+from protoseg_deploy.files import scratch_path
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, class_map_dtype
 from protoseg_deploy.runtimes.manifest import Axis, OutputSpec
 from protoseg_deploy.runtimes.metadata import GraphMetadata
@@ -126,12 +128,19 @@ def save_graph(model: onnx.ModelProto, path: Path, external_above: int = EXTERNA
     """
     weights = path.with_name(f"{path.name}.data")
     external = sum(len(weight.raw_data) for weight in model.graph.initializer) > external_above
+    scratch = scratch_path(path)
     try:
-        weights.unlink(missing_ok=True)  # of an earlier graph; it would be appended to
-        onnx.save(model, path, save_as_external_data=external, location=weights.name)
+        scratch.mkdir()
+        onnx.save(model, scratch / path.name, save_as_external_data=external, location=weights.name)
+        onnx.checker.check_model(scratch / path.name, full_check=True)
+        weights.unlink(missing_ok=True)  # of an earlier graph
+        for file in (weights, path):
+            if (scratch / file.name).exists():
+                (scratch / file.name).replace(file)
     except OSError as error:
-        raise ProtosegError(f"cannot write {path}: {error.strerror}") from None
-    onnx.checker.check_model(path, full_check=True)
+        raise WriteError(path, error) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return (path.name, weights.name) if external else (path.name,)
 
 

@@ -116,7 +116,7 @@ class Accuracy:
         self._pairs: list[tuple[UInt8Array, UInt8Array]] = []
         with_masks = all(sample.mask is not None for sample in samples)
         for sample in samples:
-            image = read_image(sample.image)
+            image = read_image(sample.image, truth.images)
             mask = truth.read(sample, image) if with_masks else None
             if size is not None:
                 image, mask = fit_image(image, size), None if mask is None else fit_image(mask, size)

@@ -9,6 +9,7 @@ only; `protoseg_deploy.exporting.symmetry` rewrites the graph for it.
 import hashlib
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,10 +103,10 @@ def quantize_graph(
         )
     chosen = evenly_spaced(images, count)
     model = load_float32(graph)
-    fixed = _metadata(model, graph).fixed_size
+    metadata = _metadata(model, graph)
     plan = plan_int8(model)
     report_image = None if progress is None else lambda done: progress(done, len(chosen))
-    ranges = value_ranges(model, plan.values, _read(chosen, fixed), method, report_image)
+    ranges = value_ranges(model, plan.values, _read(chosen, metadata), method, report_image)
 
     def build(keep: frozenset[str]) -> ModelProto:
         return quantize_model(model, ranges, keep)
@@ -126,7 +127,7 @@ def quantize_graph(
             best, steps = spend_least(
                 build,
                 measure,
-                lambda: rank_groups(model, plan, build, list(_read(chosen[:_RANKING_IMAGES], fixed))),
+                lambda: rank_groups(model, plan, build, list(_read(chosen[:_RANKING_IMAGES], metadata))),
                 reference,
                 max_drop,
             )
@@ -212,16 +213,17 @@ def _metadata(model: ModelProto, graph: Path) -> GraphMetadata:
     return GraphMetadata.from_properties({p.key: p.value for p in model.metadata_props}, str(graph))
 
 
-def _read(images: Sequence[Path], fixed: tuple[int, int] | None) -> Iterator[UInt8Array]:
+def _read(images: Sequence[Path], metadata: GraphMetadata) -> Iterator[UInt8Array]:
+    fixed = metadata.fixed_size
     for path in images:
-        image = read_image(path)
+        image = read_image(path, metadata.reading)
         yield image if fixed is None else fit_image(image, fixed)
 
 
 def _digest(images: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in images:
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ graphs of other precisions are also compared tensor by tensor with the fp32 grap
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.exporting.bisecting import bisect_graph
 from protoseg_deploy.exporting.comparing import ClassMap, Tally
+from protoseg_deploy.exporting.folder import VERIFICATION_FOLDER
 from protoseg_deploy.exporting.stages import Pass, Stage, exported_limits, find_stages, passes_of, with_next_step
 from protoseg_deploy.exporting.truth import Truth
+from protoseg_deploy.files import require_inside, require_no_overwriting
 from protoseg_deploy.models import DeployedSegmenter, load_network
 from protoseg_deploy.recipe import ClassTable
 from protoseg_deploy.runtimes.base import UInt8Array
@@ -40,8 +43,6 @@ from protoseg_deploy.runtimes.manifest import (
     write_manifest,
 )
 from protoseg_deploy.runtimes.metadata import Precision
-
-VERIFICATION_FOLDER = "verification"
 
 
 def verify_bundle(
@@ -74,7 +75,8 @@ def verify_bundle(
     if not samples:
         raise DataError("verification needs at least one image")
     manifest = read_manifest(bundle)
-    masks = Truth(manifest.classes.table(), manifest.masks.ignore_index, manifest.masks.value_map)
+    require_no_overwriting(_pictures(bundle), [sample.image for sample in samples], "--images folder")
+    masks = Truth(manifest.classes.table(), manifest.input.reading, manifest.mask_reading())
     segmenter, spec = load_network(check_file(bundle, manifest, REFERENCE_FILE))
     reference = DeployedSegmenter(segmenter, spec.input_scale).eval()
     stages = find_stages(bundle, manifest, device, openvino, {**exported_limits(manifest), **(limits or {})})
@@ -84,8 +86,8 @@ def verify_bundle(
     digest = hashlib.sha256()
     counted = fitted = 0
     for number, sample in enumerate(samples):
-        image = read_image(sample.image)
-        digest.update(sample.image.name.encode() + b"\0" + hashlib.sha256(sample.image.read_bytes()).digest())
+        image = read_image(sample.image, masks.images)
+        digest.update(os.fsencode(sample.image.name) + b"\0" + hashlib.sha256(sample.image.read_bytes()).digest())
         mask = masks.read(sample, image)
         counted += mask is not None
         fitted += any(fit(image).shape != image.shape for fit in (one.fit for one in passes))
@@ -195,8 +197,19 @@ def _picture(bundle: Path, stage: str) -> Path:
     return bundle / VERIFICATION_FOLDER / f"worst-{stage.replace(' ', '-')}.png"
 
 
+def _pictures(bundle: Path) -> list[Path]:
+    """Pictures of an earlier verification.
+
+    Raises:
+        UsageError: their folder is a link: what lies there is not the bundle's.
+    """
+    folder = bundle / VERIFICATION_FOLDER
+    require_inside(bundle, folder)
+    return list(folder.glob("worst-*.png"))
+
+
 def _keep_pictures(bundle: Path, tallies: Mapping[str, Tally], classes: ClassTable) -> None:
-    for picture in (bundle / VERIFICATION_FOLDER).glob("worst-*.png"):
+    for picture in _pictures(bundle):
         try:
             picture.unlink()
         except OSError as error:

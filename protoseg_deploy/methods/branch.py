@@ -31,9 +31,19 @@ class PrototypeBranch(nn.Module):
         num_classes: C.
         channels: D of the features.
         ignore_index: label that does not count.
+        may_lack_classes: classes without a labelled pixel start without prototypes. Pixels that are taken for one do
+            not count in the losses until it has some.
     """
 
-    def __init__(self, spec: Prototypes, num_classes: int, channels: int, ignore_index: int) -> None:
+    def __init__(
+        self,
+        spec: Prototypes,
+        num_classes: int,
+        channels: int,
+        ignore_index: int,
+        *,
+        may_lack_classes: bool = False,
+    ) -> None:
         super().__init__()
         self.weight = spec.weight
         self.features = spec.features
@@ -42,7 +52,14 @@ class PrototypeBranch(nn.Module):
         self.class_balanced = spec.class_balanced
         self.pseudo_label_share = spec.pseudo_label_share
         self.ignore_index = ignore_index
-        self.bank = PrototypeBank(num_classes, spec.per_class, channels, spec.temperature, spec.momentum)
+        self.bank = PrototypeBank(
+            num_classes,
+            spec.per_class,
+            channels,
+            spec.temperature,
+            spec.momentum,
+            may_lack_classes=may_lack_classes,
+        )
 
     def place(self, student: Segmenter, views: LabeledViews, class_names: Sequence[str], seed: int) -> None:
         """Place the prototypes, once; see `cluster_prototypes`. The first process does it for all."""
@@ -50,7 +67,14 @@ class PrototypeBranch(nn.Module):
         if world().is_first:
             per_class = placed.shape[1]
             placed = cluster_prototypes(
-                student, views, class_names, self.features, per_class, self.ignore_index, seed
+                student,
+                views,
+                class_names,
+                self.features,
+                per_class,
+                self.ignore_index,
+                seed,
+                may_lack_classes=self.bank.may_lack_classes,
             ).to(placed)
         self.bank.place(copy_of_first(placed))
 
@@ -116,8 +140,10 @@ class PrototypeBranch(nn.Module):
 
     def _mean(self, losses: Tensor, sample: "_Sample") -> Tensor:
         weights = sample.counted
+        if self.bank.may_lack_classes:
+            weights = weights & self.bank.present().any(dim=1)[sample.targets]
         if self.class_balanced:
-            weights = class_balancing_weights(sample.targets, sample.counted, len(self.bank.prototypes))
+            weights = class_balancing_weights(sample.targets, weights, len(self.bank.prototypes))
         return mean_over((losses * weights).sum(), sample.averaged_over.sum())
 
 

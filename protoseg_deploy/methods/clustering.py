@@ -28,6 +28,8 @@ def cluster_prototypes(
     per_class: int,
     ignore_index: int,
     seed: int,
+    *,
+    may_lack_classes: bool = False,
 ) -> Tensor:
     """Cluster the directions of labelled pixels' features, each class by itself.
 
@@ -40,12 +42,13 @@ def cluster_prototypes(
         per_class: clusters per class. A class with fewer pixels repeats its own.
         ignore_index: label that is no class.
         seed: of the pixel draw and of k-means.
+        may_lack_classes: a class without a labelled pixel gets zeros, which are no prototypes.
 
     Returns:
         ``[C,K,D]`` float32 on the CPU.
 
     Raises:
-        DataError: a class has no labelled pixel; every such class is named.
+        DataError: a class has no labelled pixel, unless some may lack them; every such class is named.
         ProtosegError: the features are not finite.
     """
     device = segmenter.head.weight.device
@@ -72,18 +75,20 @@ def cluster_prototypes(
             collect(views(number))
     segmenter.train(was_training)
     missing = [name for name, parts in zip(class_names, collected, strict=True) if not parts]
-    if missing:
+    if missing and (not may_lack_classes or len(missing) == len(class_names)):
         raise DataError(
             f"no labelled pixel of: {', '.join(missing)}; prototypes need every class",
-            hint="Label an image that shows them, take more labelled images, or merge the classes by data.value_map.",
+            hint="Label an image that shows them, take more labelled images, merge the classes by data.value_map, or "
+            "start a run with data.missing_classes: ignore.",
         )
-    features = [torch.cat(parts) for parts in collected]
-    if not all(part.isfinite().all() for part in features):
+    features = [torch.cat(parts) if parts else None for parts in collected]
+    if not all(part.isfinite().all() for part in features if part is not None):
         raise ProtosegError(
             "the network's features are not finite where prototypes are to be placed: training has diverged",
             "Lower train.lr, set train.clip_grad_norm=1, or train in another precision.",
         )
-    return torch.stack([_centres(part, per_class, generator, seed) for part in features])
+    none = torch.zeros(per_class, segmenter.feature_channels(which))
+    return torch.stack([none if part is None else _centres(part, per_class, generator, seed) for part in features])
 
 
 def _centres(features: Tensor, count: int, generator: torch.Generator, seed: int) -> Tensor:

@@ -67,7 +67,13 @@ class FixMatch(Method):
         spec = recipe.method.prototypes
         if recipe.method.has_prototypes:
             channels = student.feature_channels(spec.features)
-            self.branch = PrototypeBranch(spec, len(classes), channels, recipe.data.ignore_index)
+            self.branch = PrototypeBranch(
+                spec,
+                len(classes),
+                channels,
+                recipe.data.ignore_index,
+                may_lack_classes=recipe.data.missing_classes == "ignore",
+            )
 
     def prepare(self, student: Segmenter, step: int, labeled_views: LabeledViews) -> None:
         """Place the prototypes once the supervised phase is over."""

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+ABSENT = -2.0
+"""In place of the cosine to a prototype that does not exist: less than any cosine, and finite."""
+
 
 class Judged(NamedTuple):
     """What the prototype head says of N pixels."""
@@ -23,7 +26,9 @@ class Judged(NamedTuple):
     """``[N,D]`` float32, the features at unit length, without a graph."""
 
 
-def judge(features: Tensor, prototypes: Tensor, labels: Tensor, temperature: float) -> Judged:
+def judge(
+    features: Tensor, prototypes: Tensor, labels: Tensor, temperature: float, present: Tensor | None = None
+) -> Judged:
     """``CE(max_k cos(f, P_c,k) / T, label)`` of each pixel (Xu et al., NeurIPS 2022).
 
     Args:
@@ -31,15 +36,17 @@ def judge(features: Tensor, prototypes: Tensor, labels: Tensor, temperature: flo
         prototypes: ``[C,K,D]`` float32 at unit length; no gradient flows into them.
         labels: ``[N]`` int64 in 0..C-1.
         temperature: T.
+        present: ``[C,K]`` bool, which prototypes exist; all of them when absent. Of a class without any the logit is
+            ``ABSENT / T`` and has no gradient.
     """
     with torch.autocast(features.device.type, enabled=False):  # in bf16 close prototypes could not be told apart
-        return Judged(*_Judge.apply(features.float(), prototypes, labels, temperature))
+        return Judged(*_Judge.apply(features.float(), prototypes, labels, temperature, present))
 
 
 class _Judge(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, prototypes: Tensor, labels: Tensor, temperature: float
+        ctx: Any, features: Tensor, prototypes: Tensor, labels: Tensor, temperature: float, present: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         classes, per_class, channels = prototypes.shape
         pixels = len(features)
@@ -48,6 +55,8 @@ class _Judge(torch.autograd.Function):
         directions = features / lengths
         # Pixels come last: every reduction over classes or prototypes then runs along memory.
         cosines = (flat @ directions.t()).view(classes, per_class, pixels)
+        if present is not None:
+            cosines = cosines.masked_fill(~present[..., None], ABSENT)
         best = cosines.amax(dim=1)
         own = cosines.gather(0, labels.view(1, 1, -1).expand(1, per_class, -1))[0]
         countdown = torch.arange(per_class, 0, -1, device=features.device)[:, None]  # as in `FullSizeLogits.winners`
@@ -59,6 +68,8 @@ class _Judge(torch.autograd.Function):
         nearest = cosines == best[:, None]
         shared = pull / nearest.sum(dim=1)  # equally near ones share the gradient
         towards = (nearest * shared[:, None]).view(-1, pixels).t() @ flat
+        if present is not None:
+            best = best.masked_fill(~present.any(dim=1, keepdim=True), 0.0)
         along = (pull * best).sum(dim=0)[:, None]  # a longer feature has the same cosine
         ctx.save_for_backward(towards.sub_(along * directions).div_(lengths))
         ctx.mark_non_differentiable(slots, directions)
@@ -68,4 +79,4 @@ class _Judge(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         (of_features,) = ctx.saved_tensors
-        return of_features * gradient[:, None], None, None, None
+        return of_features * gradient[:, None], None, None, None, None

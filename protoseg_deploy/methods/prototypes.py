@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from protoseg_deploy.distributed import sum_over_processes
-from protoseg_deploy.methods.prototype_loss import Judged, judge
+from protoseg_deploy.methods.prototype_loss import ABSENT, Judged, judge
 from protoseg_deploy.methods.statistics import StepStatistics
 
 
@@ -23,6 +23,8 @@ class PrototypeBank(StepStatistics):
         channels: D.
         temperature: cosines are divided by it before the softmax.
         momentum: share of itself a prototype keeps at an update.
+        may_lack_classes: a prototype may be absent, which is one of zeros. It is farther from everything than any other
+            and never the nearest, until pixels of its class move it.
     """
 
     prototypes: Tensor
@@ -31,12 +33,20 @@ class PrototypeBank(StepStatistics):
     idle_steps: Tensor
 
     def __init__(
-        self, num_classes: int, per_class: int, channels: int, temperature: float = 0.1, momentum: float = 0.99
+        self,
+        num_classes: int,
+        per_class: int,
+        channels: int,
+        temperature: float = 0.1,
+        momentum: float = 0.99,
+        *,
+        may_lack_classes: bool = False,
     ) -> None:
         super().__init__()
         self._collected: Tensor | None = None
         self.temperature = temperature
         self.momentum = momentum
+        self.may_lack_classes = may_lack_classes
         self.register_buffer("prototypes", torch.zeros(num_classes, per_class, channels))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
         self.register_buffer("pixels", torch.zeros(num_classes, per_class))
@@ -50,11 +60,17 @@ class PrototypeBank(StepStatistics):
         self.idle_steps.zero_()
         self.initialised.fill_(True)
 
+    def present(self) -> Tensor:
+        """``[C,K]`` bool: which prototypes there are."""
+        return self.prototypes.any(dim=-1)
+
     def logits(self, features: Tensor) -> Tensor:
         """``[N,D]`` features to ``[N,C]`` logits: the nearest prototype of each class speaks for it."""
         # In bf16 prototypes close to each other could not be told apart.
         with torch.autocast(features.device.type, enabled=False):
             cosines = F.normalize(features.float(), dim=-1) @ self.prototypes.flatten(0, 1).t()
+            if self.may_lack_classes:
+                cosines = cosines.masked_fill(~self.present().flatten(), ABSENT)
         return cosines.view(-1, *self.prototypes.shape[:2]).amax(dim=-1) / self.temperature
 
     def dense_logits(self, embedding: Tensor) -> Tensor:
@@ -66,7 +82,8 @@ class PrototypeBank(StepStatistics):
     def judge(self, features: Tensor, labels: Tensor) -> Judged:
         """Cross-entropies of ``[N,D]`` features to ``[N]`` labels in 0..C-1, and what `collect` needs."""
         # A later pass or step must not change what this one keeps.
-        return judge(features, self.prototypes.clone(), labels, self.temperature)
+        present = self.present() if self.may_lack_classes else None
+        return judge(features, self.prototypes.clone(), labels, self.temperature, present)
 
     @torch.no_grad()
     def collect(self, judged: Judged, counted: Tensor) -> None:

@@ -1,22 +1,26 @@
 """Backbone weights from a file, whatever wrapping they come in."""
 
-import pickle
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from protoseg_deploy.errors import UsageError
+from protoseg_deploy.files import open_regular
 from protoseg_deploy.models.backbones import Backbone
+from protoseg_deploy.models.tensor_checks import first_fault
 
 _WRAPPERS = ("state_dict", "model", "model_ema", "teacher", "student", "module")
 _PREFIXES = ("module.", "backbone.net.", "backbone.", "encoder.", "model.", "net.")
+_READABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Types of weights that become float32 without a scale of their own, which integers and 8-bit floats would need."""
+_HINT = "Give weights of this very backbone, or set model.backbone to theirs."
 
 
 @dataclass(frozen=True)
@@ -26,16 +30,19 @@ class LoadReport:
     loaded: int
     unused: tuple[str, ...]
     """Keys of the file that the backbone has no place for, typically a classifier."""
+    cast: tuple[str, ...] = ()
+    """Types other than float32 that were cast to it, such as ``float16``."""
 
 
 def load_backbone_weights(backbone: Backbone, path: Path) -> LoadReport:
     """Fill a backbone from a ``.safetensors`` or ``.pth`` file; nothing in the file is executed.
 
     Keys may carry the usual prefixes (``module.``, ``backbone.``, …) or be timm's own, and may be wrapped in a
-    ``state_dict`` or ``model`` entry.
+    ``state_dict`` or ``model`` entry. Weights are float32, float16, bfloat16 or float64.
 
     Raises:
-        UsageError: the file cannot be read, or does not fit; the keys that are missing or misshapen are named.
+        UsageError: the file cannot be read, or does not fit; the keys that are missing, misshapen, of a type that holds
+            no weights or not finite are named.
     """
     weights = _read(path)
     wanted = {_canonical(name): name for name in backbone.net.state_dict()}
@@ -57,34 +64,73 @@ def load_backbone_weights(backbone: Backbone, path: Path) -> LoadReport:
             faults.append(f"  of another shape ({len(misshapen)}): {_few(misshapen)}")
         if unused:
             faults.append(f"  unexpected ({len(unused)}): {_few(unused)}")
+        raise UsageError(f"model.weights: {path} does not fit {backbone.name}:\n" + "\n".join(faults), _HINT)
+    chosen = {wanted[name]: best[name] for name in wanted.keys() & best.keys()}
+    cast = _require_plain(path, chosen, current)
+    weights = {name: tensor.to(current[name].dtype) for name, tensor in chosen.items()}
+    fault = first_fault(weights)
+    if fault is not None:
+        raise UsageError(f"model.weights: {path}: {fault}", "It was saved by a training that had diverged, or damaged.")
+    backbone.net.load_state_dict(weights, strict=False)
+    return LoadReport(len(weights), unused, cast)
+
+
+def _require_plain(path: Path, chosen: dict[str, Tensor], current: dict[str, Tensor]) -> tuple[str, ...]:
+    """Types to be cast to float32, after refusing tensors that a cast would turn into other numbers than were meant."""
+    faults = []
+    cast = set()
+    for name in sorted(chosen):
+        tensor = chosen[name]
+        floating = current[name].is_floating_point()
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if tensor.is_quantized or tensor.layout != torch.strided or tensor.is_meta:
+            kind = "quantised" if tensor.is_quantized else "without data" if tensor.is_meta else "sparse or nested"
+            faults.append(f"{name} is {kind}")
+        elif floating and tensor.dtype not in _READABLE:
+            faults.append(f"{name} is {kind}")
+        elif not floating and (tensor.is_floating_point() or tensor.is_complex()):
+            faults.append(f"{name} is {kind} instead of {str(current[name].dtype).removeprefix('torch.')}")
+        elif floating and tensor.dtype != torch.float32:
+            cast.add(kind)
+    if faults:
         raise UsageError(
-            f"model.weights: {path} does not fit {backbone.name}:\n" + "\n".join(faults),
-            "Give weights of this very backbone, or set model.backbone to theirs.",
+            f"model.weights: {path} holds tensors that are no weights ({len(faults)}): {_few(faults)}",
+            "Weights are dense tensors of float32, float16, bfloat16 or float64: convert the file first.",
         )
-    backbone.net.load_state_dict({wanted[name]: best[name] for name in wanted.keys() & best.keys()}, strict=False)
-    return LoadReport(len(wanted.keys() & best.keys()), unused)
+    return tuple(sorted(cast))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UsageError(f"model.weights: no such file: {path}", "Give a .safetensors or .pth file, or `none`.")
     try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        open_regular(path).close()
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        raise UsageError(
+            f"model.weights: {path}: {reason}", "Give a .safetensors or .pth file, `pretrained` or `none`."
+        ) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch says to its developers about old formats
+            content: Any = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
+    except Exception as error:  # damaged archives and pickles make the two libraries raise whatever they stumble over
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"model.weights: {path} is not a readable weights file: {first_line}",
+            f"model.weights: {path} is not a readable weights file: {first_line[:300]}",
             "It may be torn, or hold more than weights; only plain tensors are read.",
         ) from None
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     tensors = (
-        {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        {
+            key: value
+            for key, value in content.items()
+            if isinstance(key, str) and isinstance(value, Tensor) and not value.is_nested
+        }
         if isinstance(content, dict)
         else {}
     )
@@ -119,4 +165,4 @@ def _canonical(name: str) -> str:
 def _few(names: Iterable[str], shown: int = 5) -> str:
     listed = list(names)
     rest = f" … and {len(listed) - shown} more" if len(listed) > shown else ""
-    return ", ".join(listed[:shown]) + rest
+    return ", ".join(name[:120] for name in listed[:shown]) + rest

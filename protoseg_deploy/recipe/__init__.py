@@ -1,7 +1,17 @@
 """Recipes: everything that decides a run, as strict YAML."""
 
 from protoseg_deploy.recipe.classes import ClassTable, class_table
-from protoseg_deploy.recipe.loading import differing_keys, dump_recipe, find_recipe, load_recipe, recipe_from_dict
+from protoseg_deploy.recipe.loading import (
+    differing_keys,
+    dump_recipe,
+    find_recipe,
+    load_recipe,
+    read_recipe_text,
+    recipe_from_dict,
+    value_of,
+)
+from protoseg_deploy.recipe.reading import ImageReading, MaskReading, image_reading, mask_reading
+from protoseg_deploy.recipe.runs import load_run_recipe, with_draw_of
 from protoseg_deploy.recipe.schema import (
     Color,
     Data,
@@ -15,6 +25,7 @@ from protoseg_deploy.recipe.schema import (
     Prototypes,
     Recipe,
     Train,
+    percentiles_of,
     scale_ratio,
 )
 from protoseg_deploy.recipe.shipped import shipped_folder, shipped_recipe_names, shipped_recipe_path
@@ -26,7 +37,9 @@ __all__ = [
     "Distill",
     "Features",
     "ImageFolder",
+    "ImageReading",
     "LabeledFolder",
+    "MaskReading",
     "Method",
     "Model",
     "Ohem",
@@ -37,10 +50,17 @@ __all__ = [
     "differing_keys",
     "dump_recipe",
     "find_recipe",
+    "image_reading",
     "load_recipe",
+    "load_run_recipe",
+    "mask_reading",
+    "percentiles_of",
+    "read_recipe_text",
     "recipe_from_dict",
     "scale_ratio",
     "shipped_folder",
     "shipped_recipe_names",
     "shipped_recipe_path",
+    "value_of",
+    "with_draw_of",
 ]

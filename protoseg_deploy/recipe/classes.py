@@ -1,14 +1,14 @@
 """The classes of a task: names, colours, and what one class alone means."""
 
 import colorsys
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from protoseg_deploy.errors import UsageError
-from protoseg_deploy.recipe.schema import Color, Data
+from protoseg_deploy.documents import read_document
+from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.recipe.schema import ClassNames, Color, Data
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,19 @@ class ClassTable:
     def __len__(self) -> int:
         return len(self.names)
 
+    def fault(self) -> str | None:
+        """Why no network can have these classes, as a file may say; None where one can."""
+        if len(self.names) < 2:
+            return f"{len(self.names)} of at least 2"
+        if len(self.colors) != len(self.names):
+            return f"{len(self.colors)} colours for {len(self.names)} names"
+        if self.binary and len(self.names) != 2:
+            return f"binary, and {len(self.names)} names instead of 2"
+        return None
+
 
 class _ClassesFile(BaseModel):
-    names: list[str]
+    names: ClassNames
     colors: list[Color] | None = None
 
 
@@ -59,21 +69,15 @@ def class_table(data: Data) -> ClassTable:
 
 def _read_classes(path: Path) -> tuple[list[str], list[Color] | None]:
     try:
-        content = _ClassesFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        content = read_document(path, _ClassesFile, 'It should look like {"names": ["sky", "road"]}.')
     except FileNotFoundError:
         raise UsageError(
             f"data.classes: no such file: {path}", "Give a list of names, or a JSON file with `names`."
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"data.classes: {path} is not a JSON file: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"data.classes: {path}: {key}: {first['msg']}", 'It should look like {"names": ["sky", "road"]}.'
-        ) from None
-    if not content.names or len(set(content.names)) != len(content.names):
-        raise UsageError(f"data.classes: {path}: `names` is empty or holds a name twice")
+    except ProtosegError as error:
+        raise UsageError(f"data.classes: {error.message}", error.hint) from None
+    if len(set(content.names)) != len(content.names):
+        raise UsageError(f"data.classes: {path}: `names` holds a name twice")
     return content.names, content.colors
 
 

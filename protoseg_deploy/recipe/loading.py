@@ -5,15 +5,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from protoseg_deploy.errors import RecipeError, UsageError
+from protoseg_deploy.files import open_regular, path_fault
 from protoseg_deploy.recipe.schema import Recipe, Section
 from protoseg_deploy.recipe.shipped import shipped_recipe_names, shipped_recipe_path
+from protoseg_deploy.recipe.yaml_text import (
+    MOST_BYTES,
+    Key,
+    NotYaml,
+    YamlDocument,
+    YamlFault,
+    decode_yaml,
+    dump_yaml,
+    read_yaml,
+)
+from protoseg_deploy.text import shown
 
-Key = tuple[str, ...]
+_MOST_PARTS = 10
+"""Of a dotted key."""
+_MOST_FAULTS = 50
+_LONGEST_WORD = 100
+"""For which similar ones are looked for."""
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -28,23 +43,29 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UsageError: there is no such recipe, or an override is not of the form KEY=VALUE.
     """
     path = find_recipe(source)
-    tree, lines, faults = _read_yaml(path)
-    origins = {key: f"{path}:{line}" for key, line in lines.items()}
+    document = _read(path)
+    written = dict(document.written)
+    origins = {key: f"{path}:{line}" for key, line in document.lines.items()}
+    faults = [
+        f"{path}:{line}: {'.'.join(key)} is set twice, first on line {document.lines[key]}: remove one"
+        for key, line in document.repeated
+    ]
     for override in overrides:
         key, value = _parse_override(override)
-        _set(tree, key, value, override)
+        _set(document.tree, key, value.tree, override)
         origins[key] = "command line"
-    return _validate(tree, str(path), origins, faults)
+        written |= {(*key, *below): text for below, text in value.written.items()}
+    return _validate(document.tree, str(path), origins, written, faults)
 
 
 def recipe_from_dict(tree: Mapping[str, Any], source: str) -> Recipe:
     """Validate an already parsed recipe; `source` is named in errors."""
-    return _validate(dict(tree), source, {}, [])
+    return _validate(dict(tree), source, {}, {}, [])
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The complete recipe as YAML, readable by `load_recipe`."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(recipe.model_dump(mode="json"))
 
 
 def differing_keys(one: Recipe, other: Recipe) -> list[str]:
@@ -53,63 +74,71 @@ def differing_keys(one: Recipe, other: Recipe) -> list[str]:
     return [".".join(key) for key in left | right if left.get(key) != right.get(key)]
 
 
+def value_of(recipe: Recipe, key: str) -> Any:
+    """What a recipe has for a dotted key; None where it has no such key."""
+    return dict(_leaves(recipe.model_dump(mode="json"))).get(tuple(key.split(".")))
+
+
 def find_recipe(source: str | Path) -> Path:
     """The file behind a shipped name or a path; a folder of the same name does not hide a shipped recipe."""
-    path = Path(source)
     names = shipped_recipe_names()
     if str(source) in names:
         return shipped_recipe_path(str(source))
+    if fault := path_fault(str(source)):
+        raise UsageError(f"no recipe named {shown(str(source))}: {fault}")
+    path = Path(source)
     if path.is_dir():
         raise UsageError(f"{path} is a folder, not a recipe", "Give a YAML file or the name of a shipped recipe.")
-    if path.is_file():
+    if path.exists():
         return path
     if path.suffix in {".yaml", ".yml"}:
         raise UsageError(f"no such recipe file: {path}")
     raise UsageError(
-        f"no recipe named {str(source)!r}{did_you_mean(str(source), names)}",
+        f"no recipe named {shown(str(source))}{did_you_mean(str(source), names)}",
         f"Shipped recipes: {', '.join(names)}. A file of your own ends in .yaml.",
     )
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """`` – did you mean X?`` or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if len(word) <= _LONGEST_WORD else []
     return f" – did you mean {close[0]!r}?" if close else ""
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int], list[str]]:
+def read_recipe_text(path: Path) -> str:
+    """A recipe file as written.
+
+    Raises:
+        RecipeError: it is not text, or larger than a recipe can be.
+        UsageError: it cannot be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise RecipeError(str(path), [f"not a text file: {error.reason} at byte {error.start}"]) from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise RecipeError(str(path), [f"{where}not valid YAML: {error.problem}"]) from None
-    except yaml.YAMLError as error:
-        first_line = str(error).splitlines()[0]
-        raise RecipeError(str(path), [f"not a text file: {first_line}"]) from None
+        with open_regular(path) as file:
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    if not isinstance(tree, dict):
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+    if len(content) > MOST_BYTES:
+        raise RecipeError(str(path), [f"larger than {MOST_BYTES >> 10} KiB: not a recipe"])
+    try:
+        return decode_yaml(content)
+    except YamlFault as fault:
+        raise RecipeError(str(path), [_located(fault)]) from None
+
+
+def _read(path: Path) -> YamlDocument:
+    text = read_recipe_text(path)
+    try:
+        document = read_yaml(text)
+    except YamlFault as fault:
+        raise RecipeError(str(path), [_located(fault)]) from None
+    if not isinstance(document.tree, dict):
         raise RecipeError(str(path), ["a recipe is a mapping with the keys " + ", ".join(Recipe.model_fields)])
-    lines: dict[Key, int] = {}
-    faults: list[str] = []
-    for key, line in _key_lines(node):
-        if key in lines:
-            faults.append(f"{path}:{line}: {'.'.join(key)} is set twice, first on line {lines[key]}: remove one")
-        lines[key] = line
-    return tree, lines, faults
+    return document
 
 
-def _key_lines(node: yaml.Node | None, prefix: Key = ()) -> Iterator[tuple[Key, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key_node, value_node in node.value:
-            key = (*prefix, str(key_node.value))
-            yield key, key_node.start_mark.line + 1
-            yield from _key_lines(value_node, key)
+def _located(fault: YamlFault) -> str:
+    where = f"line {fault.line}" + (f", column {fault.column}" if fault.column else "")
+    return f"{where}: {fault.what}" if fault.line else fault.what
 
 
 def _leaves(tree: Any, prefix: Key = ()) -> Iterator[tuple[Key, Any]]:
@@ -120,25 +149,19 @@ def _leaves(tree: Any, prefix: Key = ()) -> Iterator[tuple[Key, Any]]:
         yield prefix, tree
 
 
-def _parse_override(override: str) -> tuple[Key, Any]:
+def _parse_override(override: str) -> tuple[Key, YamlDocument]:
     name, separator, text = override.partition("=")
+    key = tuple(name.strip().split("."))
     if not separator or not name.strip():
-        raise UsageError(f"{override!r} is not an override", "Overrides look like train.steps=2000.")
+        raise UsageError(f"{shown(override)} is not an override", "Overrides look like train.steps=2000.")
+    if len(key) > _MOST_PARTS or len(text) > MOST_BYTES:
+        raise UsageError(f"{shown(override)} is too long for an override")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    if isinstance(value, str):
-        value = _yaml_1_2_float(value)
-    return tuple(name.strip().split(".")), value
-
-
-def _yaml_1_2_float(text: str) -> float | str:
-    """PyYAML follows YAML 1.1, to which ``1e-3`` is a string; to everybody else it is a number."""
-    try:
-        return float(text) if "e" in text.lower() else text
-    except ValueError:
-        return text
+        return key, read_yaml(text)
+    except NotYaml:  # such as {stem}_mask.png
+        return key, YamlDocument(text)
+    except YamlFault as fault:
+        raise RecipeError("command line", [f"{'.'.join(key)}: {fault.what}"]) from None
 
 
 def _set(tree: dict[str, Any], key: Key, value: Any, override: str) -> None:
@@ -148,28 +171,32 @@ def _set(tree: dict[str, Any], key: Key, value: Any, override: str) -> None:
         if child is None:
             child = node[part] = {}
         if not isinstance(child, dict):
-            raise UsageError(f"{override!r}: {part} is not a section of the recipe")
+            raise UsageError(f"{shown(override)}: {part} is not a section of the recipe")
         node = child
     node[key[-1]] = value
 
 
-def _validate(tree: dict[str, Any], source: str, origins: Mapping[Key, str], faults: list[str]) -> Recipe:
+def _validate(
+    tree: dict[Any, Any], source: str, origins: Mapping[Key, str], written: Mapping[Key, str], faults: list[str]
+) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        faults = faults + [_fault(details, source, origins) for details in error.errors(include_url=False)]
-        raise RecipeError(source, faults) from None
+        found = error.errors(include_url=False)
+        faults = faults + [_fault(details, source, origins, written) for details in found[:_MOST_FAULTS]]
+        faults += [f"… and {len(found) - _MOST_FAULTS} more"] if len(found) > _MOST_FAULTS else []
+        raise RecipeError(source, list(dict.fromkeys(faults))) from None
     if faults:
         raise RecipeError(source, faults)
     return recipe
 
 
-def _fault(details: ErrorDetails, source: str, origins: Mapping[Key, str]) -> str:
+def _fault(details: ErrorDetails, source: str, origins: Mapping[Key, str], written: Mapping[Key, str]) -> str:
     section, key = _section_at(tuple(str(part) for part in details["loc"]))
     where = next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), source)
     name = ".".join(key) or "recipe"
     kind, value = details["type"], details["input"]
-    if kind == "extra_forbidden":
+    if kind in {"extra_forbidden", "invalid_key"}:
         known = list(section.model_fields)
         return f"{where}: unknown key {name}{did_you_mean(key[-1], known)} (known here: {', '.join(known)})"
     if kind == "missing":
@@ -177,10 +204,18 @@ def _fault(details: ErrorDetails, source: str, origins: Mapping[Key, str]) -> st
     if kind == "literal_error":
         allowed = details.get("ctx", {}).get("expected", "")
         choices = [choice.strip(" '") for choice in allowed.replace(" or ", ",").split(",")]
-        return f"{where}: {name}: {value!r} is not one of {allowed}{did_you_mean(str(value), choices)}"
+        return f"{where}: {name}: {shown(value)} is not one of {allowed}{did_you_mean(str(value), choices)}"
     if kind == "value_error":
         return f"{where}: {name}: {details['msg'].removeprefix('Value error, ')}"
-    return f"{where}: {name}: {details['msg'][0].lower()}{details['msg'][1:]}, got {value!r}"
+    if kind == "string_type" and (text := written.get(key)):
+        return f"{where}: {name}: YAML reads {text} as {_in_yaml(value)}: write it in quotes, '{text}'"
+    return f"{where}: {name}: {details['msg'][0].lower()}{details['msg'][1:]}, got {shown(value)}"
+
+
+def _in_yaml(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"the number {value}"
 
 
 def _section_at(location: tuple[str, ...]) -> tuple[type[Section], Key]:

@@ -3,18 +3,82 @@
 Every field is followed by its own docstring; ``protoseg recipe show`` prints a complete, resolved recipe.
 """
 
+import math
+import re
 from fractions import Fraction
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
+from protoseg_deploy.files import path_fault
+from protoseg_deploy.text import printable
+
+
+def _plain(text: str) -> str:
+    """Names end up in tables, JSON, pictures and ONNX metadata."""
+    if not text.strip():
+        raise ValueError("an empty name")
+    if len(text) > 200:
+        raise ValueError(f"a name of {len(text):,} characters")
+    if printable(text) != text or "\n" in text or "\t" in text:
+        raise ValueError(f"{text!r} holds characters that cannot be shown")
+    return text
+
+
+def _path(text: str) -> str:
+    if fault := path_fault(text):
+        raise ValueError(fault)
+    return text
+
+
+# Bounds far beyond any use: what lies outside is a slip, or does not fit into memory, float32 or int64.
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(ge=1e-12, le=1e9)]
+NonNegative = Annotated[float, Field(ge=0.0, le=1e9)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+Steps = Annotated[int, Field(ge=1, le=99_999_999)]
+"""Of a run; names of checkpoints have eight digits."""
+Images = Annotated[int, Field(ge=1, le=65_536)]
+"""In a batch."""
+Side = Annotated[int, Field(ge=16, le=65_536)]
+"""Of a square, in pixels."""
+Resize = Annotated[float, Field(ge=0.01, le=100.0)]
+Dilation = Annotated[int, Field(ge=1, le=4096)]
+Channels = Annotated[int, Field(ge=8, le=65_536)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = Annotated[tuple[Byte, Byte, Byte], Strict(False)]  # YAML has lists only
+Name = Annotated[str, AfterValidator(_plain)]
+PathText = Annotated[str, AfterValidator(_path)]
+ClassNames = Annotated[list[Name], Field(min_length=1, max_length=10_000)]
+Band = Annotated[int, Field(ge=1, le=65_535)]
+AlphaPolicy = Literal["auto", "apply", "ignore"]
+ExifPolicy = Literal["apply", "ignore"]
+ValueRange = Annotated[tuple[float, float], Strict(False)]
+_PERCENTILES = re.compile(r"percentile_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
+
+
+def percentiles_of(text: str) -> tuple[float, float]:
+    """The two percentiles of ``percentile_2_98``.
+
+    Raises:
+        ValueError: it is not of that form, or they are no increasing numbers from 0 to 100.
+    """
+    match = _PERCENTILES.fullmatch(text)
+    low, high = (float(match[1]), float(match[2])) if match else (0.0, 0.0)
+    if not low < high <= 100:
+        raise ValueError(f"a range is [LOW, HIGH] or percentiles such as percentile_2_98, got {text!r}")
+    return low, high
 
 
 def scale_ratio(input_scale: float) -> Fraction:
@@ -32,16 +96,21 @@ class Section(BaseModel):
     """Base of every part of a recipe: unknown keys are errors, values are of their type and never change."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
     )
 
 
 class ImageFolder(Section):
     """Images without masks."""
 
-    images: str | None = None
+    images: PathText | None = None
     """Folder of images, searched recursively. Relative paths start at ``data.root``."""
-    list: str | None = None
+    list: PathText | None = None
     """Text file with one image per line, in place of (or relative to) ``images``."""
 
     @property
@@ -52,9 +121,9 @@ class ImageFolder(Section):
 class LabeledFolder(ImageFolder):
     """Images with index masks."""
 
-    masks: str | None = None
+    masks: PathText | None = None
     """Folder of single-channel index masks."""
-    mask_template: str = "{stem}.png"
+    mask_template: PathText = "{stem}.png"
     """Where a mask lies below ``masks``, e.g. ``{stem}_mask.png`` or ``{parent}/{stem}.png``."""
 
     @model_validator(mode="after")
@@ -69,12 +138,15 @@ class LabeledFolder(ImageFolder):
 class Data(Section):
     """Where images and masks lie and what the masks mean."""
 
-    root: str = "."
+    root: PathText = "."
     """Folder at which the other data paths start; relative to the working directory."""
     labeled: LabeledFolder = LabeledFolder()
     unlabeled: ImageFolder = ImageFolder()
     val: LabeledFolder = LabeledFolder()
-    classes: list[str] | str = Field(min_length=1)
+    classes: Annotated[
+        Annotated[ClassNames, Tag("names")] | Annotated[PathText, Field(min_length=1), Tag("file")],
+        Discriminator(lambda value: "names" if isinstance(value, list) else "file"),
+    ]
     """Class names in index order, or a JSON file with ``names`` and optionally ``colors``."""
     colors: list[Color] | None = None
     """One RGB colour per class; a distinct palette is generated when absent."""
@@ -82,20 +154,60 @@ class Data(Section):
     """Mask value that is neither trained nor evaluated."""
     value_map: dict[Annotated[Byte, Strict(False)], Byte] = {}  # keys are strings in JSON
     """Mask values to replace before anything else sees them, e.g. ``{11: 255}`` or ``{2: 1}``."""
+    ignore_colors: list[Color] = []
+    """Of masks that show the ``colors`` of classes: further colours, which are ignored."""
+    palette_masks: Literal["indices", "colors"] | None = None
+    """What counts of masks with a palette: ``colors``, for programs that number colours anew in every file, or
+    ``indices``. Absent: indices, and palettes that contradict each other are an error of ``check``."""
+    bands: Annotated[tuple[Band, ...], Strict(False)] | None = None
+    """Which bands of an image file are red, green and blue, counted from 1, e.g. ``[4, 3, 2]``; or one band, as grey.
+    Absent: the colours the file declares."""
+    alpha: AlphaPolicy = "auto"
+    """Transparency: ``apply`` puts images on black, ``ignore`` takes colours as stored; ``auto`` applies it but
+    in TIFFs, where a fourth band is often near infrared or marks valid pixels."""
+    value_range: ValueRange | str | None = None
+    """Values that become black and white, for 12 bits in 16 or float: ``[LOW, HIGH]``, or percentiles of all images of
+    the recipe, measured once at the start of a run: ``percentile_2_98``. Absent: 0 to 255, or to 65535."""
+    value_range_from: str | None = None
+    """Written by ``protoseg train``: the percentiles that ``value_range`` was measured as."""
+    exif: ExifPolicy = "apply"
+    """``apply`` turns images and masks as their EXIF orientation says; ``ignore`` takes them as stored, for masks that
+    were drawn on the stored pixels."""
     labeled_count: Count | None = None
-    """Use this many of the labelled images, drawn at random by ``labeled_seed``; all when absent."""
+    """Use this many of the labelled images, drawn by ``labeled_seed``; all when absent."""
     labeled_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Like ``labeled_count``, as a share of the labelled images."""
     labeled_seed: Seed = 0
     """Seed of the labelled subset."""
-    input_scale: Annotated[float, Field(gt=0.0, le=4.0)] = 1.0
+    labeled_draw: Literal["covering", "random"] = "covering"
+    """``covering`` draws a subset that shows every class if one of its size does; ``random`` looks at no mask."""
+    missing_classes: Literal["error", "ignore"] | None = None
+    """What a class without a labelled pixel is. Absent: an error where the prototype branch is on, which needs every
+    class, and a warning elsewhere. With ``ignore`` the prototype head knows the class only from pseudo-labels."""
+    input_scale: Annotated[float, Field(ge=0.001, le=4.0)] = 1.0
     """The network sees images at this scale; class maps come back at the original size."""
     max_unreadable_share: Share = 0.01
     """Unlabelled images that cannot be read are replaced by others and reported; training stops where they are a larger
     share than this."""
-    cache_mib: Annotated[int, Field(ge=0)] = 512
+    cache_mib: Annotated[int, Field(ge=0, le=2**30)] = 512
     """MiB of decoded images that each loader process, and the training process itself, keeps at most, so as to read
     them once; 0: none. Images are not to change on the disk during training."""
+
+    @field_validator("bands")
+    @classmethod
+    def _one_or_three_bands(cls, bands: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if bands is not None and len(bands) not in (1, 3):
+            raise ValueError(f"give one band or three, counted from 1, got {list(bands)}")
+        return bands
+
+    @field_validator("value_range")
+    @classmethod
+    def _values_are_a_range(cls, value: tuple[float, float] | str | None) -> tuple[float, float] | str | None:
+        if isinstance(value, str):
+            percentiles_of(value)
+        elif value is not None and not (all(map(math.isfinite, value)) and value[0] < value[1]):
+            raise ValueError(f"a range is [LOW, HIGH], two finite numbers, the smaller one first; got {list(value)}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -112,18 +224,18 @@ class Data(Section):
 class Model(Section):
     """The network: timm backbone, decoder, linear head."""
 
-    backbone: str = "resnet50"
+    backbone: Name = "resnet50"
     """Any timm model name."""
-    weights: str = "pretrained"
+    weights: PathText = "pretrained"
     """``pretrained`` (timm's own), ``none``, or a .safetensors/.pth file with backbone weights."""
     decoder: Literal["deeplabv3plus", "lraspp", "fpn", "dpt"] = "deeplabv3plus"
     output_stride: Literal[8, 16, 32] = 16
     """Stride of the deepest feature map, for backbones that can be dilated."""
-    decoder_channels: Annotated[int, Field(ge=8)] = 256
+    decoder_channels: Channels = 256
     """Width of the decoder."""
-    low_level_channels: Annotated[int, Field(ge=8)] = 48
+    low_level_channels: Channels = 48
     """``deeplabv3plus``: channels kept of the stride-4 features (the prototype paper keeps 256)."""
-    aspp_dilations: Annotated[tuple[Count, ...], Field(min_length=1), Strict(False)] | None = None
+    aspp_dilations: Annotated[tuple[Dilation, ...], Field(min_length=1, max_length=64), Strict(False)] | None = None
     """``deeplabv3plus``: dilation rates; absent: 6, 12, 18 at output stride 16, doubled at 8, halved at 32."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Dropout of channels before the linear head, and after the pooling of ``deeplabv3plus``."""
@@ -134,7 +246,7 @@ class Prototypes(Section):
 
     enabled: bool | None = None
     """Absent: with the method ``prototype`` (which is ``fixmatch`` with this branch), not with others."""
-    per_class: Count = 4
+    per_class: Annotated[int, Field(ge=1, le=4096)] = 4
     """How many appearances a class may have."""
     features: Features = "head_input"
     """Where prototypes live: the features that the linear head classifies, or, as published, the last concatenation of
@@ -146,7 +258,7 @@ class Prototypes(Section):
     temperature: Positive = 0.1
     momentum: Share = 0.99
     """A prototype keeps this share of itself at each update."""
-    grid: Count = 32
+    grid: Annotated[int, Field(ge=1, le=4096)] = 32
     """Pixels per image sampled for the branch: one in each cell of a grid of this many cells a side."""
     pseudo_label_share: Share = 0.0
     """How much the prototype head has to say in pseudo-labels; the linear head has the rest."""
@@ -218,14 +330,14 @@ class Ohem(Section):
 class Train(Section):
     """The loop: length, views, optimiser, bookkeeping."""
 
-    steps: Count = 10_000
-    extended_from: Count | None = None
+    steps: Steps = 10_000
+    extended_from: Steps | None = None
     """Steps there were before ``protoseg train --extend-to``; starts and ramps stay shares of these."""
     max_hours: Positive | None = None
     """Stop after a checkpoint once training has taken this long; ``--resume`` goes on from there."""
-    crop: Annotated[int, Field(ge=16)] = 321
+    crop: Side = 321
     """Side of the square training crop, pixels at ``data.input_scale``."""
-    scale: Annotated[tuple[Positive, Positive], Strict(False)] = (0.5, 2.0)
+    scale: Annotated[tuple[Resize, Resize], Strict(False)] = (0.5, 2.0)
     """Range of the random resize before the crop."""
     flip: bool = True
     """Random horizontal flip."""
@@ -233,22 +345,26 @@ class Train(Section):
     """Share of the labelled crops that are drawn for a class, rare ones most often, and show it."""
     copy_paste_probability: Share = 0.0
     """Chance that a labelled crop gets the pixels of one or two classes, mostly rare ones, from another one."""
-    batch_labeled: Count = 8
+    batch_labeled: Images = 8
     """Labelled images a step, over all processes."""
-    batch_unlabeled: Count = 8
+    batch_unlabeled: Images = 8
     """Unlabelled images a step, over all processes."""
-    accumulate: Count = 1
+    accumulate: Images = 1
     """Split a step's images into this many parts, one forward and backward pass each, to save memory."""
     seed: Seed = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type; fp16 scales the loss. bf16 also runs on recent CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Loader processes of each training process; results do not depend on their number."""
+    workers: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
+    """Loader processes of each training process; results do not depend on their number. ``auto``: as many as cores and
+    shared memory (``/dev/shm``) have room for."""
+    timeout_s: Positive = 300.0
+    """Seconds to wait for a batch of the loader processes, and for a sign of life of the other training processes,
+    before the run stops; it can be resumed."""
     compile: bool = False
     """Compile student and teacher with ``torch.compile``: slow first steps, faster ones after them."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.001
+    lr: Annotated[float, Field(ge=1e-12, le=1000.0)] = 0.001
     """Learning rate of the backbone."""
     head_lr_factor: Positive = 10.0
     """Decoder and heads learn this much faster than the backbone."""
@@ -256,7 +372,7 @@ class Train(Section):
     weight_decay: NonNegative = 1e-4
     poly_power: NonNegative = 0.9
     """The learning rate falls as (1 - step/steps) ** poly_power."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=99_999_999)] = 0
     """Steps over which the learning rate rises linearly."""
     clip_grad_norm: Positive | None = None
     max_skipped_steps: Count = 10
@@ -270,9 +386,9 @@ class Train(Section):
     """Weight of an auxiliary head on the last but one level of the backbone; training only."""
     eval_every: Count = 1_000
     """Steps between evaluations."""
-    eval_batch: Count = 1
+    eval_batch: Images = 1
     """Validation images (of the same size), or windows, a forward pass."""
-    eval_window: Annotated[int, Field(ge=16)] | None = None
+    eval_window: Side | None = None
     """Evaluate in square windows of this side, pixels at ``data.input_scale``, and average their logits; absent: whole
     images."""
     eval_stride: Count | None = None

@@ -1,14 +1,16 @@
 """Variants of a recipe side by side: what their runs came to, over seeds, as a document, as tables and as a picture."""
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from protoseg_deploy.documents import dump_document
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.reporting.curves import Curve, draw_curves
+from protoseg_deploy.text import one_line, readable
+from protoseg_deploy.training.records import finite
 from protoseg_deploy.training.sweep import PlannedRun
 
 
@@ -159,7 +161,9 @@ class Comparison:
         parts = []
         for table in self.tables():
             lines = [table.columns, ("---", *("---:" for _ in table.columns[1:])), *table.rows]
-            parts.append(f"{table.title}:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+            parts.append(
+                f"{table.title}:\n\n" + "\n".join(f"| {' | '.join(map(_in_markdown, line))} |" for line in lines)
+            )
         if self.unfinished():
             parts.append("Not in the figures:\n\n" + "\n".join(f"- {line}" for line in self.unfinished()))
         return "\n\n".join(parts) + "\n"
@@ -170,10 +174,9 @@ class Comparison:
         Raises:
             ProtosegError: a file cannot be written.
         """
-        document = json.dumps(self.document(), indent=2, ensure_ascii=False)
         written = [folder / "comparison.json", folder / "comparison.md"]
-        write_atomically(written[0], document.encode())
-        write_atomically(written[1], self.markdown().encode())
+        write_atomically(written[0], dump_document(finite(self.document())))
+        write_atomically(written[1], readable(self.markdown()).encode())
         if any(self.curves.values()):
             written.append(folder / "miou.png")
             draw_curves(self.curves, written[-1])
@@ -252,6 +255,10 @@ def _curve(planned: PlannedRun) -> Curve:
         for record in planned.run.metrics()
         if record["kind"] == "evaluation" and record["miou_percent"] is not None
     ]
+
+
+def _in_markdown(cell: str) -> str:
+    return one_line(cell).replace("|", "\\|")
 
 
 def _cell(spread: Spread | None, sign: str = "") -> str:

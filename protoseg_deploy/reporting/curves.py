@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from protoseg_deploy.errors import WriteError
+from protoseg_deploy.files import write_atomically
 
 Curve = Sequence[tuple[int, float]]
 """Steps and mIoU in percent."""
@@ -26,16 +26,13 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], path: Path) -> None:
 
     Args:
         curves: by variant, one a run.
-        path: of the PNG; its folder exists.
+        path: of the PNG.
 
     Raises:
         WriteError: the file cannot be written.
     """
     figure = _figure(curves)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise WriteError(path, error) from None
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def _figure(curves: Mapping[str, Sequence[Curve]]) -> Figure:

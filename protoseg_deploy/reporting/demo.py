@@ -4,7 +4,6 @@ Everything here goes through the functions behind the other verbs; the demo only
 results side by side.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,18 +14,21 @@ import numpy as np
 
 from protoseg_deploy.benchmarking.latency import measure_interleaved
 from protoseg_deploy.data import Sample, find_data, read_image, read_mask
-from protoseg_deploy.data.scenes import write_scenes
+from protoseg_deploy.data.scenes import is_scene_folder, write_scenes
 from protoseg_deploy.distillation import distill
+from protoseg_deploy.documents import dump_document
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.colors import colorize
 from protoseg_deploy.evaluation.evaluate import evaluate
+from protoseg_deploy.exchange import replacing, settle
 from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.methods import build_method
-from protoseg_deploy.recipe import ClassTable, Recipe, class_table, load_recipe
+from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_reading, load_recipe, mask_reading
 from protoseg_deploy.reporting.panel import Row, panel
 from protoseg_deploy.runtimes import Runtime, open_runtime
 from protoseg_deploy.training import Interrupted, Run, train
+from protoseg_deploy.training.records import finite
 
 METHODS = ("supervised", "fixmatch", "prototype")
 STUDENT = ("model.backbone=test_efficientnet", "model.decoder=lraspp")
@@ -83,9 +85,11 @@ def _run_demo(folder: Path, say: Callable[[str], object], overrides: tuple[str, 
     started = time.perf_counter()
     _check_folder(folder)
     data, runs, bundle = folder / "data", folder / "runs", folder / "bundle"
-    if not (data / "classes.json").is_file():
+    if not data.exists():
         say(f"writing the embedded data set to {data}")
-        write_scenes(data)
+        with replacing(data) as replacement:
+            write_scenes(replacement.folder)
+            replacement.put_in_place()
     arguments = (f"data.root={data}", *overrides)
     for name in METHODS:
         say(f"protoseg train demo --run {runs / name} {' '.join(arguments)} method.name={name}")
@@ -115,15 +119,20 @@ def _run_demo(folder: Path, say: Callable[[str], object], overrides: tuple[str, 
     _draw(runtimes, rows, recipe, samples, folder / "panel.png")
     result = DemoResult(rows, folder / "panel.png", bundle, time.perf_counter() - started)
     document: dict[str, Any] = {"rows": [asdict(row) for row in rows], "seconds": result.seconds}
-    write_atomically(folder / "results.json", json.dumps(document, indent=2).encode())
+    write_atomically(folder / "results.json", dump_document(finite(document)))
     return result
 
 
 def _check_folder(folder: Path) -> None:
-    known = {"data", "runs", "bundle", "panel.png", "results.json"}
+    """Refuse a folder that holds anything but a demo: what is there may bear the names of what would be written."""
     if folder.is_file():
         raise UsageError(f"{folder} is a file", "Give a folder with --out.")
-    strangers = sorted(path.name for path in folder.glob("*") if path.name not in known and path.name[0] != ".")
+    settle(folder / "data")
+    known = {"data", "runs", "bundle", "bundle-failed", "panel.png", "results.json"}
+    made = is_scene_folder(folder / "data")
+    strangers = sorted(
+        path.name for path in folder.glob("*") if path.name[0] != "." and not (made and path.name in known)
+    )
     if strangers:
         raise UsageError(f"{folder} holds something else already: {', '.join(strangers[:3])}", "Give a new folder.")
 
@@ -131,13 +140,11 @@ def _check_folder(folder: Path) -> None:
 def _measure(
     runtimes: dict[str, Runtime], runs: Path, recipe: Recipe, samples: tuple[Sample, ...]
 ) -> tuple[DemoRow, ...]:
-    images = read_image(samples[0].image)[None]
+    images = read_image(samples[0].image, image_reading(recipe.data))[None]
     reports = measure_interleaved(list(runtimes.values()), images=images, seconds=1.0, warmup_seconds=1.0)
     rows = []
     for (name, runtime), report in zip(runtimes.items(), reports, strict=True):
-        scores = evaluate(
-            runtime, samples, value_map=recipe.data.value_map, ignore_index=recipe.data.ignore_index
-        ).to_dict()
+        scores = evaluate(runtime, samples, masks=mask_reading(recipe.data)).to_dict()
         trained = Run(runs / name)
         rows.append(
             DemoRow(
@@ -160,7 +167,8 @@ def _draw(
     pictures: list[Row] = []
     for sample in samples[:: max(1, len(samples) // _PANEL_ROWS)][:_PANEL_ROWS]:
         assert sample.mask is not None
-        image, mask = read_image(sample.image), read_mask(sample.mask, recipe.data.value_map)
+        image = read_image(sample.image, image_reading(recipe.data))
+        mask = read_mask(sample.mask, mask_reading(recipe.data))
         row: list[tuple[str, np.ndarray]] = [("image", image), ("truth", colorize(mask, classes.colors))]
         for (name, runtime), figures in zip(runtimes.items(), rows, strict=True):
             prediction = runtime.predict(image[None])[0]

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.evaluation.colors import IGNORE_COLORS
+from protoseg_deploy.files import write_atomically
 from protoseg_deploy.recipe import ClassTable, Color
 
 Row = tuple[str, Sequence[tuple[str, NDArray[np.uint8]]]]
@@ -40,16 +40,12 @@ def panel(
 
     Raises:
         ValueError: there is no picture.
-        ProtosegError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     if not rows or not all(pictures for _, pictures in rows):
         raise ValueError("a panel needs at least one row, and a picture in each")
     figure = _draw(rows, classes, ignored, title)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise ProtosegError(f"cannot write {path}: {error.strerror or error}") from None
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def _draw(rows: Sequence[Row], classes: ClassTable | None, ignored: bool, title: str) -> Figure:

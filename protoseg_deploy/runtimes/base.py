@@ -1,5 +1,6 @@
 """One protocol for everything that segments: a run, a compiled file, an engine, later a server."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from protoseg_deploy.errors import UsageError
-from protoseg_deploy.recipe import ClassTable
+from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.recipe import ClassTable, ImageReading
+from protoseg_deploy.runtimes.manifest import file_sha256
 
 UInt8Array = NDArray[np.uint8]
 
@@ -36,6 +38,10 @@ class RuntimeInfo:
     threads: int
     parameters: int
     file_bytes: int
+    files: tuple[Path, ...] = ()
+    """The files that decide its class maps; see `artefact_sha256`."""
+    reading: ImageReading = field(default_factory=ImageReading)
+    """How image files become the uint8 RGB that it takes."""
     fixed_size: tuple[int, int] | None = None
     """Height and width the artefact is bound to; None where any size goes."""
     size_range: tuple[tuple[int, int], tuple[int, int]] | None = None
@@ -65,6 +71,19 @@ class Runtime(Protocol):
         What is left out against `predict` is the way of the arrays into and out of the library.
         """
         ...
+
+
+def artefact_sha256(info: RuntimeInfo) -> str:
+    """Digest over the files of an artefact, wherever they lie; empty for a runtime without files.
+
+    Raises:
+        ProtosegError: a file is gone or cannot be read.
+    """
+    try:
+        digests = [file_sha256(file) for file in info.files]
+    except OSError as error:
+        raise ProtosegError(f"cannot read {error.filename or info.path}: {error.strerror or error}") from None
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 
 
 def check_images(images: UInt8Array, info: RuntimeInfo) -> None:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.exchange import settle
 from protoseg_deploy.files import write_atomically
+from protoseg_deploy.recipe import ClassTable, Color, ImageReading, MaskReading
 from protoseg_deploy.runtimes.metadata import Classes, Document, Precision
 
 MANIFEST_FILE = "manifest.json"
@@ -21,7 +23,7 @@ Axis = int | str
 
 
 class InputSpec(Document):
-    """The one input of the graph. Nothing has to be done to an image but to decode it."""
+    """The one input of the graph. Nothing has to be done to an image but to decode it, as `reading` says."""
 
     name: str = "images"
     dtype: Literal["uint8"] = "uint8"
@@ -34,6 +36,8 @@ class InputSpec(Document):
     """Height and width; None: any."""
     input_scale: float
     """Inside the graph."""
+    reading: ImageReading = ImageReading()
+    """How image files become those pixels: bands, range of values, orientation. The defaults are plain decoding."""
     mean: tuple[float, float, float]
     """Inside the graph, in units of 0..255."""
     std: tuple[float, float, float]
@@ -52,6 +56,21 @@ class Masks(Document):
     ignore_index: int
     value_map: dict[int, int] = Field(default_factory=dict)
     """Values to replace first, as in the recipe."""
+    ignore_colors: tuple[Color, ...] = ()
+    """Colours that are ignored in masks that show the colours of the classes."""
+    palette_masks: Literal["indices", "colors"] = "indices"
+    """What counts of masks with a palette."""
+
+    def reading(self, classes: ClassTable, images: ImageReading) -> MaskReading:
+        """How they are read beside images that are read so."""
+        return MaskReading(
+            ignore_index=self.ignore_index,
+            value_map=self.value_map,
+            colors=classes.colors,
+            ignore_colors=self.ignore_colors,
+            palette_masks=self.palette_masks,
+            exif=images.exif,
+        )
 
 
 class NetworkInfo(Document):
@@ -183,6 +202,10 @@ class Manifest(Document):
     verification: Verification | None = None
     """None: never verified."""
 
+    def mask_reading(self) -> MaskReading:
+        """How masks that go with the network are read."""
+        return self.masks.reading(self.classes.table(), self.input.reading)
+
     def files_of_graphs(self) -> set[str]:
         """Names of the ONNX files that are `graphs`."""
         return {graph.file for graph in self.graphs.values()}
@@ -222,6 +245,7 @@ def read_manifest(bundle: Path) -> Manifest:
     Raises:
         ProtosegError: the folder is no bundle, or its manifest is damaged.
     """
+    settle(bundle)
     path = bundle / MANIFEST_FILE
     try:
         return Manifest.model_validate_json(path.read_bytes())

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.recipe import ClassTable, Color
+from protoseg_deploy.recipe import ClassTable, Color, ImageReading
 
 _PREFIX = "protoseg."
 
@@ -49,6 +49,8 @@ class GraphMetadata(Document):
     std: tuple[float, float, float]
     input_scale: float
     """Scale at which the network sees the image; inside the graph."""
+    reading: ImageReading = ImageReading()
+    """How image files become the pixels the network was trained on; outside the graph."""
     fixed_size: tuple[int, int] | None
     """Height and width the graph is bound to; None: any."""
     precision: Precision

@@ -71,6 +71,8 @@ class OnnxRuntime:
             threads=threads,
             parameters=self._metadata.parameters,
             file_bytes=graph.bytes,
+            files=graph.files,
+            reading=self._metadata.reading,
             fixed_size=self._metadata.fixed_size,
             verified=graph.verified,
             details=details,

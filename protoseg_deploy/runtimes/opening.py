@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from protoseg_deploy.errors import UsageError
+from protoseg_deploy.exchange import settle
 from protoseg_deploy.models import Windows
 from protoseg_deploy.runtimes.base import Backend, Runtime
 from protoseg_deploy.runtimes.manifest import GRAPH_FILE, MANIFEST_FILE
@@ -42,6 +43,7 @@ def open_runtime(
             average windows.
         ProtosegError: the file is damaged or not ours.
     """
+    settle(path)
     if not path.exists():
         raise UsageError(f"no such file or folder: {path}", _ACCEPTED)
     if windows is not None and not is_run(path):

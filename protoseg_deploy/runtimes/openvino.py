@@ -61,6 +61,8 @@ class OpenVinoRuntime:
             threads=int(compiled.get_property("INFERENCE_NUM_THREADS")),
             parameters=self._metadata.parameters,
             file_bytes=graph.bytes,
+            files=graph.files,
+            reading=self._metadata.reading,
             fixed_size=self._metadata.fixed_size,
             verified=graph.verified,
             details={"layer_precisions": layers, "emulated": _emulation(self._metadata.precision, layers)},

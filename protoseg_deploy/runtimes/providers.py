@@ -21,6 +21,8 @@ from protoseg_deploy.runtimes.graphs import Graph, unreadable
 from protoseg_deploy.runtimes.metadata import Precision
 from protoseg_deploy.runtimes.rounding import EMULATION, loadable_on_cpu
 
+ort.disable_telemetry_events()  # also where the library was loaded before this package could switch them off
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _ASKED = {"cuda": "--device cuda", "tensorrt": "--backend tensorrt-ep"}
 _REFUSED = (

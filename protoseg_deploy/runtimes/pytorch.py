@@ -58,6 +58,8 @@ class PyTorchRuntime:
             threads=torch.get_num_threads(),
             parameters=count_parameters(segmenter),
             file_bytes=network.stat().st_size,
+            files=(network,),
+            reading=spec.reading,
             details={"network": network.name, "device_asked": device, "provenance": spec.provenance},
         )
 

@@ -1,12 +1,12 @@
 """Images of any size through a runtime that sees one tile at a time."""
 
-from itertools import pairwise, product
+from itertools import islice, pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protoseg_deploy.errors import UsageError
-from protoseg_deploy.runtimes.base import Runtime, UInt8Array
+from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array
 
 ClassMap = NDArray[np.integer]
 
@@ -38,7 +38,7 @@ def predict_tiled(
     """
     tile = (tile, tile) if isinstance(tile, int) else tile
     fixed = runtime.info.fixed_size
-    _check(tile, overlap, batch, fixed)
+    check_tiles(runtime.info, tile, overlap, batch)
     height, width = image.shape[:2]
     if fixed is None:
         tile = (min(tile[0], height), min(tile[1], width))
@@ -46,10 +46,9 @@ def predict_tiled(
         image = _pad_to(image, tile)
     rows = _spans(image.shape[0], tile[0], overlap)
     columns = _spans(image.shape[1], tile[1], overlap)
-    places = list(product(rows, columns))
+    places = product(rows, columns)
     class_map: ClassMap | None = None
-    for first in range(0, len(places), batch):
-        group = places[first : first + batch]
+    while group := list(islice(places, min(batch, len(rows) * len(columns)))):
         tiles = [image[top : top + tile[0], left : left + tile[1]] for (top, _, _), (left, _, _) in group]
         predicted = runtime.predict(np.stack(tiles))
         if class_map is None:
@@ -58,6 +57,27 @@ def predict_tiled(
             class_map[upper:lower, west:east] = part[upper - top : lower - top, west - left : east - left]
     assert class_map is not None
     return class_map[:height, :width]
+
+
+def check_tiles(info: RuntimeInfo, tile: tuple[int, int], overlap: int, batch: int) -> None:
+    """Refuse tiles that cannot be, or that a runtime does not take.
+
+    Raises:
+        UsageError: the overlap does not fit the tile, or the tile does not fit a runtime of fixed size.
+    """
+    if min(tile) < 1 or batch < 1:
+        raise UsageError(f"tiles of {tile[0]}x{tile[1]} pixels in batches of {batch}: sizes start at 1")
+    if not 0 <= overlap < min(tile):
+        raise UsageError(
+            f"an overlap of {overlap} pixels does not fit tiles of {tile[0]}x{tile[1]}",
+            f"It lies between 0 and {min(tile) - 1}; {default_overlap(tile)} is usual.",
+        )
+    fixed = info.fixed_size
+    if fixed is not None and tile != fixed:
+        raise UsageError(
+            f"tiles of {tile[0]}x{tile[1]} asked for, but this runtime takes {fixed[0]}x{fixed[1]} only",
+            "Leave the tile size out, or export without a fixed size.",
+        )
 
 
 def default_overlap(tile: int | tuple[int, int]) -> int:
@@ -81,21 +101,6 @@ def fit_image(array: UInt8Array, size: tuple[int, int]) -> UInt8Array:
             widths[axis] = (-surplus // 2, -surplus - -surplus // 2)
             array = np.pad(array, widths, mode="symmetric")
     return np.ascontiguousarray(array)
-
-
-def _check(tile: tuple[int, int], overlap: int, batch: int, fixed: tuple[int, int] | None) -> None:
-    if min(tile) < 1 or batch < 1:
-        raise UsageError(f"tiles of {tile[0]}x{tile[1]} pixels in batches of {batch}: sizes start at 1")
-    if not 0 <= overlap < min(tile):
-        raise UsageError(
-            f"an overlap of {overlap} pixels does not fit tiles of {tile[0]}x{tile[1]}",
-            f"It lies between 0 and {min(tile) - 1}; {default_overlap(tile)} is usual.",
-        )
-    if fixed is not None and tile != fixed:
-        raise UsageError(
-            f"tiles of {tile[0]}x{tile[1]} asked for, but this runtime takes {fixed[0]}x{fixed[1]} only",
-            "Leave the tile size out, or export without a fixed size.",
-        )
 
 
 def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:

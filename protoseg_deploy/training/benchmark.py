@@ -10,8 +10,8 @@ the same steps work on the recipe's data: it says whether the device has to wait
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ from protoseg_deploy.benchmarking.memory import peak_memory_bytes
 from protoseg_deploy.benchmarking.turns import Times, measure_in_turns, medians, milliseconds, wait_for
 from protoseg_deploy.data import DataSets
 from protoseg_deploy.data.batch import Batch
-from protoseg_deploy.data.loading import TrainingBatches, training_loader
-from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.data.loading import TrainingBatches
+from protoseg_deploy.data.workers import TrainingLoader
 from protoseg_deploy.methods import Method
 from protoseg_deploy.models import NetworkSpec, Segmenter, build_segmenter
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table
@@ -67,6 +67,8 @@ class LoaderSpeed:
     wait_ms: float
     """Median time a step waits for its batch, the copy to the device included."""
     workers: int
+    note: str
+    """Why there are fewer loader processes, or fewer batches in advance, than wanted; empty: there are not."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,12 @@ def measure_training(
     benches = {name: _Bench(recipe, build_method) for name, recipe in recipes.items()}
     first = next(iter(benches.values()))
     device = first.compute.device
+    fetching = None if sets is None else _loader(first, sets)
     work: dict[str, Callable[[], object]] = {}
     for name, bench in benches.items():
         work |= {f"floor of {name}": bench.floor, f"step of {name}": bench.step}
     times = measure_in_turns(work, rounds, steps, device)
-    loader = None if sets is None else _measure_loader(first, sets, rounds, steps)
+    loader = None if fetching is None else _measure_loader(first, fetching, rounds, steps)
     methods = {
         name: MethodSpeed(
             times[f"floor of {name}"],
@@ -215,50 +218,51 @@ class _Bench:
             yield image[None], labels
 
 
-def _measure_loader(bench: _Bench, sets: DataSets, rounds: int, steps: int) -> LoaderSpeed:
-    """Blocks of steps with and without the loader, in turns.
-
-    While it is not asked, a loader fetches ahead. What it can have fetched is used up before a block's time is taken.
-    All images of a small pool have been loaded before: that is how most of a run goes.
-    """
-    compute = bench.compute
+def _loader(bench: _Bench, sets: DataSets) -> TrainingLoader:
+    """Of endless batches."""
+    spec, compute = bench.recipe.train, bench.compute
     batches = TrainingBatches(
-        bench.recipe.model_copy(update={"train": bench.recipe.train.model_copy(update={"steps": 2**31})}),
+        bench.recipe.model_copy(update={"train": spec.model_copy(update={"steps": 2**31})}),
         sets.labeled,
         sets.unlabeled if bench.method.uses_unlabeled else (),
         strong_views=bench.method.strong_views,
         disturb_in_loader=compute.device.type == "cpu",
     )
-    loader = training_loader(batches, 0, compute.workers, pin_memory=compute.device.type == "cuda")
-    ahead = compute.workers * (loader.prefetch_factor or 0) + 1
+    plan = compute.plan_workers(spec, batches.batch_bytes())
+    return TrainingLoader(batches, 0, plan, pin_memory=compute.device.type == "cuda", timeout_s=spec.timeout_s)
+
+
+def _measure_loader(bench: _Bench, loader: TrainingLoader, rounds: int, steps: int) -> LoaderSpeed:
+    """Blocks of steps with and without the loader, in turns.
+
+    While it is not asked, a loader fetches ahead. What it can have fetched is used up before a block's time is taken.
+    All images of a small pool have been loaded before: that is how most of a run goes.
+    """
+    device, batches, plan = bench.compute.device, loader.batches, loader.plan
+    ahead = plan.workers * plan.prefetch + 1
     waits: list[dict[str, float]] = []
     with_loader, without = [], []
-    arriving = iter(loader)
     pool = len(batches.unlabeled) or len(batches.labeled)
-    for loaded in itertools.islice(arriving, min(_MOST_WARM_BATCHES, -(-pool // bench.recipe.train.batch_unlabeled))):
-        _readable(loaded)  # once around: what of it fits into memory is decoded from then on
-    for number in range(rounds + 1):
-        without_ms = milliseconds(lambda: [bench.step() for _ in range(steps)], compute.device) / steps
-        for loaded in itertools.islice(arriving, ahead):
-            bench.step(_readable(loaded).to(compute.device))
-        wait_for(compute.device)
-        started = time.perf_counter()
-        for _ in range(steps):
-            asked = time.perf_counter()
-            batch = _readable(next(arriving)).to(compute.device)
-            waits.append({"wait": 1000 * (time.perf_counter() - asked)})
-            bench.step(batch)
-        wait_for(compute.device)
-        if number:
-            with_loader.append(1000 * (time.perf_counter() - started) / steps)
-            without.append(without_ms)
+    once_around = min(_MOST_WARM_BATCHES, -(-pool // bench.recipe.train.batch_unlabeled))
+    with closing(iter(loader)) as arriving:
+        for _ in itertools.islice(arriving, once_around):
+            pass  # what of the pool fits into memory is decoded from then on
+        for number in range(rounds + 1):
+            without_ms = milliseconds(lambda: [bench.step() for _ in range(steps)], device) / steps
+            for batch in itertools.islice(arriving, ahead):
+                bench.step(batch.to(device))
+            wait_for(device)
+            started = time.perf_counter()
+            for _ in range(steps):
+                asked = time.perf_counter()
+                batch = next(arriving).to(device)
+                waits.append({"wait": 1000 * (time.perf_counter() - asked)})
+                bench.step(batch)
+            wait_for(device)
+            if number:
+                with_loader.append(1000 * (time.perf_counter() - started) / steps)
+                without.append(without_ms)
+    wait_ms = medians(waits)["wait"]
     return LoaderSpeed(
-        bench.method.name, Times(tuple(with_loader)), Times(tuple(without)), medians(waits)["wait"], compute.workers
+        bench.method.name, Times(tuple(with_loader)), Times(tuple(without)), wait_ms, plan.workers, plan.note
     )
-
-
-def _readable(loaded: Any) -> Batch:
-    if isinstance(loaded, ProtosegError):
-        raise loaded
-    assert isinstance(loaded, Batch)
-    return loaded

@@ -8,6 +8,7 @@ import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
+from protoseg_deploy.data.shared_memory import WorkerPlan, plan_workers
 from protoseg_deploy.distributed import world
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models import Segmenter
@@ -54,6 +55,19 @@ class Compute:
         label += f", {here.size} processes" if here.size > 1 else ""
         notes = (f"computing in {spec.precision} on {label}; {workers} loader processes ({why})",)
         return cls(device, spec.precision, workers, notes)
+
+    def plan_workers(self, spec: Train, batch_bytes: int) -> WorkerPlan:
+        """The loader processes, as far as their batches fit into shared memory.
+
+        Args:
+            spec: gives their number or leaves it to the machine.
+            batch_bytes: of a batch of this process.
+
+        Raises:
+            UsageError: a number that the recipe gives does not fit.
+        """
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return plan_workers(self.workers, batch_bytes, fixed=spec.workers != "auto", training_processes=processes)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32")

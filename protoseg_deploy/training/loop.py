@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.benchmarking.memory import process_peak_bytes
-from protoseg_deploy.data import DataSets, find_data
+from protoseg_deploy.data import DataSets, find_data, with_measured_range
 from protoseg_deploy.data.batch import Batch
-from protoseg_deploy.data.loading import TrainingBatches, training_loader
+from protoseg_deploy.data.loading import TrainingBatches
+from protoseg_deploy.data.workers import LoaderError, TrainingLoader
 from protoseg_deploy.distributed import world
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method
 from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights
 from protoseg_deploy.models import build_segmenter as build_network
-from protoseg_deploy.recipe import ClassTable, Recipe, class_table
+from protoseg_deploy.models.tensor_checks import NotFiniteError, first_fault
+from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_reading
 from protoseg_deploy.training.averages import StepAverages
 from protoseg_deploy.training.devices import Compute
 from protoseg_deploy.training.processes import (
@@ -76,7 +78,13 @@ class Trainer:
         self.classes = class_table(recipe.data)
         self.compute = Compute.choose(recipe.train)
         torch.manual_seed(recipe.train.seed)
-        self.spec = NetworkSpec(recipe.model, self.classes, recipe.data.input_scale, recipe.data.ignore_index)
+        self.spec = NetworkSpec(
+            recipe.model,
+            self.classes,
+            recipe.data.input_scale,
+            recipe.data.ignore_index,
+            reading=image_reading(recipe.data),
+        )
         self.notes: list[str] = list(self.compute.notes)
         self.student = self.compute.place(self._new_student() if initial_weights else build_network(self.spec))
         self.method = self.compute.synchronised(build_method(recipe, self.student, self.classes))
@@ -97,6 +105,8 @@ class Trainer:
             disturb_in_loader=self.compute.device.type == "cpu",
             world=world(),
         )
+        self.workers = self.compute.plan_workers(recipe.train, self.batches.batch_bytes())
+        self.notes += [self.workers.note] if self.workers.note else []
 
     @property
     def deployed(self) -> Segmenter:
@@ -110,25 +120,33 @@ class Trainer:
             Interrupted: by SIGINT or SIGTERM, after a checkpoint.
             OutOfTime: ``train.max_hours`` are over, after a checkpoint.
             TooManySkipped: the loss is not a number step after step.
+            NotFiniteError: a network holds NaN or infinity when it is to be evaluated or saved; what was saved before
+                is kept.
+            ProtosegError: a batch could not be made, or has not come from its loader process.
         """
         spec, device = self.recipe.train, self.compute.device
         images_per_step = spec.batch_labeled + (spec.batch_unlabeled if self.method.uses_unlabeled else 0)
         progress = TrainingProgress(spec.steps, self.step, quiet=self.quiet or not world().is_first)
         for note in self.notes:
             progress.say(note)
-        loader = training_loader(self.batches, self.step, self.compute.workers, pin_memory=device.type == "cuda")
+        pin_memory = device.type == "cuda"
+        loader = TrainingLoader(self.batches, self.step, self.workers, pin_memory=pin_memory, timeout_s=spec.timeout_s)
         averages = StepAverages(images_per_step)
         skipped = SkippedSteps(spec.max_skipped_steps + (_FP16_SKIPS if spec.precision == "fp16" else 0), device)
         self.student.train()
-        started = time.perf_counter()
+        started, first_step = time.perf_counter(), self.step
         before = self.seconds
         with ExitStack() as stack:
             stop = stack.enter_context(StopSignals())
             stack.enter_context(progress)
             record = stack.enter_context(RunRecord(self.run, self.spec, progress, self.step))
-            for batch in loader:
-                if isinstance(batch, ProtosegError):
-                    raise batch
+            arriving = stack.enter_context(closing(iter(loader)))
+            while self.step < spec.steps:
+                try:
+                    batch = next(arriving)
+                except LoaderError as error:
+                    self.seconds = before + time.perf_counter() - started
+                    raise self._without_a_batch(error, record, averages, self.step > first_step) from None
                 random_state = own_random_state(device)
                 outcome = self.train_step(batch := batch.to(device))
                 averages.add(outcome.result, outcome.taken)
@@ -193,7 +211,22 @@ class Trainer:
         self.unreadable.record(self.step * self.recipe.train.batch_unlabeled)
         record.losses(self.step, averages, self.stepper.lr)
 
+    def _require_finite(self) -> None:
+        """Stop in every process where a network cannot be used any more in one: it is neither judged nor saved."""
+        networks = {"student": self.student, **({"teacher": self.ema.network} if self.ema else {})}
+        tensors = {f"{name}.{key}": t for name, network in networks.items() for key, t in network.state_dict().items()}
+        fault = first_fault(tensors)
+        if not agreed(int(fault is not None), self.compute.device):
+            return
+        kept = f"{self.run.best} of step {self.best.step} is kept" if self.best.step else "no network was saved before"
+        raise NotFiniteError(
+            f"training has diverged: after step {self.step} {fault or 'a network holds NaN or infinity'}; {kept}",
+            "Lower train.lr, set train.clip_grad_norm=1, or train in another precision. Checkpoints made before are "
+            "kept: --resume goes on from the newest.",
+        )
+
     def _evaluate(self, record: RunRecord) -> None:
+        self._require_finite()
         networks = {"student": self.student}
         if self.ema:
             networks["teacher"] = self.ema.network
@@ -209,6 +242,20 @@ class Trainer:
             return 0
         over = spec.max_hours is not None and seconds >= spec.max_hours * 3600
         return agreed(stop.received or (_OUT_OF_TIME if over else 0), self.compute.device)
+
+    def _without_a_batch(
+        self, error: LoaderError, record: RunRecord, averages: StepAverages, advanced: bool
+    ) -> ProtosegError:
+        """The error with what is saved; alone, a process can still save the step before."""
+        if advanced and world().size == 1:
+            self._log(record, averages)
+            self._save_checkpoint()
+        saved = self.run.checkpoints.paths()
+        safe = f"The run is saved in {saved[-1]}; continue" if saved else "No checkpoint was due yet; start again"
+        return ProtosegError(
+            f"step {self.step + 1}: {error.message}",
+            f"{safe} with the same command and --resume. {error.hint}",
+        )
 
     def _too_many_skipped(
         self, in_a_row: int, step: int, batch: Batch, random_state: dict[str, Tensor]
@@ -228,11 +275,13 @@ class Trainer:
         if weights not in {"pretrained", "none"}:
             report = load_backbone_weights(student.backbone, Path(weights))
             unused = f", {len(report.unused)} not used ({', '.join(report.unused[:3])} …)" if report.unused else ""
-            self.notes.append(f"backbone weights: {report.loaded} tensors from {weights}{unused}")
+            cast = f", {' and '.join(report.cast)} cast to float32" if report.cast else ""
+            self.notes.append(f"backbone weights: {report.loaded} tensors from {weights}{unused}{cast}")
         return student
 
     def _save_checkpoint(self) -> None:
         """Random numbers are every process's own; the rest is the same in all, and the first one writes it."""
+        self._require_finite()
         random = random_states(self.compute.device)
         if world().is_first:
             self.run.checkpoints.save(self.step, {**self._state(), "random": random})
@@ -300,6 +349,7 @@ def train(
     *,
     resume: bool = False,
     extend_to: int | None = None,
+    take_over: bool = False,
     quiet: bool = False,
     check: DataCheck | None = None,
 ) -> dict[str, Any]:
@@ -313,12 +363,16 @@ def train(
         build_method: normally `methods.build_method`.
         resume: continue from the newest checkpoint.
         extend_to: resume and go on to this many steps, more than the run has; starts and ramps stay where they were.
+        take_over: go on with a run although a process on another host may be training it.
         quiet: show no progress.
         check: looks at recipe and data before anything is written; raises where they cannot be used, and returns what
             deserves a warning.
     """
     run = Run(folder)
-    with process_group(recipe.train), run.saying_what_is_safe():
+    with process_group(recipe.train), ExitStack() as stack:
+        stack.enter_context(run.saying_what_is_safe())
+        if world().is_first and (run.exists() or not (resume or extend_to is not None)):
+            stack.enter_context(run.owned(take_over=take_over))
         recipe = resolved_recipe(recipe, class_table(recipe.data))
         if resume or extend_to is not None:
             recipe = run.to_resume(recipe, extend_to)
@@ -329,13 +383,16 @@ def train(
 def _train(
     recipe: Recipe, run: Run, build_method: MethodBuilder, *, resume: bool, quiet: bool, check: DataCheck | None
 ) -> dict[str, Any]:
-    sets = find_data(recipe.data, need_unlabeled=recipe.data.unlabeled.is_set, need_val=True)
+    drawn = run.drawn() if resume else None
+    sets = find_data(recipe.data, need_unlabeled=recipe.data.unlabeled.is_set, need_val=True, drawn=drawn)
     warnings: Sequence[str] = ()
     if resume:
         run.require_same_images(recipe, sets)
     elif world().is_first:
         run.refuse_to_overwrite()
-        warnings = check(recipe, sets) if check is not None else ()
+    recipe = with_measured_range(recipe, sets)
+    if not resume and world().is_first and check is not None:
+        warnings = check(recipe, sets)
     wait_for_others()
     fresh = not (resume and run.checkpoints.paths())
     trainer = Trainer(recipe, run, sets, build_method, initial_weights=fresh, quiet=quiet)

@@ -7,6 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from protoseg_deploy.text import printable
+
 
 class TrainingProgress:
     """Context manager around the loop; writes to standard error.
@@ -23,12 +25,12 @@ class TrainingProgress:
         self.first_step = first_step
         self.started = time.perf_counter()
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=self.console,
             disable=quiet or not self.console.is_terminal,
         )
@@ -71,4 +73,4 @@ class TrainingProgress:
         )
 
     def say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        self.console.print(printable(line), highlight=False, soft_wrap=True, markup=False)

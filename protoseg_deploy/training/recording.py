@@ -13,8 +13,10 @@ from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.methods import Method
 from protoseg_deploy.models import NetworkSpec, Segmenter, save_network, save_prototypes
 from protoseg_deploy.recipe import ClassTable
+from protoseg_deploy.text import readable
 from protoseg_deploy.training.averages import StepAverages
 from protoseg_deploy.training.progress import TrainingProgress
+from protoseg_deploy.training.records import finite
 from protoseg_deploy.training.run import Run
 
 
@@ -39,7 +41,7 @@ class RunRecord(AbstractContextManager["RunRecord"]):
     def __init__(self, run: Run, spec: NetworkSpec, progress: TrainingProgress, first_step: int) -> None:
         self.run, self.spec, self.progress = run, spec, progress
         self.writes = world().is_first
-        self.tensorboard = run.folder / "tensorboard"
+        self.tensorboard = run.tensorboard
         with run.writing(self.tensorboard):
             self.writer = SummaryWriter(str(self.tensorboard), purge_step=first_step) if self.writes else None
 
@@ -112,7 +114,7 @@ class RunRecord(AbstractContextManager["RunRecord"]):
                 self.run.append_metrics({"kind": "prototypes", "step": step, **diagnostics})
                 self._per_class(diagnostics, classes, step)
             provenance = {
-                "run": self.run.folder.name,
+                "run": readable(self.run.folder.name),
                 "method": method.name,
                 "step": step,
                 "steps": steps,
@@ -144,8 +146,3 @@ def _without_disk_errors(thrown: threading.ExceptHookArgs) -> None:
     """What TensorBoard's thread cannot write shows no traceback: the error comes up again with the next figure."""
     if not isinstance(thrown.exc_value, OSError):
         threading.__excepthook__(thrown)
-
-
-def finite(value: float) -> float | None:
-    """JSON knows no NaN: a class that occurs nowhere has no IoU."""
-    return None if value != value else value

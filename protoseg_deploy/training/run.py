@@ -1,18 +1,29 @@
 """The folder of a run: resolved recipe, labelled subset, metrics, checkpoints, networks, summary."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from protoseg_deploy.data import DataSets, write_list
+from protoseg_deploy.documents import dump_document, read_document, read_lines
 from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
-from protoseg_deploy.files import write_atomically
-from protoseg_deploy.recipe import ClassTable, Recipe, differing_keys, dump_recipe, load_recipe
+from protoseg_deploy.files import remove_scratch, require_inside, write_atomically
+from protoseg_deploy.locks import sole_writer
+from protoseg_deploy.recipe import (
+    ClassTable,
+    Recipe,
+    differing_keys,
+    dump_recipe,
+    load_run_recipe,
+    value_of,
+    with_draw_of,
+)
+from protoseg_deploy.text import shown
 from protoseg_deploy.training.checkpoints import Checkpoints
+from protoseg_deploy.training.records import ImageNames, MetricsRecord, RunImages, Summary, finite
 
 MAY_CHANGE = frozenset(
     {
@@ -26,6 +37,7 @@ MAY_CHANGE = frozenset(
         "train.log_every",
         "train.max_hours",
         "train.max_skipped_steps",
+        "train.timeout_s",
         "train.workers",
     }
 )
@@ -40,6 +52,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.recipe_path = folder / "recipe.yaml"
+        self.recipe_copy = folder / "recipe.copy.yaml"
         self.best = folder / "best.safetensors"
         self.last = folder / "last.safetensors"
         self.prototypes = folder / "prototypes.safetensors"
@@ -47,6 +60,9 @@ class Run:
         self.summary_path = folder / "summary.json"
         self.labeled_list = folder / "labeled.txt"
         self.images_path = folder / "images.json"
+        self.unreadable_path = folder / "unreadable.jsonl"
+        self.tensorboard = folder / "tensorboard"
+        self.lock_path = folder / ".lock"
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
     def exists(self) -> bool:
@@ -57,7 +73,7 @@ class Run:
         """Raises UsageError where the folder already holds something; what a start that was killed left is nothing."""
         if not self.folder.exists():
             return
-        begun = {self.images_path.name, self.labeled_list.name}
+        begun = {path.name for path in (self.images_path, self.labeled_list, self.recipe_copy, self.lock_path)}
         if not self.folder.is_dir() or any(
             path.name not in begun and not _is_unfinished(path) for path in self.folder.iterdir()
         ):
@@ -66,17 +82,47 @@ class Run:
                 hint = "Continue it with --resume, or choose another --run folder."
             raise UsageError(f"{self.folder} already exists and is not empty", hint)
 
+    @contextmanager
+    def owned(self, *, take_over: bool = False) -> Iterator[None]:
+        """Be the only one that writes into the folder, which is made where there is none.
+
+        Args:
+            take_over: of a process on another host, do not wait for its lock to grow old.
+
+        Raises:
+            LockedError: another process is training this run.
+            UsageError: part of it is a link to somewhere else.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            self.refuse_to_overwrite()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(self.folder, error) from None
+        try:
+            with sole_writer(self.lock_path, str(self.folder), take_over=take_over, take_over_option="--take-over"):
+                for path in (self.checkpoints.folder, self.tensorboard, self.metrics_path, self.unreadable_path):
+                    require_inside(self.folder, path)
+                for folder in (self.folder, self.checkpoints.folder):
+                    remove_scratch(folder)
+                yield
+        finally:
+            with suppress(OSError):  # it is empty where the run was refused before it began
+                self.folder.rmdir()
+
     def start(self, recipe: Recipe, sets: DataSets) -> None:
         """Make the folder and write down what decides the run; the recipe last, so that where it is all is there."""
         self.refuse_to_overwrite()
-        write_atomically(self.images_path, json.dumps(_images(recipe, sets), indent=2).encode())
+        write_atomically(self.images_path, dump_document(_images(recipe, sets).model_dump()))
         with self.writing(self.labeled_list):
             write_list(self.labeled_list, sets.labeled, Path(recipe.data.root))
         self.keep_recipe(recipe)
 
     def keep_recipe(self, recipe: Recipe) -> None:
-        """Write down the recipe that the run has from now on."""
-        write_atomically(self.recipe_path, dump_recipe(recipe).encode())
+        """Write down the recipe that the run has from now on, and a copy by which a change by hand is noticed."""
+        content = dump_recipe(recipe).encode()
+        write_atomically(self.recipe_copy, _COPY_HEAD + content)
+        write_atomically(self.recipe_path, content)
 
     def to_resume(self, recipe: Recipe, extend_to: int | None = None) -> Recipe:
         """The recipe a resumed run goes on with, which is its own but for keys that may change.
@@ -91,15 +137,18 @@ class Run:
         if not self.exists():
             raise UsageError(f"{self.folder} holds no run to resume", "Start one without --resume and --extend-to.")
         then, trained = self.recipe(), bool(self.checkpoints.paths())
+        recipe = with_draw_of(then, recipe)
+        recipe = with_measured_range_of(then, recipe)
         if self.summary_path.is_file() and not trained:
             raise UsageError(f"{self.folder} is finished and keeps no checkpoint: there is nothing to resume")
+        # Before the first checkpoint the initial weights still decide what is computed.
+        allowed = MAY_CHANGE if trained else MAY_CHANGE - {"model.weights"}
+        self._require_unchanged(then, allowed)
         if extend_to is not None:
             self._require_extensible(then, extend_to)
             recipe = _with_length(recipe, extend_to, then.train.planned_steps)
         elif recipe.train.extended_from is None and recipe.train.steps == then.train.extended_from:
             recipe = _with_length(recipe, then.train.steps, then.train.planned_steps)
-        # Before the first checkpoint the initial weights still decide what is computed.
-        allowed = MAY_CHANGE if trained else MAY_CHANGE - {"model.weights"}
         changed = set(differing_keys(then, recipe)) - allowed - (_LENGTH if extend_to is not None else set())
         if changed:
             longer = " --extend-to makes it longer." if "train.steps" in changed else ""
@@ -121,18 +170,38 @@ class Run:
                 f"{self.folder} keeps no checkpoint: it cannot be extended", "Start a new run with more train.steps."
             )
 
+    def drawn(self) -> Path | None:
+        """The list of the labelled subset, which a run that goes on does not draw again; None where it is lost."""
+        return self.labeled_list if self.labeled_list.is_file() else None
+
+    def _require_unchanged(self, recipe: Recipe, allowed: frozenset[str]) -> None:
+        """Raises UsageError where the recipe in the folder is not what was written there; earlier runs have no copy."""
+        if not self.recipe_copy.is_file():
+            return
+        written = load_run_recipe(self.recipe_copy)
+        changed = set(differing_keys(written, recipe)) - allowed
+        if _extends(written, recipe) or _extends(recipe, written):  # killed between writing the one and the other
+            changed -= _LENGTH
+        if changed:
+            values = ", ".join(f"{key}: {shown(value_of(written, key))}" for key in sorted(changed))
+            raise UsageError(
+                f"{self.recipe_path} was changed after the run was started; these keys differ: "
+                f"{', '.join(sorted(changed))}",
+                f"Put back what the run was started with ({values}), as in {self.recipe_copy}; or start a new run with "
+                f"the changed recipe: protoseg train {self.recipe_path} --run NEW. "
+                f"Only these may change: {', '.join(sorted(allowed))}.",
+            )
+
     def require_same_images(self, recipe: Recipe, sets: DataSets) -> None:
         """Raises UsageError where the run was started with other images."""
-        now = _images(recipe, sets)
+        now = _images(recipe, sets).model_dump()
+        hint = "Put it back from a copy of the run, or start a new one: nothing else says which images it learned from."
         try:
-            then = json.loads(self.images_path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            raise UsageError(
-                f"{self.images_path} is missing or damaged: nothing says which images the run was started with",
-                "Put it back from a copy of the run, or start a new one.",
-            ) from None
+            then = read_document(self.images_path, RunImages, hint).model_dump()
+        except FileNotFoundError:
+            raise UsageError(f"{self.images_path} is missing", hint) from None
         for part in now:
-            if then.get(part) != now[part]:
+            if then[part] != now[part]:
                 raise UsageError(
                     f"{self.folder} was started with other {part} images: {then[part]['count']} then, "
                     f"{now[part]['count']} now, or other names",
@@ -161,22 +230,24 @@ class Run:
             ) from None
 
     def recipe(self) -> Recipe:
-        return load_recipe(self.recipe_path)
+        return load_run_recipe(self.recipe_path)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        with self.writing(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with self.writing(self.metrics_path), self.metrics_path.open("ab") as file:
+            file.write(_line(record))
 
     def metrics(self) -> list[dict[str, Any]]:
-        if not self.metrics_path.is_file():
+        """All records, without one that a killed run has left half written.
+
+        Raises:
+            ProtosegError: the file is damaged; line and key are named.
+        """
+        hint = "Remove the line, whose figures are lost, or put the file back from a copy of the run."
+        try:
+            records = read_lines(self.metrics_path, MetricsRecord, hint)
+        except FileNotFoundError:
             return []
-        records = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:  # the last line of a killed run
-                continue
-        return records
+        return [record.model_dump(exclude_unset=True) for record in records]
 
     def forget_after(self, step: int) -> None:
         """Drop metrics that a resumed run is about to write again, and files that a killed one began."""
@@ -186,10 +257,10 @@ class Run:
                     path.unlink(missing_ok=True)
             self.checkpoints.remove_unfinished()
         kept = [record for record in self.metrics() if record["step"] <= step]
-        write_atomically(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        write_atomically(self.metrics_path, b"".join(map(_line, kept)))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_atomically(self.summary_path, json.dumps(summary, indent=2).encode())
+        write_atomically(self.summary_path, dump_document(finite(summary)))
 
     def is_finished(self, steps: int) -> bool:
         """Whether the summary is that of a run of so many steps; that of an extended one is the old one for a time."""
@@ -199,15 +270,32 @@ class Run:
         """What the finished run came to.
 
         Raises:
-            ProtosegError: the run has not finished.
+            ProtosegError: the run has not finished, or the file is damaged.
         """
-        if not self.summary_path.is_file():
-            raise ProtosegError(f"{self.folder} is not a finished run", "Finish it with `protoseg train … --resume`.")
-        return dict(json.loads(self.summary_path.read_text(encoding="utf-8")))
+        hint = "Remove it and finish the run again with `protoseg train … --resume`, or put it back from a copy."
+        try:
+            return read_document(self.summary_path, Summary, hint).model_dump()
+        except FileNotFoundError:
+            raise ProtosegError(
+                f"{self.folder} is not a finished run", "Finish it with `protoseg train … --resume`."
+            ) from None
+
+
+_COPY_HEAD = b"# A copy by which a change of recipe.yaml by hand is noticed: leave both as they are.\n"
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return dump_document(finite(record), indent=None) + b"\n"
+
+
+def _extends(longer: Recipe, recipe: Recipe) -> bool:
+    """Whether `longer` has the length that ``--extend-to`` gives to a run of `recipe`."""
+    spec = longer.train
+    return spec.extended_from == recipe.train.planned_steps and spec.steps > recipe.train.steps
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether it is a file that was being written when the run was killed."""
+    """Whether it is a file that was being written when the run was killed; names of earlier versions included."""
     return path.name.startswith(".") and path.suffix == ".tmp"
 
 
@@ -216,14 +304,23 @@ def _with_length(recipe: Recipe, steps: int, planned: int) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=length)})
 
 
-def _images(recipe: Recipe, sets: DataSets) -> dict[str, dict[str, Any]]:
+def with_measured_range_of(then: Recipe, recipe: Recipe) -> Recipe:
+    """Percentiles that the run has measured are the numbers it measured."""
+    if recipe.data.value_range is None or recipe.data.value_range != then.data.value_range_from:
+        return recipe
+    measured = {"value_range": then.data.value_range, "value_range_from": then.data.value_range_from}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=measured)})
+
+
+def _images(recipe: Recipe, sets: DataSets) -> RunImages:
     """Number and digest of the names of the images a run learns from, which stay the same when the data move."""
     root = Path(recipe.data.root)
     names = "\n".join(os.path.relpath(sample.image, root) for sample in sets.labeled)
-    return {
-        "labelled": {"count": len(sets.labeled), "sha256": hashlib.sha256(names.encode()).hexdigest()},
-        "unlabelled": {"count": len(sets.unlabeled), "sha256": sets.unlabeled.digest},
-    }
+    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+    return RunImages(
+        labelled=ImageNames(count=len(sets.labeled), sha256=digest),
+        unlabelled=ImageNames(count=len(sets.unlabeled), sha256=sets.unlabeled.digest),
+    )
 
 
 def resolved_recipe(recipe: Recipe, classes: ClassTable) -> Recipe:

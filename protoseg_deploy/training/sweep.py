@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -18,10 +18,20 @@ import torch
 
 from protoseg_deploy.data import find_data
 from protoseg_deploy.errors import UsageError, WriteError
-from protoseg_deploy.files import write_atomically
-from protoseg_deploy.recipe import Method, Recipe, class_table, differing_keys, dump_recipe, load_recipe
+from protoseg_deploy.files import remove_scratch, require_no_overwriting, write_atomically
+from protoseg_deploy.locks import owner_of, sole_writer
+from protoseg_deploy.recipe import (
+    Method,
+    Recipe,
+    class_table,
+    differing_keys,
+    dump_recipe,
+    find_recipe,
+    load_recipe,
+    with_draw_of,
+)
 from protoseg_deploy.recipe.loading import did_you_mean
-from protoseg_deploy.training.run import MAY_CHANGE, Run, resolved_recipe
+from protoseg_deploy.training.run import MAY_CHANGE, Run, resolved_recipe, with_measured_range_of
 from protoseg_deploy.training.stopping import StopSignals
 
 _SEED_KEYS = ("data.labeled_seed", "train.seed")
@@ -135,8 +145,12 @@ def plan_runs(
             recipe = load_recipe(source, values)
             recipe = resolved_recipe(recipe, class_table(recipe.data))
             planned.append(PlannedRun(variant.name, seed, recipe, Run(folder / variant.name / f"seed-{seed}")))
+    begun = next((run.run.recipe() for run in planned if run.run.exists()), None)
+    if begun is not None:  # the runs of a sweep are drawn alike, also those that a newer version starts
+        planned = [replace(run, recipe=with_draw_of(begun, run.recipe)) for run in planned]
     for run in planned:
         _require_same_recipe(run)
+    require_no_overwriting((_recipe_file(run) for run in planned), [find_recipe(source)], "--run")
     return planned
 
 
@@ -163,7 +177,7 @@ def train_missing(
     waiting = [(number, run) for number, run in enumerate(missing, 1)]
     failed: list[str] = []
     running: dict[int, tuple[PlannedRun, subprocess.Popen[bytes]]] = {}
-    with _in_use(folder) as lock, StopSignals() as stop:
+    with _in_use(folder, missing), StopSignals() as stop:
         try:
             told = False
             while running or (waiting and not stop.received):
@@ -171,7 +185,7 @@ def train_missing(
                     number, run = waiting.pop(0)
                     slot = next(slot for slot in range(jobs) if slot not in running)
                     say(f"run {number} of {len(missing)}: {run.name}")
-                    running[slot] = run, _start(run, slot, jobs, lock)
+                    running[slot] = run, _start(run, slot, jobs)
                 if stop.received and not told:
                     told = True
                     for _, process in running.values():
@@ -196,7 +210,8 @@ def _require_same_recipe(planned: PlannedRun) -> None:
     """An extended run is another one, too: its schedule is not that of the others."""
     if not planned.run.exists():
         return
-    changed = set(differing_keys(planned.run.recipe(), planned.recipe)) - MAY_CHANGE
+    then = planned.run.recipe()
+    changed = set(differing_keys(then, with_measured_range_of(then, planned.recipe))) - MAY_CHANGE
     if changed:
         raise UsageError(
             f"{planned.run.folder} was started with another recipe; these keys differ: {', '.join(sorted(changed))}",
@@ -205,30 +220,28 @@ def _require_same_recipe(planned: PlannedRun) -> None:
 
 
 @contextmanager
-def _in_use(folder: Path) -> Iterator[int]:
-    """Keep other sweeps off the folder; yields a descriptor that runs inherit, for they may outlive a killed sweep."""
-    import fcntl
-
-    path = folder / ".lock"
+def _in_use(folder: Path, missing: Sequence[PlannedRun]) -> Iterator[None]:
+    """Keep other sweeps off the folder, and off the runs that a killed sweep has left behind."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
     except OSError as error:
-        raise WriteError(path, error) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                f"{folder} is in use by another comparison, or by a run that one has left behind",
-                "Wait for it, or end it; the runs go on where they stopped.",
-            ) from None
-        yield file.fileno()
+        raise WriteError(folder, error) from None
+    with sole_writer(folder / ".lock", str(folder)):
+        for place in {folder, *(run.run.folder.parent for run in missing)}:
+            remove_scratch(place)
+        for run in missing:
+            owner = owner_of(run.run.lock_path)
+            if owner is not None:
+                raise UsageError(
+                    f"{run.run.folder} is being trained by process {owner.pid} on {owner.host}",
+                    "Wait for it, or end it; the run goes on where it stopped.",
+                )
+        yield
 
 
-def _start(planned: PlannedRun, slot: int, jobs: int, lock: int) -> subprocess.Popen[bytes]:
+def _start(planned: PlannedRun, slot: int, jobs: int) -> subprocess.Popen[bytes]:
     """Train in a process of its own, from a recipe that stays as it is whatever happens to the one it was made of."""
-    recipe = planned.run.folder.with_suffix(".yaml")
+    recipe = _recipe_file(planned)
     write_atomically(recipe, dump_recipe(planned.recipe).encode())
     arguments = ["train", str(recipe), "--run", str(planned.run.folder), "--continue"]
     log = _log(planned).open("ab") if jobs > 1 else None
@@ -239,12 +252,15 @@ def _start(planned: PlannedRun, slot: int, jobs: int, lock: int) -> subprocess.P
             stdout=subprocess.DEVNULL,
             stderr=log,
             env=_environment(slot, jobs),
-            pass_fds=(lock,),
             start_new_session=True,  # Ctrl-C reaches it once, from `train_missing`
         )
     finally:
         if log is not None:
             log.close()
+
+
+def _recipe_file(planned: PlannedRun) -> Path:
+    return planned.run.folder.with_suffix(".yaml")
 
 
 def _log(planned: PlannedRun) -> Path:

@@ -1,16 +1,18 @@
 """Unlabelled images that turned out to be unreadable: recorded once each, and an error where they are too many."""
 
 import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import distributed as dist
 
 from protoseg_deploy.distributed import world
+from protoseg_deploy.documents import dump_document, read_lines
 from protoseg_deploy.errors import DataError, WriteError
 from protoseg_deploy.files import write_atomically
+from protoseg_deploy.text import readable
+from protoseg_deploy.training.records import UnreadableRecord
 
 _LEAST_DRAWN = 100
 """Until so many images have been drawn, the share that cannot be read is taken of this number."""
@@ -54,7 +56,7 @@ class UnreadableImages:
         """
         found: dict[str, dict[str, Any]] = {}
         for step, line in _of_all_processes(self._seen):
-            image, _, reason = line.rpartition("\t")
+            image, _, reason = readable(line).rpartition("\t")
             if image not in self._records:
                 found.setdefault(image, {"image": image, "reason": reason, "step": step})
         self._seen = []
@@ -84,12 +86,12 @@ class UnreadableImages:
         """Drop what a resumed run is about to see again."""
         self._records = {image: record for image, record in self._records.items() if record["step"] <= step}
         if world().is_first and self.path.is_file():
-            write_atomically(self.path, _lines(self._records).encode())
+            write_atomically(self.path, _lines(self._records))
 
     def _append(self, records: Mapping[str, dict[str, Any]]) -> None:
         if world().is_first:
             try:
-                with self.path.open("a", encoding="utf-8") as file:
+                with self.path.open("ab") as file:
                     file.write(_lines(records))
             except OSError as error:
                 raise WriteError(self.path, error) from None
@@ -113,15 +115,14 @@ def _of_all_processes(seen: list[tuple[int, str]]) -> list[tuple[int, str]]:
     return sorted(itertools.chain(*parts), key=lambda entry: entry[0])
 
 
-def _lines(records: Mapping[str, dict[str, Any]]) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records.values())
+def _lines(records: Mapping[str, dict[str, Any]]) -> bytes:
+    return b"".join(dump_document(record, indent=None) + b"\n" for record in records.values())
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:  # the last line of a killed run
-            continue
+def _read(path: Path) -> list[dict[str, Any]]:
+    """What an interrupted run recorded, without a line that it has left half written."""
+    try:
+        records = read_lines(path, UnreadableRecord, "Remove the damaged line, or the file: images are recorded again.")
+    except FileNotFoundError:
+        return []
+    return [record.model_dump() for record in records]

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.data import Sample
-from protoseg_deploy.data.images import UInt8Array
+from protoseg_deploy.data.sources import UInt8Array
 from protoseg_deploy.distributed import World, sum_over_processes
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.evaluation.reading import read_batches
 from protoseg_deploy.models import DeployedSegmenter, Segmenter, WindowedSegmenter, Windows
-from protoseg_deploy.recipe import Data, Train
+from protoseg_deploy.recipe import Data, Train, image_reading, mask_reading
 
 _ALONE = World(0, 1)
 
@@ -79,12 +79,12 @@ def _count(
     batches = read_batches(
         samples,
         classes=next(iter(networks.values())).num_classes,
-        ignore_index=data.ignore_index,
-        value_map=data.value_map,
+        images=image_reading(data),
+        masks=mask_reading(data),
         batch=1 if windows else spec.eval_batch,
     )
     try:
-        for images, masks in batches:
+        for images, masks, _ in batches:
             placed, truth = _place(images, device), _place(masks, device)
             for name, module in deployed.items():
                 matrices[name].update(module(placed)[0], truth)

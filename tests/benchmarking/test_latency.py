@@ -2,6 +2,8 @@
 
 import gc
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
@@ -15,8 +17,10 @@ from PIL import Image
 from protoseg_deploy.benchmarking import latency
 from protoseg_deploy.benchmarking.inputs import read_batch
 from protoseg_deploy.benchmarking.latency import LatencyReport, measure_interleaved
-from protoseg_deploy.benchmarking.machine import describe_machine, process_peak_memory_mib
+from protoseg_deploy.benchmarking.machine import describe_machine
+from protoseg_deploy.benchmarking.memory import resident_peak_bytes
 from protoseg_deploy.errors import DataError, UsageError
+from protoseg_deploy.recipe import ImageReading
 from tests.fake_runtime import FakeRuntime
 
 
@@ -163,15 +167,15 @@ def test_a_batch_is_read_resized_and_repeated(tmp_path: Path) -> None:
     colors = [(10, 20, 30), (200, 100, 0)]
     for name, size, color in zip("ab", [(9, 6), (20, 30)], colors, strict=True):
         Image.new("RGB", size, color).save(tmp_path / f"{name}.png")
-    batch = read_batch(tmp_path, 3)
+    batch = read_batch(tmp_path, 3, ImageReading())
     assert batch.shape == (3, 6, 9, 3)
     assert [tuple(image[2, 2]) for image in batch] == [colors[0], colors[1], colors[0]]
-    assert read_batch(tmp_path, 1, (4, 5)).shape == (1, 4, 5, 3)
+    assert read_batch(tmp_path, 1, ImageReading(), (4, 5)).shape == (1, 4, 5, 3)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images"):
-        read_batch(tmp_path / "empty", 1)
+        read_batch(tmp_path / "empty", 1, ImageReading())
     with pytest.raises(UsageError, match="no such folder"):
-        read_batch(tmp_path / "nowhere", 1)
+        read_batch(tmp_path / "nowhere", 1, ImageReading())
 
 
 def test_the_machine_is_described() -> None:
@@ -188,4 +192,16 @@ def test_peak_memory_is_in_mebibytes_and_outlives_what_was_freed() -> None:
     resident = psutil.Process().memory_info().rss / 2**20
     assert block[-1] == 1
     del block
-    assert resident - 1 <= process_peak_memory_mib() <= psutil.virtual_memory().total / 2**20
+    assert resident - 1 <= resident_peak_bytes() / 2**20 <= psutil.virtual_memory().total / 2**20
+
+
+def test_peak_memory_of_a_report_is_not_that_of_the_program_that_asked_for_it() -> None:
+    block = np.ones(900 * 2**20, dtype=np.uint8)
+    code = (
+        "from protoseg_deploy.benchmarking.latency import measure_interleaved\n"
+        "from tests.fake_runtime import FakeRuntime\n"
+        "report = measure_interleaved([FakeRuntime()], size=(4, 4), runs=1, warmup_seconds=0)[0]\n"
+        "print(report.process_peak_memory_mib)"
+    )
+    measured = float(subprocess.check_output([sys.executable, "-c", code]))
+    assert 10 < measured < block.nbytes / 2**20

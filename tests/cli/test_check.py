@@ -96,6 +96,26 @@ def test_missing_folders_name_their_keys(recipe: Path) -> None:
     assert "data.root: no such folder" in json.loads(result.stdout)["faults"][0]
 
 
+def test_one_fault_hides_no_other_and_no_warning(recipe: Path) -> None:
+    """A missing mask, a damaged image, a class without a pixel, a small image, a file that is not read."""
+    root = recipe.parent
+    (root / "masks/0.png").unlink()
+    (root / "val/1.png").write_text("no image")
+    (root / "more/a.dcm").touch()
+    changes = ("data.classes=[field, weed, tree]", "data.missing_classes=error", "train.crop=32")
+    result = run(recipe, *changes)
+    assert result.exit_code == 1
+    for part in ("images/0.png: no mask", "val/1.png: not an image", "no labelled pixel of tree"):
+        assert part in result.stderr
+        assert part not in result.stdout
+    for part in ("smaller than train.crop 32", "1 file is not read: 1 .dcm"):
+        assert part in result.stdout
+    document = json.loads(run(recipe, *changes, "--json").stdout)
+    assert len(document["faults"]) == 3
+    assert len(document["warnings"]) >= 2
+    assert document["labeled"]["images"] == 2
+
+
 def test_a_wrong_recipe_is_a_usage_error(recipe: Path) -> None:
     assert run("no-such-recipe").exit_code == 2
     assert run(recipe, "data.clases=[a]").exit_code == 2

@@ -130,7 +130,7 @@ def test_what_is_stopped_is_saved_and_shown_as_unfinished(recipe, tmp_path):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert "is in use" in compare(*arguments, exit_code=2).stderr
+    assert f"is being written by process {process.pid} on" in compare(*arguments, exit_code=2).stderr
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + signal.SIGTERM

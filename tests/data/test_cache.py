@@ -14,7 +14,8 @@ from torch import Tensor
 
 from protoseg_deploy.data import Sample, cache, find_data, read_image, read_mask
 from protoseg_deploy.data.cache import DecodedImages
-from protoseg_deploy.data.loading import TrainingBatches, training_loader
+from protoseg_deploy.data.loading import TrainingBatches
+from protoseg_deploy.data.workers import training_loader
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import Data, Recipe
 from tests.conftest import with_values

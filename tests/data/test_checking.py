@@ -1,5 +1,6 @@
 """The check of the data: faults with their files, counts and shares against NumPy, warnings."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protoseg_deploy.data import DataReport, check_before_training, check_data, find_data
+from protoseg_deploy.data import DataReport, check_before_training, check_data, find_data, formats, looking
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import Recipe, load_recipe, recipe_from_dict
 
@@ -114,10 +115,41 @@ def test_ids_out_of_range_point_to_the_value_map(root: Path) -> None:
     assert check(root, data={"value_map": {3: 255}}).labeled.images == 4
 
 
-def test_classes_without_a_labelled_pixel_are_a_fault(root: Path) -> None:
-    for method in ("prototype", "fixmatch", "supervised"):
-        (fault,) = faults_of(root, data={"classes": [*CLASSES, "tram", "bus"]}, method={"name": method})
-        assert "no labelled pixel of tram, bus" in fault
+def test_classes_without_a_labelled_pixel_are_a_fault_where_prototypes_need_them(root: Path) -> None:
+    more = {"classes": [*CLASSES, "tram", "bus"]}
+    (fault,) = faults_of(root, data=more, method={"name": "prototype"})
+    assert "no labelled pixel of tram, bus" in fault
+    for method in ("fixmatch", "supervised"):
+        assert any(
+            "no labelled pixel of tram, bus" in text
+            for text in check(root, data=more, method={"name": method}).warnings
+        )
+        assert len(faults_of(root, data=more | {"missing_classes": "error"}, method={"name": method})) == 1
+    assert any("tram, bus" in text for text in check(root, data=more | {"missing_classes": "ignore"}).warnings)
+
+
+def test_a_missing_class_comes_with_the_line_that_mends_it(root: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        check(root, data={"classes": ["sky", "road", "tram", "car"], "value_map": {2: 3, 7: 1}})
+    assert (
+        "data.value_map: {2: 2, 3: 2, 7: 1}" in caught.value.hint or "data.value_map: {3: 2, 7: 1}" in caught.value.hint
+    )
+    assert "data.missing_classes: ignore" in caught.value.hint
+    for path in (root / "train_masks").iterdir():
+        write(
+            path,
+            np.where(np.asarray(Image.open(path)) == 255, 255, np.asarray(Image.open(path)) * 127).astype(np.uint8),
+        )
+    with pytest.raises(DataError) as caught:
+        check(root, data={"val": {}})
+    assert "data.value_map: {127: 1, 254: 2}" in caught.value.hint
+
+
+def test_a_single_class_in_all_masks_is_a_fault_for_every_method(root: Path) -> None:
+    for path in (root / "train_masks").iterdir():
+        write(path, np.zeros_like(np.asarray(Image.open(path))))
+    (fault,) = faults_of(root, method={"name": "supervised"})
+    assert "no labelled pixel of road, car" in fault
 
 
 def test_a_class_that_only_validation_lacks_is_a_warning(root: Path) -> None:
@@ -187,8 +219,8 @@ def test_beyond_the_limit_headers_are_read_and_a_part_is_decoded(root: Path) -> 
 
 def test_beyond_a_second_limit_files_are_not_even_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    open_image = Image.open
-    monkeypatch.setattr(Image, "open", lambda path: (opened.append(Path(path).name), open_image(path))[1])
+    open_regular = formats.open_regular
+    monkeypatch.setattr(formats, "open_regular", lambda path: (opened.append(path.name), open_regular(path))[1])
     report = check(root, decode_limit=2, open_limit=3, train={"crop": 26})
     assert sum(name in opened for name in ("4.png", "5.png")) == 1, "only among the unlabelled there are six"
     assert (report.unlabeled.images, report.unlabeled_opened, report.unlabeled_decoded) == (6, 3, 2)
@@ -227,6 +259,143 @@ def test_labelled_images_among_the_unlabelled_are_reported_once(root: Path) -> N
     assert check(root, data={"unlabeled": {"images": "train"}}).unlabeled_decoded == 4
     (root / "train/0.png").write_bytes(b"")
     assert len(faults_of(root, data={"unlabeled": {"images": "train"}})) == 1
+
+
+def repaint(path: Path, colors: list[tuple[int, int, int]], order: list[int]) -> None:
+    """A mask as an image editor saves it: the colours of classes, numbered anew."""
+    values = np.asarray(Image.open(path))
+    image = Image.fromarray(np.argsort(order).astype(np.uint8)[np.where(values > 2, 0, values)], mode="P")
+    image.putpalette([channel for index in order for channel in colors[index]])
+    image.save(path)
+
+
+COLORS = [(0, 0, 0), (255, 0, 0), (0, 255, 0)]
+
+
+def test_palettes_that_number_colours_differently_are_a_fault_and_colours_mend_it(root: Path) -> None:
+    for folder in ("train_masks", "val_masks"):
+        for path in (root / folder).iterdir():
+            repaint(path, COLORS, [0, 2, 1] if path.name == "1.png" else [0, 1, 2])
+    with pytest.raises(DataError) as caught:
+        check(root)
+    first, second = caught.value.faults
+    for fault, color in ((first, "(0, 255, 0) is index 1"), (second, "(255, 0, 0) is index 2")):
+        assert color in fault
+        assert "train_masks/1.png" in fault
+        assert "val_masks/1.png" in fault
+        assert "4 other masks" in fault
+        assert "0.png" not in fault
+    assert "data.palette_masks: colors" in caught.value.hint
+    assert "[[0, 0, 0], [0, 255, 0], [255, 0, 0]]" in caught.value.hint
+    wrong = check(root, data={"palette_masks": "indices"}).labeled.class_pixels
+    right = check(root, data={"palette_masks": "colors", "colors": COLORS}).labeled.class_pixels
+    masks = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((root / "train_masks").iterdir())]
+    assert right == tuple(sum(int((mask == color).all(axis=2).sum()) for mask in masks) for color in COLORS)
+    assert wrong != right
+
+
+def test_palettes_alike_and_grey_ones_are_no_fault(root: Path) -> None:
+    for path in (root / "train_masks").iterdir():
+        repaint(path, COLORS, [0, 1, 2])
+    for path in (root / "val_masks").iterdir():
+        repaint(path, [(index,) * 3 for index in range(3)], [0, 1, 2])
+    assert check(root).warnings == ()
+
+
+def test_an_index_with_two_colours_is_a_warning(root: Path) -> None:
+    for path in (root / "train_masks").iterdir():
+        repaint(path, COLORS if path.name != "3.png" else [(0, 0, 0), (255, 0, 0), (9, 9, 200)], [0, 1, 2])
+    text = "\n".join(check(root, data={"val": {}}).warnings)
+    assert "index 2 has the colour (9, 9, 200) in 1 mask" in text
+    assert "train_masks/3.png" in text
+
+
+@pytest.mark.parametrize("folder", ["train_masks", "val_masks"])
+def test_foreground_that_is_255_in_some_masks_is_named_with_its_mend(root: Path, folder: str) -> None:
+    for path in [*(root / "train_masks").iterdir(), *(root / "val_masks").iterdir()]:
+        white = path.parent.name == folder and path.name != "0.png"
+        write(path, np.where(np.asarray(Image.open(path)) == 1, 255 if white else 1, 0).astype(np.uint8))
+    (warning,) = [text for text in check(root, data={"classes": ["thing"]}).warnings if "255" in text]
+    assert f"{folder}/1.png" in warning
+    assert "0.png" not in warning
+    assert "data.value_map: {255: 1}" in warning
+    assert not [t for t in check(root, data={"classes": ["thing"], "value_map": {255: 1}}).warnings if "255" in t]
+
+
+def test_ignored_pixels_in_some_masks_are_what_they_are(root: Path) -> None:
+    for path in (root / "train_masks").iterdir():
+        values = np.asarray(Image.open(path)).copy()
+        values[values == 2] = 1
+        write(path, np.where((values == 255) & (path.name > "1.png"), 0, values))
+    assert not [text for text in check(root, data={"classes": ["thing"], "val": {}}).warnings if "255" in text]
+
+
+def test_values_of_one_part_only_are_named(root: Path) -> None:
+    for folder, value in (("train_masks", 1), ("val_masks", 2)):
+        for path in (root / folder).iterdir():
+            write(path, np.where(np.asarray(Image.open(path)) == 1, value, 0).astype(np.uint8))
+    text = "\n".join(check(root, method={"name": "fixmatch"}).warnings)
+    assert "only labelled masks show 1 (road), only validation masks 2 (car)" in text
+    assert "data.value_map: {2: 1}" in text
+
+
+def test_masks_of_several_kinds_are_named(root: Path) -> None:
+    path = root / "train_masks/2.png"
+    values = np.asarray(Image.open(path))
+    write(path, np.array([*COLORS], dtype=np.uint8)[np.where(values > 2, 0, values)])
+    text = "\n".join(check(root, data={"colors": COLORS}).warnings)
+    assert "train_masks/2.png" in text
+    assert "three channels" in text
+
+
+def test_values_that_are_no_class_come_with_one_line_for_all_masks(root: Path) -> None:
+    for name, value in (("train_masks/0.png", 7), ("train_masks/1.png", 9), ("val_masks/0.png", 11)):
+        values = np.asarray(Image.open(root / name)).copy()
+        values[0, 0] = value
+        write(root / name, values)
+    with pytest.raises(DataError) as caught:
+        check(root)
+    assert len(caught.value.faults) == 3
+    assert "data.value_map: {7: 255, 9: 255, 11: 255}" in caught.value.hint
+    assert check(root, data={"value_map": {7: 255, 9: 255, 11: 255}}).labeled.images == 4
+
+
+def test_files_that_are_not_read_are_counted(root: Path) -> None:
+    for name in ("train/a.dcm", "train/b.dcm", "more/c.mov", "more/.hidden", "more/Thumbs.db", "val/noext"):
+        (root / name).touch()
+    text = "\n".join(check(root).warnings)
+    assert f"{root / 'train'}: 2 files are not read: 2 .dcm" in text
+    assert f"{root / 'more'}: 1 file is not read: 1 .mov" in text
+    assert f"{root / 'val'}: 1 file is not read: 1 without an ending" in text
+
+
+def test_pipes_folders_and_links_to_nowhere_are_named_and_the_others_read(root: Path) -> None:
+    os.mkfifo(root / "more/pipe.png")
+    (root / "more/link.png").symlink_to("nowhere.png")
+    (root / "more/folder.png").mkdir()
+    report = check(root, data={"max_unreadable_share": 0.5})
+    text = "\n".join(report.warnings)
+    for part in (
+        "pipe.png: not readable: a named pipe",
+        "link.png: no such file",
+        "folder.png: a folder named like an image",
+    ):
+        assert part in text
+    assert (report.unlabeled.images, report.unlabeled_decoded) == (8, 6)
+
+
+def test_an_image_that_vanishes_while_it_is_read_is_a_fault(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = looking.read_image
+
+    def read_and_remove(path: Path, reading: object) -> np.ndarray:
+        image = read(path, reading)
+        if path.name == "1.png" and path.parent.name == "train":
+            path.unlink()
+        return image
+
+    monkeypatch.setattr(looking, "read_image", read_and_remove)
+    (fault,) = faults_of(root)
+    assert fault == f"{root / 'train/1.png'}: no such file"
 
 
 def test_progress_reaches_the_end(root: Path) -> None:

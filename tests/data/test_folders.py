@@ -1,5 +1,6 @@
 """Finding, pairing and drawing the files of a recipe."""
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from protoseg_deploy.data import DataSets, find_data, write_list
+from protoseg_deploy.data.pairing import find_images, name_below
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import Data
 
@@ -153,6 +155,61 @@ def test_links_back_to_a_parent_end(tmp_path: Path) -> None:
     assert len(find(tmp_path).labeled) == 1
 
 
+def test_a_folder_reached_by_two_paths_is_found_under_both(tmp_path: Path) -> None:
+    """A link that sorts before the folder it leads to does not hide it."""
+    touch(tmp_path, ["images/real/a.jpg", "masks/real/a.png"])
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "alias").symlink_to(tmp_path / kind / "real", target_is_directory=True)
+    folders = {"images": "images", "masks": "masks", "mask_template": "{parent}/{stem}.png"}
+    assert names(find(tmp_path, labeled=folders), tmp_path) == [
+        ("images/alias/a.jpg", "masks/alias/a.png"),
+        ("images/real/a.jpg", "masks/real/a.png"),
+    ]
+    assert len(find(tmp_path, unlabeled={"images": "images"}, labeled=folders).unlabeled) == 2
+
+
+def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    touch(tmp_path, ["images/a/x.jpg", "images/b/y.jpg"])
+    (tmp_path / "images/a/to_b").symlink_to(tmp_path / "images/b", target_is_directory=True)
+    (tmp_path / "images/b/to_a").symlink_to(tmp_path / "images/a", target_is_directory=True)
+    found = find_images(tmp_path / "images", leave_out=[], key="", faults=[])
+    assert [name_below(path, tmp_path / "images") for path in found] == [
+        "a/to_b/y.jpg",
+        "a/x.jpg",
+        "b/to_a/x.jpg",
+        "b/y.jpg",
+    ]
+
+
+def test_links_that_multiply_are_named_in_bounded_time(tmp_path: Path) -> None:
+    """Forty folders, each with two links to the next: 2**40 paths."""
+    for number in range(40):
+        place = tmp_path / f"images/{number}"
+        place.mkdir(parents=True)
+        for link in ("left", "right"):
+            (place / link).symlink_to(tmp_path / f"images/{number + 1}", target_is_directory=True)
+    touch(tmp_path, ["images/40/a.jpg"])
+    with pytest.raises(DataError, match="more than 1000 paths"):
+        find_images(tmp_path / "images/0", leave_out=[], key="", faults=[])
+
+
+def test_folders_nested_deeper_than_python_calls(tmp_path: Path) -> None:
+    depth = 1200
+    places = [tmp_path]
+    for _ in range(depth):
+        places.append(places[-1] / "d")
+        places[-1].mkdir()
+    (places[-1] / "deep.jpg").touch()
+    try:
+        (found,) = find_images(tmp_path, leave_out=[], key="", faults=[])
+        assert found.name == "deep.jpg"
+        assert len(found.relative_to(tmp_path).parts) == depth + 1
+    finally:  # too deep for `shutil.rmtree`, which pytest calls
+        (places[-1] / "deep.jpg").unlink()
+        for place in reversed(places[1:]):
+            place.rmdir()
+
+
 def pool_of(root: Path, count: int) -> None:
     touch(root, [f"images/{number:03}.jpg" for number in range(count)])
     touch(root, [f"masks/{number:03}.png" for number in range(count)])
@@ -213,7 +270,32 @@ def test_a_written_list_reads_back_to_the_same_samples(tmp_path: Path) -> None:
     assert all(sample.image.is_relative_to(tmp_path / "moved") for sample in moved)
 
 
-def test_a_name_that_fits_no_line_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path, ["images/a\tb.jpg", "masks/a\tb.png"])
-    with pytest.raises(DataError, match="cannot stand in a list"):
-        write_list(tmp_path / "list.txt", find(tmp_path).labeled, tmp_path)
+@pytest.mark.parametrize(
+    "stem",
+    [
+        b"a\tb",
+        b"two\nlines",
+        b" blanks ",
+        b"a, b",
+        b"a;b",
+        b"back\\slash",
+        b'"quoted"',
+        b"#1",
+        b"stra\xdfe",
+        b"\x1b[31m",
+        b"a  b",
+    ],
+)
+def test_any_name_reads_back_from_a_written_list(tmp_path: Path, stem: bytes) -> None:
+    name = os.fsdecode(stem)
+    try:
+        touch(tmp_path, [f"images/{name}.jpg", f"masks/{name}.png", "images/b.png b.jpg", "masks/b.png b.png"])
+    except OSError:
+        pytest.skip("this file system does not take such names")
+    samples = find(tmp_path).labeled
+    assert len(samples) == 2
+    write_list(tmp_path / "list.txt", samples, tmp_path)
+    first = (tmp_path / "list.txt").read_bytes()
+    assert set(find(tmp_path, labeled={"list": "list.txt"}).labeled) == set(samples)
+    write_list(tmp_path / "list.txt", find(tmp_path, labeled={"list": "list.txt"}).labeled, tmp_path)
+    assert (tmp_path / "list.txt").read_bytes() == first

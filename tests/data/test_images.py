@@ -10,6 +10,7 @@ from PIL import Image
 
 from protoseg_deploy.data import image_size, read_image, read_mask
 from protoseg_deploy.errors import DataError
+from protoseg_deploy.recipe import ImageReading, MaskReading
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -27,6 +28,18 @@ UPRIGHT = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: np.rot90(a, 1),
 }
+
+
+def image_of(path: Path, **options: object) -> np.ndarray:
+    return read_image(path, ImageReading(**options))
+
+
+def mask_of(path: Path, **options: object) -> np.ndarray:
+    return read_mask(path, MaskReading(**options))
+
+
+def size_of(path: Path, **options: object) -> tuple[int, int]:
+    return image_size(path, ImageReading(**options))
 
 
 def save(path: Path, image: np.ndarray | Image.Image, **options: object) -> Path:
@@ -58,20 +71,20 @@ def packed_grey_png(path: Path, values: np.ndarray, bits: int) -> Path:
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "ppm"])
 def test_rgb_comes_back_unchanged_and_writable(tmp_path: Path, suffix: str) -> None:
-    image = read_image(save(tmp_path / f"a.{suffix}", RGB))
+    image = image_of(save(tmp_path / f"a.{suffix}", RGB))
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, RGB)
     image[0, 0] = 0
 
 
 def test_grey_is_repeated_over_the_channels(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", GREY)), np.stack([GREY] * 3, axis=-1))
+    np.testing.assert_array_equal(image_of(save(tmp_path / "a.png", GREY)), np.stack([GREY] * 3, axis=-1))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bit_grey_is_scaled_by_the_full_range(tmp_path: Path, suffix: str) -> None:
     values = np.array([[0, 257, 32896, 65535, 300]], dtype=np.uint16)
-    image = read_image(save(tmp_path / f"a.{suffix}", values))
+    image = image_of(save(tmp_path / f"a.{suffix}", values))
     np.testing.assert_array_equal(image[0, :, 0], [0, 1, 128, 255, 1])
     assert (image[..., 0] == image[..., 2]).all()
 
@@ -80,25 +93,25 @@ def test_a_palette_is_looked_up(tmp_path: Path) -> None:
     image = Image.fromarray(INDICES, "P")
     image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 9, 8, 7])
     colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [9, 8, 7]])
-    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", image)), colors[INDICES])
+    np.testing.assert_array_equal(image_of(save(tmp_path / "a.png", image)), colors[INDICES])
 
 
 def test_alpha_is_composited_on_black(tmp_path: Path) -> None:
     alpha = RNG.integers(0, 256, (6, 9, 1), dtype=np.uint8)
     path = save(tmp_path / "a.png", np.concatenate([RGB, alpha], axis=-1))
     wanted = RGB * (alpha / 255.0)
-    assert np.abs(read_image(path) - wanted).max() <= 1.0
+    assert np.abs(image_of(path) - wanted).max() <= 1.0
     opaque = save(tmp_path / "b.png", np.concatenate([RGB, np.full_like(alpha, 255)], axis=-1))
-    np.testing.assert_array_equal(read_image(opaque), RGB)
+    np.testing.assert_array_equal(image_of(opaque), RGB)
 
 
 def test_grey_with_alpha_and_transparent_palette_entries(tmp_path: Path) -> None:
     grey = save(tmp_path / "a.png", Image.fromarray(np.array([[[200, 255], [200, 0]]], dtype=np.uint8), "LA"))
-    np.testing.assert_array_equal(read_image(grey)[0], [[200] * 3, [0] * 3])
+    np.testing.assert_array_equal(image_of(grey)[0], [[200] * 3, [0] * 3])
     image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), "P")
     image.putpalette([10, 20, 30, 40, 50, 60])
     np.testing.assert_array_equal(
-        read_image(save(tmp_path / "b.png", image, transparency=1))[0], [[10, 20, 30], [0, 0, 0]]
+        image_of(save(tmp_path / "b.png", image, transparency=1))[0], [[10, 20, 30], [0, 0, 0]]
     )
 
 
@@ -106,23 +119,23 @@ def test_grey_with_alpha_and_transparent_palette_entries(tmp_path: Path) -> None
 @pytest.mark.parametrize(("suffix", "options"), [("png", {}), ("tif", {}), ("webp", {"lossless": True})])
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str, options: dict[str, object]) -> None:
     path = save(tmp_path / f"a.{suffix}", RGB, exif=with_orientation(orientation), **options)
-    image = read_image(path)
+    image = image_of(path)
     np.testing.assert_array_equal(image, UPRIGHT[orientation](RGB))
-    assert image_size(path) == image.shape[:2]
+    assert size_of(path) == image.shape[:2]
 
 
 def test_exif_orientation_of_a_jpeg_and_of_its_mask(tmp_path: Path) -> None:
     blocks = np.kron(RGB[:2, :3] // 128 * 255, np.ones((16, 16, 1), dtype=np.uint8))
     photo = save(tmp_path / "a.jpg", blocks, exif=with_orientation(6), quality=100, subsampling=0)
-    assert image_size(photo) == (48, 32)
-    assert np.abs(read_image(photo).astype(int) - np.rot90(blocks, -1)).max() < 16
+    assert size_of(photo) == (48, 32)
+    assert np.abs(image_of(photo).astype(int) - np.rot90(blocks, -1)).max() < 16
     mask = save(tmp_path / "a.png", INDICES, exif=with_orientation(6))
-    np.testing.assert_array_equal(read_mask(mask, {}), np.rot90(INDICES, -1))
+    np.testing.assert_array_equal(mask_of(mask), np.rot90(INDICES, -1))
 
 
 def test_cmyk_is_converted(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=100)
-    assert np.abs(read_image(path).astype(int) - [255, 0, 0]).max() <= 3
+    assert np.abs(image_of(path).astype(int) - [255, 0, 0]).max() <= 3
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp", "a.png"])
@@ -130,13 +143,13 @@ def test_several_frames_are_refused(tmp_path: Path, name: str) -> None:
     frames = [Image.new("L", (8, 8), value) for value in (0, 255)]
     path = save(tmp_path / name, frames[0], save_all=True, append_images=frames[1:])
     with pytest.raises(DataError, match=f"{name}: .* 2 frames or pages"):
-        read_image(path)
+        image_of(path)
 
 
 @pytest.mark.parametrize("values", [np.zeros((3, 3), np.float32), np.zeros((3, 3), np.int32)])
 def test_float_and_32_bit_images_are_refused(tmp_path: Path, values: np.ndarray) -> None:
-    with pytest.raises(DataError, match=r"a\.tif: images of Pillow mode"):
-        read_image(save(tmp_path / "a.tif", values))
+    with pytest.raises(DataError, match=r"a\.tif: .*32 image"):
+        image_of(save(tmp_path / "a.tif", values))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "bmp"])
@@ -146,7 +159,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, share: float) ->
     path = save(tmp_path / f"a.{suffix}", noise)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    for read in (read_image, lambda path: read_mask(path, {})):
+    for read in (image_of, mask_of):
         with pytest.raises(DataError, match=rf"a\.{suffix}: "):
             read(path)
 
@@ -155,11 +168,11 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.jpg").write_text("not a picture")
     for name, reason in (("empty.png", "empty"), ("text.jpg", "not an image"), ("gone.png", "no such file")):
-        for read in (read_image, image_size, lambda path: read_mask(path, {})):
+        for read in (image_of, size_of, mask_of):
             with pytest.raises(DataError, match=f"{name}: .*{reason}"):
                 read(tmp_path / name)
     with pytest.raises(DataError, match="a folder"):
-        read_image(tmp_path)
+        image_of(tmp_path)
 
 
 def test_damaged_bytes_never_raise_anything_but_data_errors(tmp_path: Path) -> None:
@@ -174,7 +187,7 @@ def test_damaged_bytes_never_raise_anything_but_data_errors(tmp_path: Path) -> N
             path = tmp_path / f"b.{suffix}"
             path.write_bytes(damaged)
             try:
-                assert read_image(path).shape[2] == 3
+                assert image_of(path).shape[2] == 3
             except DataError:
                 refused += 1
     assert refused > 0
@@ -191,7 +204,7 @@ def test_masks_keep_their_indices(tmp_path: Path) -> None:
         ("1bit.png", binary.astype(bool), binary),
         ("grey.tif", INDICES, INDICES),
     ):
-        mask = read_mask(save(tmp_path / name, stored), {})
+        mask = mask_of(save(tmp_path / name, stored))
         assert mask.dtype == np.uint8
         np.testing.assert_array_equal(mask, wanted, err_msg=name)
         mask[0, 0] = 3
@@ -200,21 +213,21 @@ def test_masks_keep_their_indices(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_packed_grey_masks_are_not_stretched(tmp_path: Path, bits: int) -> None:
     values = RNG.integers(0, 2**bits, (5, 7))
-    np.testing.assert_array_equal(read_mask(packed_grey_png(tmp_path / "a.png", values, bits), {}), values)
+    np.testing.assert_array_equal(mask_of(packed_grey_png(tmp_path / "a.png", values, bits)), values)
 
 
 def test_the_value_map_replaces_all_values_at_once(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", np.array([[0, 1, 2, 11, 255]], dtype=np.uint8))
-    np.testing.assert_array_equal(read_mask(path, {1: 2, 2: 1, 11: 255}), [[0, 2, 1, 255, 255]])
+    np.testing.assert_array_equal(mask_of(path, value_map={1: 2, 2: 1, 11: 255}), [[0, 2, 1, 255, 255]])
 
 
 def test_masks_that_hold_no_indices_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.png: .*one channel.*RGB") as caught:
-        read_mask(save(tmp_path / "a.png", RGB), {})
+    with pytest.raises(DataError, match=r"a\.png: a colour mask") as caught:
+        mask_of(save(tmp_path / "a.png", RGB))
     assert "class indices" in caught.value.hint
     with pytest.raises(DataError, match=r"b\.jpg: .*JPEG"):
-        read_mask(save(tmp_path / "b.jpg", GREY), {})
+        mask_of(save(tmp_path / "b.jpg", GREY))
     with pytest.raises(DataError, match=r"c\.png: .*1000"):
-        read_mask(save(tmp_path / "c.png", np.full((2, 2), 1000, dtype=np.uint16)), {})
-    with pytest.raises(DataError, match=r"d\.png: .*LA"):
-        read_mask(save(tmp_path / "d.png", Image.new("LA", (2, 2))), {})
+        mask_of(save(tmp_path / "c.png", np.full((2, 2), 1000, dtype=np.uint16)))
+    with pytest.raises(DataError, match=r"d\.png: .*transparent"):
+        mask_of(save(tmp_path / "d.png", Image.new("LA", (2, 2))))

@@ -10,10 +10,11 @@ from PIL import Image
 
 from protoseg_deploy.data import find_data, read_image
 from protoseg_deploy.data.batch import Batch
-from protoseg_deploy.data.loading import TrainingBatches, training_loader
+from protoseg_deploy.data.loading import TrainingBatches
+from protoseg_deploy.data.workers import training_loader
 from protoseg_deploy.distributed import World
 from protoseg_deploy.errors import DataError
-from protoseg_deploy.recipe import Recipe
+from protoseg_deploy.recipe import ImageReading, Recipe
 from tests.conftest import COLORS, with_values
 
 ALONE = World(0, 1)
@@ -43,13 +44,13 @@ def test_what_cannot_be_read_is_replaced_and_named(damaged: Recipe) -> None:
     for batch in map(batches.batch, range(8)):
         assert len(batch.weak) == len(batch.files) - len(batch.labels) == 2
         for file in batch.files:
-            assert read_image(Path(file)).any()
+            assert read_image(Path(file), ImageReading()).any()
         for line in batch.unreadable:
             file, reason = line.split("\t")
             assert reason
             assert file not in reason
             with pytest.raises(DataError) as caught:
-                read_image(Path(file))
+                read_image(Path(file), ImageReading())
             assert reason in caught.value.message
             named.add(Path(file).name)
     assert named == {"001.png", "003.png", "004.png", "006.png"}, "eight steps of two show all nine"

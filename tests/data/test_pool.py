@@ -222,6 +222,11 @@ def listed(root: Path, monkeypatch: pytest.MonkeyPatch, *lines: str, images: str
         "./pool/a/b.png",
         "pool/a/b.png masks/x.png",
         "pool/a/b.png\tmasks/x.png",
+        "pool/a/b.png,masks/x.png",
+        "pool/a/b.png; masks/x.png",
+        "pool\\a\\b.png",
+        "pool\\a\\b.png,masks\\x.png",
+        '"pool/a/b.png"',
         "pool/a/b",
     ],
 )

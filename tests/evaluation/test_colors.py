@@ -48,3 +48,18 @@ def test_overlay_blends_and_leaves_ignored_pixels() -> None:
 def test_an_overlay_of_another_size_is_an_error() -> None:
     with pytest.raises(ValueError, match="class map is"):
         overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.uint8), COLORS)
+
+
+@pytest.mark.parametrize("size", [(3, 70_000), (700, 300), (1, 1), (200_000, 1)])
+def test_large_and_long_pictures_are_painted_as_small_ones(size: tuple[int, int]) -> None:
+    numbers = np.random.default_rng(2)
+    class_map = numbers.integers(0, 3, size, dtype=np.uint8)
+    image = numbers.integers(0, 256, (*size, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(colorize(class_map, COLORS), np.array(COLORS)[class_map])
+    expected = (image.astype(float) + np.array(COLORS)[class_map]) / 2
+    assert np.abs(overlay(image, class_map, COLORS) - expected).max() <= 1
+    ignored = np.full(size, 255, np.uint8)
+    stripe = max(2, min(size) // 40)
+    stripes = np.add.outer(np.arange(size[0]), np.arange(size[1])) // stripe % 2
+    np.testing.assert_array_equal(colorize(ignored, COLORS), np.array(IGNORE_COLORS)[stripes])
+    np.testing.assert_array_equal(overlay(image, ignored, COLORS), image)

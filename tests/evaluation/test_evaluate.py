@@ -11,10 +11,12 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from protoseg_deploy.data.folders import Sample
-from protoseg_deploy.errors import DataError, UsageError
+from protoseg_deploy.data.images import read_image
+from protoseg_deploy.errors import DataError, ProtosegError, UsageError
+from protoseg_deploy.evaluation import reading
 from protoseg_deploy.evaluation.evaluate import check_same_classes, evaluate
 from protoseg_deploy.evaluation.samples import folder_samples, recipe_samples
-from protoseg_deploy.recipe import ClassTable, Data, LabeledFolder
+from protoseg_deploy.recipe import ClassTable, Data, ImageReading, LabeledFolder, MaskReading
 from tests.fake_runtime import FakeRuntime
 
 
@@ -101,7 +103,7 @@ def test_batches_an_engine_does_not_take(tmp_path: Path) -> None:
 def test_the_value_map_applies_before_anything_else(tmp_path: Path) -> None:
     predicted = np.array([[0, 1, 2, 2]], dtype=np.uint8)
     sample = write(tmp_path, "a", predicted, np.array([[0, 1, 9, 11]], dtype=np.uint8))
-    result = evaluate(FakeRuntime(), [sample], value_map={9: 2, 11: 255})
+    result = evaluate(FakeRuntime(), [sample], masks=MaskReading(value_map={9: 2, 11: 255}))
     assert result.accuracy_percent == 100.0
     assert sum(result.truth_pixels) == 3
 
@@ -129,8 +131,46 @@ def test_every_fault_is_listed_with_its_file_before_any_result(tmp_path: Path) -
     message = raised.value.message
     assert "3 faults in 4 images" in message
     assert f"{samples[1].mask}: holds 4, 7: no class (0..3) and not the ignore index 255" in message
-    assert f"{samples[2].mask}: mask is 5x4 pixels, its image small.png is 6x4" in message
+    assert f"{samples[2].mask}: 4×5 pixels (height×width), but its image {samples[2].image} has 4×6" in message
     assert str(samples[3].image) in message
+
+
+def test_an_image_that_cannot_be_computed_is_named(tmp_path: Path) -> None:
+    samples, _, _ = random_samples(tmp_path, [(8, 9), (8, 9), (20, 9), (20, 9), (8, 9)])
+
+    def small_only(error: Exception):
+        def predict(images: np.ndarray) -> np.ndarray:
+            if images.shape[1] > 10:
+                raise error
+            return images[..., 0]
+
+        return FakeRuntime(predict)
+
+    with pytest.raises(ProtosegError, match=r"02\.png and 1 more: fake cannot compute 9x20 pixels: too many") as raised:
+        evaluate(small_only(MemoryError()), samples, batch=2)
+    assert "--batch" in raised.value.hint
+    with pytest.raises(ProtosegError, match=r"02\.png: fake cannot compute 9x20 pixels: takes 4x4"):
+        evaluate(small_only(UsageError("takes 4x4")), samples)
+    with pytest.raises(ProtosegError, match=r"00\.png: fake .*: the class map holds 9"):
+        evaluate(FakeRuntime(lambda images: images[..., 0] * 0 + 9), samples)
+
+
+def test_images_too_large_to_be_read_are_named_with_the_other_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, _, _ = random_samples(tmp_path, [(8, 9)] * 4)
+    samples[3].mask.write_bytes(b"nothing")
+
+    def read(path: Path, reading: ImageReading) -> np.ndarray:
+        if path == samples[1].image:
+            raise MemoryError
+        return read_image(path, reading)
+
+    monkeypatch.setattr(reading, "read_image", read)
+    with pytest.raises(DataError, match="2 faults in 4 images") as raised:
+        evaluate(FakeRuntime(), samples)
+    assert f"{samples[1].image}: it and its mask are too large for the memory" in raised.value.message
+    assert str(samples[3].mask) in raised.value.message
 
 
 def test_nothing_to_evaluate_is_an_error() -> None:

@@ -1,14 +1,19 @@
 """Class maps as files: what is written where, and what happens to files that cannot be read."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from protoseg_deploy.data.images import read_image
 from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.evaluation import prediction
 from protoseg_deploy.evaluation.colors import colorize
 from protoseg_deploy.evaluation.prediction import find_inputs, name_outputs, predict_files
+from protoseg_deploy.recipe import ImageReading
 from tests.fake_runtime import FakeRuntime
 
 
@@ -54,8 +59,8 @@ def test_unreadable_images_do_not_keep_the_others_from_being_done(tmp_path: Path
         FakeRuntime(), [tmp_path / "in"], tmp_path / "out", progress=lambda done, total: seen.append((done, total))
     )
     assert [path.image.name for path in result.images] == ["a.png", "c.png"]
-    assert [path.name for path, _ in result.failed] == ["b.png"]
-    assert "b.png" in result.failed[0][1]
+    assert [(failed.image.name, failed.kind) for failed in result.failed] == [("b.png", "unreadable")]
+    assert "b.png" in result.failed[0].reason
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -124,23 +129,133 @@ def test_an_overlap_without_a_tile_is_refused(tmp_path: Path) -> None:
         predict_files(FakeRuntime(), [tmp_path / "a.png"], tmp_path / "out", overlap=4)
 
 
-def test_too_little_memory_is_told_with_the_way_out(tmp_path: Path) -> None:
-    def exhausted(images: np.ndarray) -> np.ndarray:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes")
+def fails_for(height: int, error: Exception):
+    """Takes the red channel for the class, but fails for images of a height."""
 
+    def predict(images: np.ndarray) -> np.ndarray:
+        if images.shape[1] == height:
+            raise error
+        return images[..., 0] % 4
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (MemoryError(), "memory", "--tile"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes"),
+            "memory",
+            "--tile",
+        ),
+        (RuntimeError("[ONNXRuntimeError] : 6 : std::bad_alloc"), "memory", "--tile"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "memory", "--tile"),
+        (UsageError("takes 32 to 64 pixels"), "runtime", "takes 32 to 64 pixels"),
+        (RuntimeError("Pad node: reflection is too wide\nmore"), "runtime", "RuntimeError: Pad node"),
+        (ProtosegError("the engine failed"), "runtime", "the engine failed"),
+    ],
+)
+def test_an_image_that_a_runtime_cannot_compute_does_not_keep_the_others(
+    tmp_path: Path, error: Exception, kind: str, said: str
+) -> None:
+    for name, height in (("a", 6), ("b", 7), ("c", 6)):
+        write_image(tmp_path / f"in/{name}.png", height)
+    result = predict_files(FakeRuntime(fails_for(7, error)), [tmp_path / "in"], tmp_path / "out")
+    assert [image.image.name for image in result.images] == ["a.png", "c.png"]
+    (failed,) = result.failed
+    assert (failed.image.name, failed.kind) == ("b.png", kind)
+    assert failed.reason.startswith(f"{failed.image}: ")
+    assert "9x7 pixels" in failed.reason
+    assert said in failed.reason
+
+
+def test_too_little_memory_for_tiles_asks_for_smaller_ones(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", 40, 40)
+    runtime = FakeRuntime(fails_for(32, MemoryError()))
+    result = predict_files(runtime, [tmp_path / "a.png"], tmp_path / "out", tile=(32, 32))
+    assert "make --tile or --batch smaller" in result.failed[0].reason
+
+
+def test_an_image_too_large_to_be_read_does_not_keep_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / f"in/{name}.png")
+
+    def read(path: Path, reading: ImageReading) -> np.ndarray:
+        if path.name == "b.png":
+            raise MemoryError
+        return read_image(path, reading)
+
+    monkeypatch.setattr(prediction, "read_image", read)
+    result = predict_files(FakeRuntime(), [tmp_path / "in"], tmp_path / "out")
+    assert [(failed.image.name, failed.kind) for failed in result.failed] == [("b.png", "memory")]
+    assert len(result.images) == 2
+
+
+def test_an_artefact_that_fails_on_a_plain_image_too_ends_the_call(tmp_path: Path) -> None:
+    """The third image is the last: what is done before stays, and is said."""
+    calls: list[tuple[int, ...]] = []
+
+    def breaks(images: np.ndarray) -> np.ndarray:
+        calls.append(images.shape)
+        if len(calls) > 2:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return images[..., 0]
+
+    for number in range(9):
+        write_image(tmp_path / f"in/{number}.png")
+    with pytest.raises(ProtosegError, match="plain grey image too: RuntimeError: CUDA error") as raised:
+        predict_files(FakeRuntime(breaks), [tmp_path / "in"], tmp_path / "out")
+    assert "2 of 9 images are done: --skip-existing" in raised.value.hint
+    assert len(calls) == 4
+    assert sorted(path.name for path in (tmp_path / "out/overlay").iterdir()) == ["0.png", "1.png"]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda images: images[:, 1:, :, 0], r"is uint8 \[1, 5, 9\], not integers \[1, 6, 9\]"),
+        (lambda images: images[..., 0] / 2, "is float64"),
+        (lambda images: images[..., 0] + 1, r"holds 4: classes are 0\.\.3"),
+        (lambda images: images[..., 0].astype(np.int32) - 1, "holds -1"),
+    ],
+)
+def test_a_result_that_is_no_class_map_is_no_result(tmp_path: Path, function, said: str) -> None:
     write_image(tmp_path / "a.png")
-    with pytest.raises(ProtosegError, match=r"a\.png: 9x6 pixels") as raised:
-        predict_files(FakeRuntime(exhausted), [tmp_path / "a.png"], tmp_path / "out")
-    assert "--tile" in raised.value.hint
+
+    def plain_images_go_well(images: np.ndarray) -> np.ndarray:
+        return images[..., 0] * 0 if (images == 127).all() else function(images)
+
+    result = predict_files(FakeRuntime(plain_images_go_well), [tmp_path / "a.png"], tmp_path / "out")
+    assert not result.images
+    assert re.search(said, result.failed[0].reason)
+    assert not list((tmp_path / "out").rglob("*.png"))
 
 
-def test_other_errors_of_a_runtime_are_not_hidden(tmp_path: Path) -> None:
-    def broken(images: np.ndarray) -> np.ndarray:
-        raise RuntimeError("shapes differ")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_is_no_regular_file_is_reported_and_not_waited_for(tmp_path: Path) -> None:
+    write_image(tmp_path / "in/b.png")
+    os.mkfifo(tmp_path / "in/a.png")
+    (tmp_path / "in/c.png").symlink_to("/dev/zero")
+    (tmp_path / "in/d.png").symlink_to("nowhere")
+    result = predict_files(FakeRuntime(), [tmp_path / "in"], tmp_path / "out")
+    assert [image.image.name for image in result.images] == ["b.png"]
+    assert [failed.image.name for failed in result.failed] == ["a.png", "c.png", "d.png"]
+    assert "named pipe" in result.failed[0].reason
 
-    write_image(tmp_path / "a.png")
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        predict_files(FakeRuntime(broken), [tmp_path / "a.png"], tmp_path / "out")
+
+def test_files_of_a_folder_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    write_image(tmp_path / "in/b.png")
+    for name in ("a.dcm", "c.DCM", "notes"):
+        (tmp_path / "in" / name).write_bytes(b"something")
+    result = predict_files(FakeRuntime(), [tmp_path / "in"], tmp_path / "out")
+    ((folder, unread),) = result.unread
+    assert (folder, unread.counts) == (tmp_path / "in", {".dcm": 2, "": 1})
+    write_image(tmp_path / "unusual.png")
+    (tmp_path / "unusual.png").rename(tmp_path / "unusual")
+    assert len(predict_files(FakeRuntime(), [tmp_path / "unusual"], tmp_path / "out").images) == 1
 
 
 def test_an_output_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from protoseg_deploy.data.folders import Sample
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.evaluation import reading
 from protoseg_deploy.evaluation.reading import read_batches
+from protoseg_deploy.recipe import ImageReading, MaskReading
 
 
 def write(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
@@ -26,8 +27,10 @@ def write(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
 def batches(samples: list[Sample], batch: int) -> list[list[int]]:
     """The numbers of the images of each batch."""
     found = []
-    for images, masks in read_batches(samples, classes=2, ignore_index=255, value_map={}, batch=batch):
+    reading = {"images": ImageReading(), "masks": MaskReading()}
+    for images, masks, read in read_batches(samples, classes=2, **reading, batch=batch):
         assert images.shape == (*masks.shape, 3)
+        assert [samples[int(image[0, 0, 0])] for image in images] == list(read)
         found.append([int(image[0, 0, 0]) for image in images])
     return found
 
@@ -55,8 +58,8 @@ def test_after_a_fault_nothing_more_comes_but_every_fault_is_told(tmp_path: Path
     Image.fromarray(np.full(WIDE, 2, np.uint8)).save(samples[3].mask)
     samples[17].image.write_bytes(b"nothing")
     samples[19] = Sample(samples[19].image, None)
-    rest = read_batches(samples, classes=2, ignore_index=255, value_map={}, batch=2)
-    assert len(next(rest)[0]) == 2
+    rest = read_batches(samples, classes=2, images=ImageReading(), masks=MaskReading(), batch=2)
+    assert len(next(rest).images) == 2
     with pytest.raises(DataError, match="3 faults in 20 images") as raised:
         next(rest)
     assert "3_mask.png: holds 2" in raised.value.message

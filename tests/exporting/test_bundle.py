@@ -15,7 +15,7 @@ from protoseg_deploy.cli import cli
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import DataError, ProtosegError, UsageError
 from protoseg_deploy.evaluation.samples import evenly_spaced, folder_samples, run_samples
-from protoseg_deploy.exporting import export_bundle
+from protoseg_deploy.exporting import export_bundle, verify_bundle
 from protoseg_deploy.models import DeployedSegmenter, load_network
 from protoseg_deploy.runtimes import GraphMetadata, read_manifest
 
@@ -113,6 +113,76 @@ def test_only_bundles_are_replaced(colour_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists and is not a bundle"):
         export_bundle(colour_run, tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("where", ["notes.txt", "engines/notes.txt", "verification/photo.png", "photos/a.jpg", "link"])
+def test_a_bundle_with_files_of_somebody_else_is_not_replaced(
+    good_bundle: Path, colour_run: Path, tmp_path: Path, where: str
+) -> None:
+    target = tmp_path / "mine"
+    shutil.copytree(good_bundle, target)
+    stranger = target / where
+    stranger.parent.mkdir(exist_ok=True)
+    if where == "link":
+        (tmp_path / "elsewhere").write_text("years of work")
+        stranger.symlink_to(tmp_path / "elsewhere")
+    else:
+        stranger.write_text("years of work")
+    before = contents(target)
+    with pytest.raises(UsageError, match=where.split("/")[0]):
+        export_bundle(colour_run, target)
+    assert contents(target) == before
+    assert stranger.read_text() == "years of work"
+
+
+def test_a_bundle_that_is_read_from_is_not_replaced(good_bundle: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    shutil.copytree(good_bundle, target)
+    (tmp_path / "link").symlink_to(target)
+    before = contents(target)
+    for network in (target / "reference.safetensors", tmp_path / "link" / "reference.safetensors"):
+        with pytest.raises(UsageError, match="would be replaced"):
+            export_bundle(network, target)
+    picture = next((target / "verification").glob("*.png"), None) or target / "verification" / "worst-x.png"
+    picture.parent.mkdir(exist_ok=True)
+    shutil.copyfile(next((good_bundle.parent.parent / "data" / "images").iterdir()), picture)
+    before = contents(target)
+    with pytest.raises(UsageError, match="would be replaced"):
+        export_bundle(good_bundle / "reference.safetensors", target, samples=[Sample(picture, None)])
+    with pytest.raises(UsageError, match="would be replaced"):
+        verify_bundle(target, [Sample(picture, None)])
+    assert contents(target) == before
+
+
+def test_verification_neither_writes_nor_deletes_through_a_link(good_bundle: Path, tmp_path: Path) -> None:
+    target, elsewhere = tmp_path / "mine", tmp_path / "elsewhere"
+    shutil.copytree(good_bundle, target)
+    shutil.rmtree(target / "verification", ignore_errors=True)
+    elsewhere.mkdir()
+    (elsewhere / "worst-day.png").write_text("a photograph")
+    (target / "verification").symlink_to(elsewhere)
+    images = good_bundle.parent.parent / "data" / "images"
+    result = CliRunner().invoke(cli, ["verify", str(target), "--images", str(images)])
+    assert result.exit_code == 2
+    assert "verification is a link" in result.stderr
+    assert [path.name for path in elsewhere.iterdir()] == ["worst-day.png"]
+
+
+def test_what_a_killed_export_left_is_settled_by_whoever_opens_the_bundle(good_bundle: Path, tmp_path: Path) -> None:
+    """Killed between its renames: the earlier bundle has stepped aside, the new one has not taken its name."""
+    images = good_bundle.parent.parent / "data" / "images"
+    verbs = {
+        "predict": ["predict", "BUNDLE", str(next(images.iterdir())), "--out", str(tmp_path / "out")],
+        "precision": ["predict", "BUNDLE@fp32", str(next(images.iterdir())), "--out", str(tmp_path / "out")],
+        "verify": ["verify", "BUNDLE", "--images", str(images)],
+    }
+    for name, arguments in verbs.items():
+        target = tmp_path / name
+        shutil.copytree(good_bundle, tmp_path / f".{name}.0123456789ab.old")
+        result = CliRunner().invoke(cli, [word.replace("BUNDLE", str(target)) for word in arguments])
+        assert result.exit_code == 0, result.stderr
+        assert (target / "manifest.json").is_file()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_without_a_network(colour_run: Path, tmp_path: Path) -> None:

@@ -119,7 +119,10 @@ def test_images_that_cannot_be_used(bundle: Path, colour_run: Path, tmp_path: Pa
     image = run_samples(colour_run)[0].image
     with pytest.raises(DataError, match="at least one image"):
         verify_bundle(bundle, [])
-    for values, size, message in [(7, (131, 97), "holds 7"), (0, (10, 10), "mask is 10x10 pixels, its image 131x97")]:
+    for values, size, message in [
+        (7, (131, 97), "holds 7"),
+        (0, (10, 10), "10×10 pixels .height×width., but its image .* has 97×131"),
+    ]:
         mask = tmp_path / "mask.png"
         Image.new("L", size, values).save(mask)
         with pytest.raises(DataError, match=message):

@@ -18,8 +18,9 @@ from tests.methods.test_full_size import at_full_size
 def setup(recipe):
     torch.manual_seed(0)
     sets = find_data(recipe.data, need_unlabeled=True, need_val=True)
-    student = Segmenter(recipe.model, 3).train()
-    method = build_method(recipe, student, class_table(recipe.data))
+    classes = class_table(recipe.data)
+    student = Segmenter(recipe.model, len(classes)).train()
+    method = build_method(recipe, student, classes)
     return student, method, TrainingBatches(recipe, sets.labeled, sets.unlabeled, strong_views=method.strong_views)
 
 
@@ -116,6 +117,23 @@ def test_a_class_without_a_labelled_pixel_stops_and_is_named(tiny_recipe):
     names = ("ground", "red", "blue", "yellow", "green")
     with pytest.raises(DataError, match="yellow, green"):
         cluster_prototypes(student, lambda _: batches.labeled_views(1), names, "head_input", 2, 255, seed=0)
+
+
+def test_a_class_that_may_be_missing_has_no_prototypes_and_training_goes_on(tiny_recipe):
+    """Of five classes labelled images show three; pseudo-labels take pixels for all of them."""
+    tree = with_values(
+        tiny_recipe,
+        data={"classes": ["ground", "red", "blue", "yellow", "green"], "missing_classes": "ignore"},
+        method={"confidence_threshold": 0.0, "prototypes": {"confidence_threshold": 0.0}},
+    )
+    result, student, method = one_step(tree, 4)
+    assert method.branch.bank.present().all(dim=1).tolist() == [True, True, True, False, False]
+    losses = torch.stack(list(result.losses.values()))
+    assert losses.isfinite().all()
+    result.total().backward()
+    assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)
+    logits = method.branch.bank.logits(torch.randn(100, method.branch.bank.prototypes.shape[-1]))
+    assert int(logits.argmax(dim=1).max()) < 3
 
 
 def test_a_class_that_random_crops_miss_is_looked_up(tiny_recipe):

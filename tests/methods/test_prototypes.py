@@ -211,3 +211,46 @@ def test_every_pixel_can_be_drawn_and_each_cell_gives_one(height, width, grid):
         assert positions.shape == (3, min(grid, height) * min(grid, width), 2)
         seen[positions[..., 0], positions[..., 1]] = True
     assert seen.all(), "borders included"
+
+
+def bank_without(missing):
+    torch.manual_seed(0)
+    prototypes = torch.randn(3, 2, 5)
+    prototypes[missing] = 0
+    bank = PrototypeBank(3, 2, 5, temperature=0.1, momentum=0.9, may_lack_classes=True)
+    bank.place(prototypes)
+    return bank
+
+
+def test_a_class_without_prototypes_is_never_the_nearest_and_harms_no_other():
+    bank = bank_without(1)
+    features = -10 * bank.prototypes[[0, 2]].sum(dim=1) + torch.randn(50, 1, 5)  # far from all there are
+    features = features.flatten(0, 1).requires_grad_()
+    labels = torch.arange(100) % 2 * 2
+    assert (bank.logits(features).argmax(dim=1) != 1).all()
+    judged = bank.judge(features, labels)
+    torch.testing.assert_close(judged.losses, F.cross_entropy(bank.logits(features), labels, reduction="none"))
+    (gradient,) = torch.autograd.grad(judged.losses.sum(), features, retain_graph=True)
+    (expected,) = torch.autograd.grad(F.cross_entropy(bank.logits(features), labels, reduction="sum"), features)
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.isfinite().all()
+
+
+def test_pixels_of_a_class_without_prototypes_give_it_one():
+    bank = bank_without(1)
+    feature = torch.tensor([[0.0, 3.0, 0.0, 4.0, 0.0]])
+    judged = bank.judge(feature, torch.tensor([1]))
+    assert judged.losses.isfinite().all()
+    bank.collect(judged, torch.tensor([True]))
+    bank.commit(TAKEN)
+    assert bank.present().tolist() == [[True, True], [True, False], [True, True]]
+    torch.testing.assert_close(bank.prototypes[1, 0], feature[0] / 5)
+    assert bank.logits(feature).argmax() == 1
+
+
+def test_a_bank_with_all_classes_is_the_same_either_way(bank):
+    other = bank_without([])
+    features = torch.randn(20, 5)
+    labels = torch.arange(20) % 3
+    assert torch.equal(bank.logits(features), other.logits(features))
+    assert torch.equal(bank.judge(features, labels).losses, other.judge(features, labels).losses)

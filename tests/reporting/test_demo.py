@@ -69,8 +69,14 @@ def test_called_again_it_keeps_what_is_finished(made):
     assert (folder / "runs/prototype/best.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_folder_with_other_things_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").write_text("x")
+@pytest.mark.parametrize(
+    "name", ["thesis.tex", "data/labeled/images/0000.png", "data/classes.json", "panel.png", "runs/a"]
+)
+def test_a_folder_with_other_things_is_refused(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("a photograph")
     result = CliRunner().invoke(cli, ["demo", "--out", str(tmp_path)])
     assert result.exit_code == 2
-    assert "thesis.tex" in result.stderr
+    assert f"holds something else already: {name.split('/')[0]}" in result.stderr
+    assert (tmp_path / name).read_text() == "a photograph"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]

@@ -1,5 +1,6 @@
 """Run folders: what may change between a start and a resumption, and runs that become longer."""
 
+import os
 import shutil
 
 import pytest
@@ -88,6 +89,53 @@ def test_other_images_are_refused_on_resume(recipe, scenes, tmp_path):
     (root / "unlabeled/images/008.png").unlink()
     with pytest.raises(UsageError, match="other unlabelled images: 9 then, 8 now"):
         resume(recipe, tmp_path / "run")
+
+
+def labels_of(folder):
+    return [line for line in Run(folder).labeled_list.read_text(encoding="utf-8").splitlines() if line[0] != "#"]
+
+
+def test_a_run_that_goes_on_keeps_its_labelled_subset(recipe, scenes, tmp_path, monkeypatch):
+    """Labelled images that were added, another draw of a newer version: the list in the folder counts."""
+    root = tmp_path / "data"
+    shutil.copytree(scenes, root)
+    tree = with_values(recipe, data={"root": str(root), "labeled_count": 3, "labeled_seed": 1}).model_dump(mode="json")
+    del tree["data"]["labeled_draw"]
+    recipe = recipe_from_dict(tree, "a recipe that does not say how to draw")
+    stop_before(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", build_method, quiet=True)
+    monkeypatch.undo()
+    before = labels_of(tmp_path / "run")
+    for number in range(20):
+        for kind in ("images", "masks"):
+            shutil.copy(root / f"labeled/{kind}/000.png", root / f"labeled/{kind}/new{number}.png")
+    assert Run(tmp_path / "run").recipe().data.labeled_draw == "covering"
+    stored = yaml.safe_load(Run(tmp_path / "run").recipe_path.read_text())
+    del stored["data"]["labeled_draw"]
+    Run(tmp_path / "run").recipe_path.write_text(yaml.safe_dump(stored))  # as versions before wrote it
+    Run(tmp_path / "run").recipe_copy.unlink()
+    resume(recipe, tmp_path / "run")
+    assert labels_of(tmp_path / "run") == before
+    assert len(before) == 3
+    assert Run(tmp_path / "run").recipe().data.labeled_draw == "random"
+    with pytest.raises(UsageError, match=r"data\.labeled_draw"):
+        resume(with_values(recipe, data={"labeled_draw": "covering"}), tmp_path / "run")
+
+
+def test_names_that_are_no_text_train_and_go_on(recipe, scenes, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(scenes, root)
+    name = os.fsdecode(b"stra\xdfe.png")
+    try:
+        for part in ("labeled/images", "labeled/masks", "unlabeled/images", "val/images", "val/masks"):
+            (root / part / "000.png").rename(root / part / name)
+    except OSError:
+        pytest.skip("this file system takes text only")
+    recipe = with_values(recipe, data={"root": str(root)})
+    train(recipe, tmp_path / "run", build_method, quiet=True)
+    extend(recipe, tmp_path / "run", STEPS + 2)
+    assert b"labeled/images/stra\xdfe.png" in Run(tmp_path / "run").labeled_list.read_bytes()
 
 
 def test_moved_data_may_be_resumed_and_the_run_knows_its_new_place(recipe, scenes, finished, tmp_path):

@@ -2,6 +2,6 @@
 
 from protoseg_deploy.data.scenes.appearance import KINDS, SEEN, Kind, Mode
 from protoseg_deploy.data.scenes.composing import Scene, draw_scene
-from protoseg_deploy.data.scenes.writing import scene_of_split, write_scenes
+from protoseg_deploy.data.scenes.writing import is_scene_folder, scene_of_split, write_scenes
 
-__all__ = ["KINDS", "SEEN", "Kind", "Mode", "Scene", "draw_scene", "scene_of_split", "write_scenes"]
+__all__ = ["KINDS", "SEEN", "Kind", "Mode", "Scene", "draw_scene", "is_scene_folder", "scene_of_split", "write_scenes"]

@@ -10,6 +10,7 @@ from protoseg_deploy.data.scenes.appearance import KINDS
 from protoseg_deploy.data.scenes.composing import Scene, draw_scene
 from protoseg_deploy.errors import UsageError
 
+CLASSES_FILE = "classes.json"
 _SPLITS = {"labeled": 0, "unlabeled": 1, "val": 2}
 _SHOWN_SHARE = 0.01
 _ATTEMPTS = 200
@@ -50,8 +51,20 @@ def write_scenes(
             Image.fromarray(scene.image).save(images / f"{number:04}.png")
             if split != "unlabeled":
                 Image.fromarray(scene.mask).save(masks / f"{number:04}.png")
+    (folder / CLASSES_FILE).write_text(_classes_text(), encoding="utf-8")
+
+
+def is_scene_folder(folder: Path) -> bool:
+    """Whether `write_scenes` has written a folder."""
+    try:
+        return (folder / CLASSES_FILE).read_text(encoding="utf-8") == _classes_text()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _classes_text() -> str:
     classes = {"names": [kind.name for kind in KINDS], "colors": [kind.color for kind in KINDS]}
-    (folder / "classes.json").write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
+    return json.dumps(classes, indent=1) + "\n"
 
 
 def scene_of_split(split: str, number: int, *, seed: int = 0, size: tuple[int, int] = (96, 128)) -> Scene:

@@ -180,6 +180,8 @@ def _info(path: Path, sidecar: EngineSidecar, gpu: str, verified: bool | None) -
         threads=torch.get_num_threads(),
         parameters=metadata.parameters,
         file_bytes=sidecar.engine_bytes,
+        files=(path, sidecar_file(path)),
+        reading=metadata.reading,
         fixed_size=profile.fixed_size(),
         size_range=(profile.min[1:], profile.max[1:]),
         batch_range=(profile.min[0], profile.max[0]),

@@ -1,0 +1,99 @@
+"""What one image file, or one image with its mask, turns out to be."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from protoseg_deploy.data.formats import open_file
+from protoseg_deploy.data.images import ImageHeader, image_header, read_image, used_share
+from protoseg_deploy.data.masks import Mask, open_mask
+from protoseg_deploy.data.pairs import size_fault
+from protoseg_deploy.data.sample import Sample
+from protoseg_deploy.errors import DataError
+from protoseg_deploy.recipe import Color, ImageReading, MaskReading
+
+
+@dataclass(frozen=True)
+class SeenMask:
+    """What a mask file holds. Small, as there is one for every mask of a data set."""
+
+    path: Path
+    pixels: Mapping[int, int]
+    """How often each value occurs, after the value map."""
+    palette: Mapping[int, Color] | None
+    """Of a palette mask, the colours of the stored indices that occur."""
+    channels: int
+    """1: of indices; 3: of colours, or of grey saved as such."""
+    orientation: int
+
+    @classmethod
+    def of(cls, path: Path, mask: Mask) -> "SeenMask":
+        counts = np.bincount(mask.indices.ravel(), minlength=256)
+        pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+        return cls(path, pixels, mask.palette, mask.channels, mask.orientation)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one image and its mask turned out to be."""
+
+    image: Path
+    size: tuple[int, int] | None = None
+    """Height and width as read; None where they cannot be."""
+    digest: bytes | None = None
+    """Of the file; None where the image was not decoded."""
+    header: ImageHeader | None = None
+    used: float | None = None
+    """`used_share` of the image; None where it was not decoded."""
+    mask: SeenMask | None = None
+    faults: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+
+
+def look_at_image(path: Path, reading: ImageReading, *, decode: bool) -> Seen:
+    """Read an image, or its header alone; what is wrong with it is a fault of the result."""
+    try:
+        header = image_header(path, reading)
+        if not decode:
+            return Seen(path, header.size, header=header)
+        image = read_image(path, reading)
+        return Seen(path, (image.shape[0], image.shape[1]), _digest(path), header, used_share(image))
+    except DataError as error:
+        return Seen(path, faults=(error.message,), hints=(error.hint,) if error.hint else ())
+
+
+def look_at_pair(sample: Sample, images: ImageReading, masks: MaskReading, classes: int) -> Seen:
+    """Read an image and its mask; what is wrong with either, or with both together, is a fault of the result."""
+    seen = look_at_image(sample.image, images, decode=True)
+    faults, hints = list(seen.faults), list(seen.hints)
+    mask = None
+    try:
+        if sample.mask is None:
+            raise DataError(f"{sample.image}: no mask")
+        opened = open_mask(sample.mask, masks)
+    except DataError as error:
+        faults.append(error.message)
+        hints += [error.hint] if error.hint else []
+    else:
+        if seen.size is not None and (fault := size_fault(sample, seen.size, opened.indices.shape, images)):
+            faults.append(fault)
+        mask = SeenMask.of(sample.mask, opened)
+        wrong = [value for value in mask.pixels if value >= classes and value != masks.ignore_index]
+        if wrong:
+            shown = ", ".join(map(str, wrong[:10])) + (", …" if len(wrong) > 10 else "")
+            faults.append(
+                f"{sample.mask}: ids out of range: {shown} in {sum(mask.pixels[value] for value in wrong)} pixels "
+                f"(classes are 0 to {classes - 1}, ignored is {masks.ignore_index})"
+            )
+    return replace(seen, mask=mask, faults=tuple(faults), hints=tuple(hints))
+
+
+def _digest(path: Path) -> bytes:
+    with open_file(path) as file:
+        try:
+            return hashlib.file_digest(file, "blake2b").digest()  # type: ignore[arg-type]
+        except OSError as error:
+            raise DataError(f"{path}: not readable: {error.strerror or error}") from None

@@ -1,0 +1,276 @@
+"""What holds for every verb: options, signals, and output in whatever encoding."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+from rich.console import Console
+
+from protoseg_deploy.cli import cli
+from protoseg_deploy.cli.arguments import note, print_json, print_table
+from protoseg_deploy.cli.verb import Verb
+from protoseg_deploy.errors import DataError, ProtosegError
+from tests.conftest import recipe_tree
+
+PROTOSEG = [sys.executable, "-m", "protoseg_deploy"]
+
+
+def verbs(group=cli, names=()):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from verbs(command, (*names, name))
+        else:
+            yield (*names, name), command
+
+
+VERBS = list(verbs())
+SINGLE = [
+    (names, option)
+    for names, command in VERBS
+    for option in command.params
+    if isinstance(option, click.Option) and not option.multiple and not option.is_flag
+]
+
+
+def some_value(option):
+    if isinstance(option.type, click.Choice):
+        return str(option.type.choices[0])
+    return "20" if isinstance(option.type, (click.IntRange, click.FloatRange)) else "64"
+
+
+@pytest.mark.parametrize(("names", "option"), SINGLE, ids=lambda value: getattr(value, "name", None))
+def test_an_option_with_one_value_is_not_given_twice(names, option, tmp_path):
+    value = some_value(option)
+    needed = [f"{tmp_path}"] * 3
+    result = CliRunner().invoke(cli, [*names, *needed, option.opts[0], value, f"{option.opts[0]}={value}"])
+    assert result.exit_code == 2
+    assert f"{option.opts[-1]} is given twice" in result.stderr
+
+
+def test_flags_may_be_repeated_and_verbs_have_options_enough_for_this_test_to_mean_something():
+    assert len(SINGLE) > 40
+    result = CliRunner().invoke(cli, ["recipe", "show", "demo", "--source", "--source"])
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["build", "B", "--engine", "tensorrt", "--precision", "int8", "--precision", "fp32,fp16"],
+            ("fp32", "fp16", "int8"),
+        ),
+        (["export", "R", "--bundle", "B", "--precision", "int8", "--precision=bf16"], ("bf16", "int8")),
+        (["export", "R", "--bundle", "B"], ("fp32",)),
+    ],
+)
+def test_precisions_add_up(arguments, expected):
+    command = dict(VERBS)[arguments[:1][0],]
+    assert command.make_context("x", arguments[1:]).params["precisions"] == expected
+
+
+def test_other_lists_add_up_too(tmp_path):
+    compare = dict(VERBS)["compare",]
+
+    def parsed(*arguments):
+        return compare.make_context("x", ["R", "--run", "x", *arguments]).params
+
+    assert parsed("--seeds", "0,3", "--seeds", "5,")["seeds"] == (0, 3, 5)
+    assert parsed("--seeds", "2")["seeds"] == (0, 1)
+    for twice in (("3", "5"), ("3", "1,2"), ("1,", "1,"), ("9" * 5000,), ("9" * 15,)):
+        with pytest.raises(click.BadParameter):
+            parsed(*(part for text in twice for part in ("--seeds", text)))
+    result = CliRunner().invoke(
+        cli, ["compare", "demo", "--run", str(tmp_path), "--methods", "supervised", "--methods", "fixmatch,nonsense"]
+    )
+    assert "no method named 'nonsense'" in result.stderr
+    result = CliRunner().invoke(cli, ["bench-train", "demo", "--method", "supervised", "--method", "nonsense"])
+    assert "method.name: 'nonsense' is not one of" in result.stderr
+
+
+def test_every_verb_is_one_that_knows_all_this():
+    assert [names for names, command in VERBS if not isinstance(command, Verb)] == []
+
+
+@pytest.mark.parametrize("names", [names for names, _ in VERBS], ids="-".join)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_every_verb_with_its_code_and_one_line(monkeypatch, names, number, code):
+    monkeypatch.setattr(Verb, "parse_args", lambda self, ctx, args: args)
+    monkeypatch.setattr(Verb, "invoke", lambda self, ctx: os.kill(os.getpid(), number) or time.sleep(5))
+    before = signal.getsignal(number)
+    result = CliRunner().invoke(cli, [*names])
+    assert result.exit_code == code
+    assert result.output == f"stopped by {number.name}\n"
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("ends_in", ["raise", "raise ImportError('not initialised')"])
+def test_ctrl_c_while_libraries_load_shows_no_traceback(tmp_path, ends_in):
+    loading = tmp_path / "loading"
+    (tmp_path / "torch.py").write_text(
+        f"import pathlib, time\n"
+        f"pathlib.Path({str(loading)!r}).touch()\n"
+        f"try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    {ends_in}\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    process = subprocess.Popen(
+        [*PROTOSEG, "train", "demo", "--run", str(tmp_path / "run")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not loading.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate()
+    assert process.returncode == 130
+    assert said == "stopped by SIGINT\n"
+
+
+def test_a_worker_that_is_forked_leaves_signals_to_the_verb(monkeypatch):
+    def forks(self, ctx):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+    monkeypatch.setattr(Verb, "invoke", forks)
+    assert CliRunner().invoke(cli, ["recipe", "list"]).exit_code == 0
+
+
+def test_a_reader_that_has_gone_is_no_error_to_speak_of():
+    process = subprocess.Popen([*PROTOSEG, "recipe", "show", "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    said = process.stderr.read()
+    process.wait()
+    assert said == b""
+
+
+def say_everything():
+    """As verbs do, with names from outside."""
+    name = os.fsdecode("straße \xff".encode("latin-1")) + "[/red][bold]\x1b[31m\nx\u202e"
+    print_table(["class [/red]", "mIoU – % ± ×"], [[name, "–"]], title=f"title {name}")
+    note(f"note – {name}")
+    raise DataError("– faults", [f"{name}: bad"])
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "cp1252"},
+        {"PYTHONIOENCODING": "utf-8:strict"},
+        {"PYTHONIOENCODING": "utf-16"},
+        {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+    ids=lambda variables: variables.get("PYTHONIOENCODING", "posix"),
+)
+def test_whatever_the_encoding_everything_is_said_in_it(variables):
+    program = (
+        "from unittest import mock; from protoseg_deploy.cli import cli; from protoseg_deploy.cli.verb import Verb\n"
+        "from tests.cli.test_command_line import say_everything\n"
+        "mock.patch.object(Verb, 'invoke', lambda self, ctx: say_everything()).start(); cli(['recipe', 'list'])"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHONIO"))
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**environment, "LANG": "C.UTF-8", **variables},
+        capture_output=True,
+        cwd=Path(__file__).parents[2],
+    )
+    encoding = variables.get("PYTHONIOENCODING", "ascii").partition(":")[0]
+    out, err = result.stdout.decode(encoding), result.stderr.decode(encoding)
+    assert "Traceback" not in err
+    assert result.returncode == 1
+    assert "[/red][bold]\\x1b[31m" in out
+    assert "\x1b" not in out + err
+    assert "\\u202e" in out
+    assert ("–" if encoding.startswith(("utf", "cp")) else "-") + " faults" in err
+    assert "Error: " in err
+
+
+def test_json_is_utf_8_for_every_reader(monkeypatch):
+    name = os.fsdecode(b"stra\xdfe\x1b\x9b") + "ß[/red]\ud800\x9b"
+    monkeypatch.setattr(Verb, "invoke", lambda self, ctx: print_json({"image": name, name: 1}))
+    for charset in ("utf-8", "ascii", "latin-1"):
+        result = CliRunner(charset=charset).invoke(cli, ["recipe", "list"])
+        assert result.exit_code == 0
+        text = result.stdout_bytes.decode("utf-8")
+        assert not {"\x1b", "\x9b"} & set(text)
+        assert json.loads(text)["image"] == "stra\\xdfe\x1b\\x9bß[/red]\\ud800\x9b"
+        assert "ß" in text
+
+
+def test_markup_in_names_is_text(tmp_path, monkeypatch):
+    tree = recipe_tree(tmp_path)
+    tree["data"]["classes"] = ["[/red]", "[bold]b", "[link=x]c"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
+    result = CliRunner().invoke(cli, ["recipe", "show", str(tmp_path / "mine.yaml")])
+    assert "[/red]" in result.stdout
+    printed = []
+    monkeypatch.setattr(Console, "print", lambda self, table: printed.extend(table.columns[0].cells))
+    print_table(["class"], [[name] for name in tree["data"]["classes"]])
+    assert [str(cell) for cell in printed] == tree["data"]["classes"]
+
+
+def test_a_path_that_cannot_be_is_a_usage_error_of_its_option():
+    for arguments in (
+        ["train", "demo", "--run", "x" * 300],
+        ["predict", "x" * 300, "y", "--out", "z"],
+        ["predict", "x", "y" * 300, "--out", "z"],
+        ["evaluate", "x" * 300, "--recipe", "demo"],
+        ["bench", "x/" * 3000],
+        ["check", "x" * 300],
+        ["check", "~nobody-of-that-name/x.yaml"],
+        ["recipe", "show", "x\0y"],
+        ["demo", "--out", "x" * 300],
+    ):
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 2, arguments
+        assert isinstance(result.exception, SystemExit), arguments
+
+
+def test_what_the_system_refuses_is_an_error_that_names_the_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(Verb, "invoke", lambda self, ctx: (tmp_path / "none" / "x").read_text())
+    result = CliRunner().invoke(cli, ["recipe", "list"])
+    assert result.exit_code == 1
+    assert "none/x: No such file or directory" in result.stderr
+
+
+def test_our_own_exit_codes_win_over_that_of_a_signal(monkeypatch):
+    def saves_itself(self, ctx):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            error = ProtosegError("stopped; 3 of 5 images are done")
+            error.exit_code = 130
+            raise error from None
+
+    monkeypatch.setattr(Verb, "invoke", saves_itself)
+    result = CliRunner().invoke(cli, ["recipe", "list"])
+    assert result.exit_code == 130
+    assert "3 of 5 images are done" in result.stderr
+
+
+def test_the_help_says_what_exit_codes_mean_and_close_matches_are_named():
+    text = CliRunner().invoke(cli, ["--help"]).output
+    for code in ("0  done", "1  it failed", "2  the command line", "130  interrupted"):
+        assert code in text
+    assert "--resume" in CliRunner().invoke(cli, ["train", "--resum"]).stderr

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 import yaml
 from numpy.typing import NDArray
@@ -172,6 +173,12 @@ class Kits:
             self._protoseg(folder, "export", str(run), "--bundle", str(folder / "bundle"))
 
         return self._made("exported", export) / "bundle"
+
+    def predicted(self, image: UInt8) -> UInt8:
+        """Class map of an image by `bundle`."""
+        graph = onnxruntime.InferenceSession(str(self.bundle() / "model.onnx"), providers=["CPUExecutionProvider"])
+        class_map: UInt8 = graph.run(["class_map"], {"images": image[None]})[0][0]
+        return class_map
 
     def _protoseg(self, folder: Path, *arguments: str) -> None:
         ended = self._launcher.call(arguments, folder, {"PROTOSEG_CACHE": str(folder / "cache")}, limit_s=300)

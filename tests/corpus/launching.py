@@ -7,6 +7,7 @@ nothing along.
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import io
 import json
@@ -107,6 +108,8 @@ class Launcher:
 def _serve() -> None:
     for module in _PRELOADED:
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # a collection in a forked process would copy every page of what is imported
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()

@@ -394,7 +394,12 @@ def _named(name: str, file: str, *, json_: bool = False, encoding: str = "utf-8"
     )
 
 
-NAMES = [_named(name, file, json_=json_) for name, file in _ODD_NAMES.items() for json_ in (False, True)]
+_BOTH = ("markup", "newline", "escape", "not-utf8", "right-to-left", "emoji")
+NAMES = [
+    _named(name, file, json_=json_)
+    for name, file in _ODD_NAMES.items()
+    for json_ in ((True,) if name in _BOTH else (False,))
+]
 NAMES += [
     _named(name, _ODD_NAMES[name], encoding=encoding)
     for name in ("emoji", "not-utf8")
@@ -427,12 +432,12 @@ _WHOLE = {
 CUT = [
     either(f"{file}-cut-to-{size}", file, content[:size], decoded(content))
     for file, content in _WHOLE.items()
-    for size in cuts(len(content), 5)
+    for size in cuts(len(content), 3)
 ]
 FLIPPED = [
     either(f"{file}-{bits}-bits-flipped-{seed}", file, flipped(content, seed, bits))
     for file, content in _WHOLE.items()
-    for seed, bits in ((1, 1), (2, 20))
+    for seed, bits in ((2, 20),)
 ]
 
 CASES = [*ORDINARY, *TIFFS, *LYING_PNGS, *OTHER_LIES, *NO_IMAGES, *NOT_FILES, *NAMES, *CUT, *FLIPPED]

@@ -64,7 +64,7 @@ def _numbers(tree: Any) -> Iterator[float]:
 
 
 def _each() -> Iterator[Case]:
-    for name, tree in one_each(_complete(), seed=3, count=110):
+    for name, tree in one_each(_complete(), seed=3, count=64):
         key = tuple(int(part) if part.isdigit() else part for part in name.rpartition("=")[0].split("."))
         named = tuple(str(part) for part in key if not isinstance(part, int))
         yield Case(name, _show(tree), (named[-1],), right=_kept(key, tree))

@@ -67,14 +67,15 @@ FILES = ("images.json", "metrics.jsonl", "unreadable.jsonl", "summary.json", "la
 
 
 def _contents() -> Iterator[Case]:
-    for file in FILES:
-        for name, content in CONTENTS.items():
-            if file == "labeled.txt" and name not in ("empty", "not-utf8", "zeros"):
-                continue
-            yield either(f"{file}-{name}", file, _write(file, content))
+    for number, file in enumerate(FILES[:4]):
+        for name in [*CONTENTS][number % 2 :: 2] + ["not-utf8", "a-number"][number % 2 :: 2]:
+            yield either(f"{file}-{name}", file, _write(file, CONTENTS[name]))
+    for name in ("empty", "not-utf8", "zeros"):
+        yield either(f"labeled.txt-{name}", "labeled.txt", _write("labeled.txt", CONTENTS[name]))
     for file in (*FILES, "recipe.yaml"):
-        yield either(f"{file}-a-folder", file, lambda run, file=file: _replaced(run / file, Path.mkdir))
         yield either(f"{file}-a-named-pipe", file, lambda run, file=file: _replaced(run / file, os.mkfifo))
+    for file in FILES[:3]:
+        yield either(f"{file}-a-folder", file, lambda run, file=file: _replaced(run / file, Path.mkdir))
         yield either(f"{file}-a-link-to-a-device", file, lambda run, file=file: _replaced(run / file, _zero))
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
 from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.methods.prototypes import gather_features
+from protoseg_deploy.methods.soft_kmeans import cluster_softly
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Features
 
@@ -31,6 +30,9 @@ def cluster_prototypes(
 ) -> Tensor:
     """Cluster the directions of labelled pixels' features, each class by itself.
 
+    Two networks that differ by rounding, as one process and several on the same global batch make them, get prototypes
+    that differ by rounding: which pixels are drawn does not depend on features, and clusters follow them smoothly.
+
     Args:
         segmenter: gives the features; put into eval mode for the time, its statistics stay as they are.
         views: called with None for labelled views, ``[1,3,S,S]`` uint8 and ``[1,S,S]`` int64, and with the index of a
@@ -42,7 +44,7 @@ def cluster_prototypes(
         seed: of the pixel draw and of k-means.
 
     Returns:
-        ``[C,K,D]`` float32 on the CPU.
+        ``[C,K,D]`` on the CPU, of the dtype of the features, float32 at least.
 
     Raises:
         DataError: a class has no labelled pixel; every such class is named.
@@ -50,7 +52,7 @@ def cluster_prototypes(
     """
     device = segmenter.head.weight.device
     generator = torch.Generator().manual_seed(seed)
-    collected: list[list[Tensor]] = [[] for _ in class_names]
+    collected = [_DrawnPixels(generator) for _ in class_names]
     was_training = segmenter.training
     segmenter.eval()
 
@@ -64,31 +66,57 @@ def cluster_prototypes(
                 drawn = torch.randperm(len(positions), generator=generator)[:_PIXELS_PER_CLASS_AND_VIEW]
                 chosen = positions[drawn][None].to(device)
                 features = gather_features(output.features(which), chosen, output.padded_size)[0]
-                collected[number].append(F.normalize(features, dim=-1).cpu())
+                collected[number].add(F.normalize(features, dim=-1).cpu())
 
     collect(views(None))
-    for number, parts in enumerate(collected):
-        if not parts:
+    for number, pixels in enumerate(collected):
+        if not pixels:
             collect(views(number))
     segmenter.train(was_training)
-    missing = [name for name, parts in zip(class_names, collected, strict=True) if not parts]
+    missing = [name for name, pixels in zip(class_names, collected, strict=True) if not pixels]
     if missing:
         raise DataError(
             f"no labelled pixel of: {', '.join(missing)}; prototypes need every class",
             hint="Label an image that shows them, take more labelled images, or merge the classes by data.value_map.",
         )
-    features = [torch.cat(parts) for parts in collected]
+    features = [pixels.features() for pixels in collected]
     if not all(part.isfinite().all() for part in features):
         raise ProtosegError(
             "the network's features are not finite where prototypes are to be placed: training has diverged",
             "Lower train.lr, set train.clip_grad_norm=1, or train in another precision.",
         )
-    return torch.stack([_centres(part, per_class, generator, seed) for part in features])
+    centres = [cluster_softly(part, per_class, generator) for part in features]
+    return torch.stack([part[torch.arange(per_class) % len(part)] for part in centres])
 
 
-def _centres(features: Tensor, count: int, generator: torch.Generator, seed: int) -> Tensor:
-    features = features[torch.randperm(len(features), generator=generator)[:_PIXELS_PER_CLASS]]
-    clusters = min(count, len(np.unique(features.numpy(), axis=0)))
-    centres = KMeans(clusters, n_init=3, random_state=seed % 2**32).fit(features.numpy()).cluster_centers_
-    repeated = torch.from_numpy(centres).float()
-    return repeated[torch.arange(count) % clusters]
+class _DrawnPixels:
+    """At most `_PIXELS_PER_CLASS` features of a class, every pixel that is added as likely to be kept as any other.
+
+    The memory it takes does not grow with the number of labelled images.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._parts: list[tuple[Tensor, Tensor]] = []
+        self._held = 0
+
+    def __len__(self) -> int:
+        return self._held
+
+    def add(self, features: Tensor) -> None:
+        """Take ``[N,D]`` features."""
+        self._parts.append((features, torch.rand(len(features), dtype=torch.float64, generator=self._generator)))
+        self._held += len(features)
+        if self._held > 2 * _PIXELS_PER_CLASS:
+            self._thin_out()
+
+    def features(self) -> Tensor:
+        """``[N,D]``, what was drawn."""
+        self._thin_out()
+        return self._parts[0][0]
+
+    def _thin_out(self) -> None:
+        features, numbers = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        kept = numbers.argsort()[:_PIXELS_PER_CLASS]
+        self._parts = [(features[kept], numbers[kept])]
+        self._held = len(kept)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from protoseg_deploy.methods.single_precision import at_least_single
+
 
 class Judged(NamedTuple):
     """What the prototype head says of N pixels."""
@@ -33,7 +35,7 @@ def judge(features: Tensor, prototypes: Tensor, labels: Tensor, temperature: flo
         temperature: T.
     """
     with torch.autocast(features.device.type, enabled=False):  # in bf16 close prototypes could not be told apart
-        return Judged(*_Judge.apply(features.float(), prototypes, labels, temperature))
+        return Judged(*_Judge.apply(at_least_single(features), prototypes, labels, temperature))
 
 
 class _Judge(torch.autograd.Function):

@@ -46,7 +46,7 @@ def start(processes, arguments, folder, *torchrun_options, check=True):
 def spread_recipe(tiny_recipe):
     return with_values(
         tiny_recipe,
-        model={"dropout": 0.0},
+        model={"backbone": "test_resnet", "dropout": 0.0},
         method={"distribution_alignment": True, "confidence_threshold": 0.34, "pseudo_label_filter": "confidence"},
         train={
             "class_aware_share": 0.5,

@@ -91,9 +91,14 @@ def find_images(folder: Path, *, leave_out: Sequence[Path], key: str, faults: li
 
 
 def no_images(folder: Path, key: str) -> str:
-    """The fault of a folder without images; it says what is there instead."""
-    there = unread_files(folder).text
-    return f"{key}: no images in {folder} (looked for {', '.join(IMAGE_SUFFIXES)}{there and f'; {there}'})"
+    """The fault of a folder without images."""
+    return f"{key}: no images in {folder} ({looked_for(folder)})"
+
+
+def looked_for(folder: Path) -> str:
+    """The endings of images, and what is in a folder instead of them."""
+    there = unread_files(folder)
+    return "; ".join(filter(None, [f"looked for {', '.join(IMAGE_SUFFIXES)}", there.text, *there.hints]))
 
 
 def scan_images(

@@ -113,7 +113,8 @@ def test_a_run_that_goes_on_keeps_its_labelled_subset(recipe, scenes, tmp_path, 
     assert Run(tmp_path / "run").recipe().data.labeled_draw == "covering"
     stored = yaml.safe_load(Run(tmp_path / "run").recipe_path.read_text())
     del stored["data"]["labeled_draw"]
-    Run(tmp_path / "run").recipe_path.write_text(yaml.safe_dump(stored))  # as versions before wrote it
+    Run(tmp_path / "run").recipe_path.write_text(yaml.safe_dump(stored))  # as versions before wrote it: without a copy
+    (tmp_path / "run/recipe.copy.yaml").unlink(missing_ok=True)
     resume(recipe, tmp_path / "run")
     assert labels_of(tmp_path / "run") == before
     assert len(before) == 3

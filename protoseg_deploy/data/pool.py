@@ -22,7 +22,6 @@ import hashlib
 import json
 import os
 import struct
-import sys
 import tempfile
 import time
 import weakref
@@ -252,22 +251,17 @@ def _remove_if_left(file: Path) -> None:
             file.unlink()
 
 
-if sys.platform == "win32":
-
-    def _lock(descriptor: int) -> bool:
-        """Windows removes no file that is open, and Python's temporary files are those of one user."""
+def _lock(descriptor: int) -> bool:
+    """Lock a file until this process and those it forks have ended; False where another process has."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which removes no file that is open
         return True
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> bool:
-        """Lock a file until this process and those it forks have ended; False where another process has."""
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _remove(file: Path, descriptor: int, owner: int) -> None:

@@ -18,6 +18,7 @@ from protoseg_deploy.data.pairing import (
     find_images,
     folder_of,
     is_folder,
+    is_same_file,
     name_below,
     no_images,
     scan_images,
@@ -202,8 +203,7 @@ def _sound_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, fa
             faults.append(f"{image}: no mask: set {key}.masks, or name a mask on every line of {key}.list")
         elif mask == image:
             faults.append(f"{image}: image and mask would be the same file; change {key}.mask_template or {key}.masks")
-        elif mask in first_with:
-            other = first_with[mask]
+        elif (other := first_with.get(mask)) is not None and not is_same_file(image, other):
             mend = (
                 "rename or remove one" if image.parent == other.parent else "a template with {parent} tells them apart"
             )

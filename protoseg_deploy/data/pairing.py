@@ -62,6 +62,11 @@ def is_folder(path: Path) -> bool:
     return trouble_with(path) == _FOLDER
 
 
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, through links."""
+    return (identity := _identity(one)) is not None and identity == _identity(other)
+
+
 def names_in(folder: Path) -> list[str]:
     """Sorted names of what a folder holds; of one that cannot be listed none."""
     try:

@@ -18,6 +18,7 @@ from protoseg_deploy.cli.arguments import (
     print_json,
     print_table,
     runtime_argument,
+    timeout_option,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @precision_option
 @backend_option
 @device_option
+@timeout_option
 @json_option
 def command(
     runtime_texts: tuple[str, ...],

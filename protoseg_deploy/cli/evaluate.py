@@ -12,11 +12,13 @@ from protoseg_deploy.cli.arguments import (
     describe_runtime,
     device_option,
     json_option,
+    note_verification,
     precision_option,
     print_json,
     print_table,
     progress_bar,
     runtime_argument,
+    timeout_option,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 @precision_option
 @backend_option
 @device_option
+@timeout_option
 @json_option
 def command(
     runtime_text: str,
@@ -99,6 +102,7 @@ def command(
     argument = runtime_argument(runtime_text, precision, backend)
     windows = _windows(argument.path, window, stride, batch, whole)
     runtime = argument.open(device=device, which="last" if last else "best", windows=windows)
+    note_verification(runtime.info)
     value_map: dict[int, int] = {}
     ignore_index = runtime.info.ignore_index
     if recipe is not None:

@@ -36,6 +36,7 @@ from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.runtimes.manifest import (
     REFERENCE_FILE,
     Manifest,
+    changing,
     check_file,
     read_manifest,
     write_manifest,
@@ -158,20 +159,21 @@ def _record(bundle: Path, verification: Verification, opened: Manifest) -> None:
     Raises:
         ProtosegError: a file, or the whole bundle, was exchanged meanwhile; nothing is written.
     """
-    manifest = read_manifest(bundle)  # again: an engine may have been built meanwhile
-    new = manifest.model_copy(update={"verification": verification})
-    names = {name for graph in opened.graphs.values() for name in graph.files} | {REFERENCE_FILE}
-    names |= {verdict.artefact for verdict in verification.stages if verdict.artefact in opened.files}
-    exchanged = sorted(name for name in names if manifest.files.get(name) != opened.files.get(name))
-    exchanged += [verdict.artefact for verdict in verification.stages if not new.is_about_these_files(verdict)]
-    if exchanged:
-        raise ProtosegError(
-            f"{bundle} was exchanged while it was verified ({exchanged[0]} is another file): no verdict was written",
-            "Verify it again.",
-        )
-    for name in sorted(names):
-        check_file(bundle, manifest, name)
-    write_manifest(bundle, new)
+    with changing(bundle) as manifest:  # read again: an engine may have been built meanwhile
+        new = manifest.model_copy(update={"verification": verification})
+        names = {name for graph in opened.graphs.values() for name in graph.files} | {REFERENCE_FILE}
+        names |= {verdict.artefact for verdict in verification.stages if verdict.artefact in opened.files}
+        exchanged = sorted(name for name in names if manifest.files.get(name) != opened.files.get(name))
+        exchanged += [verdict.artefact for verdict in verification.stages if not new.is_about_these_files(verdict)]
+        if exchanged:
+            raise ProtosegError(
+                f"{bundle} was exchanged while it was verified ({exchanged[0]} is another file): no verdict "
+                "was written",
+                "Verify it again.",
+            )
+        for name in sorted(names):
+            check_file(bundle, manifest, name)
+        write_manifest(bundle, new)
 
 
 def worst_picture(bundle: Path, stage: str) -> Path | None:

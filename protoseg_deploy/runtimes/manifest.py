@@ -6,7 +6,8 @@ holds for the files that were compared: it names their digests, and says nothing
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,8 +15,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.exchange import settle
-from protoseg_deploy.files import write_atomically
+from protoseg_deploy.exchange import LOCK_FILE, settle
+from protoseg_deploy.files import remove_scratch, write_atomically
+from protoseg_deploy.locks import sole_writer
 from protoseg_deploy.recipe import ClassTable, Color, ImageReading, MaskReading
 from protoseg_deploy.runtimes.metadata import Classes, Document, Informative, Precision, Scale, Sides
 from protoseg_deploy.runtimes.verdicts import StageVerdict, Verification
@@ -304,6 +306,19 @@ def check_graph(bundle: Path, manifest: Manifest, precision: Precision) -> Path:
     return bundle / info.file
 
 
+@contextmanager
+def changing(bundle: Path) -> Iterator[Manifest]:
+    """The manifest of a bundle, which nobody else changes, and no export exchanges, until the end of the block.
+
+    Raises:
+        ProtosegError: the folder is no bundle, or another process does not let go of it.
+    """
+    read_manifest(bundle)
+    with sole_writer(bundle / LOCK_FILE, str(bundle), wait_s=60):
+        remove_scratch(bundle)
+        yield read_manifest(bundle)
+
+
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
     """Replace the manifest of a bundle in one step."""
     write_atomically(bundle / MANIFEST_FILE, manifest.to_json().encode())
@@ -317,18 +332,18 @@ def add_engine(bundle: Path, name: str, entry: EngineEntry) -> Manifest:
     Returns:
         The manifest as it is now.
     """
-    manifest = read_manifest(bundle)
-    verification = manifest.verification
-    if verification is not None:
-        changed = {entry.file, entry.graph} - manifest.files_of_graphs()
-        stages = tuple(stage for stage in verification.stages if stage.artefact not in changed)
-        passed = all(stage.status != "failed" for stage in stages)
-        verification = verification.model_copy(update={"stages": stages, "passed": passed})
-    added = {entry.file, entry.sidecar, entry.graph} - manifest.files_of_graphs()
-    files = {**manifest.files, **{file: file_entry(bundle / file) for file in sorted(added)}}
-    engines = {**manifest.engines, name: entry}
-    manifest = manifest.model_copy(update={"engines": engines, "files": files, "verification": verification})
-    write_manifest(bundle, manifest)
+    with changing(bundle) as manifest:
+        verification = manifest.verification
+        if verification is not None:
+            changed = {entry.file, entry.graph} - manifest.files_of_graphs()
+            stages = tuple(stage for stage in verification.stages if stage.artefact not in changed)
+            passed = all(stage.status != "failed" for stage in stages)
+            verification = verification.model_copy(update={"stages": stages, "passed": passed})
+        added = {entry.file, entry.sidecar, entry.graph} - manifest.files_of_graphs()
+        files = {**manifest.files, **{file: file_entry(bundle / file) for file in sorted(added)}}
+        engines = {**manifest.engines, name: entry}
+        manifest = manifest.model_copy(update={"engines": engines, "files": files, "verification": verification})
+        write_manifest(bundle, manifest)
     return manifest
 
 

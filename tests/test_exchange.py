@@ -36,7 +36,7 @@ print("done")
 
 
 def content(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.iterdir()}
+    return {path.name: path.read_text() for path in folder.iterdir() if path.name != ".lock"}
 
 
 OLD, NEW = {"a": "old"}, {"a": "new", "b": "new"}

@@ -142,7 +142,7 @@ def cached_pool(base: Path, options: Sequence[str], find: Search) -> ImagePool:
 def cache_folder() -> Path:
     """``$PROTOSEG_CACHE``, else ``protoseg`` in the user's cache folder."""
     if chosen := os.environ.get("PROTOSEG_CACHE"):
-        return Path(chosen).expanduser().absolute()
+        return Path(os.path.expanduser(chosen)).absolute()  # noqa: PTH111 – the other one fails at ~nobody
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "protoseg"
     except RuntimeError:  # a user without a home: as good as a folder that cannot be written to

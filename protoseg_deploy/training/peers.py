@@ -19,6 +19,7 @@ from torch.distributed.distributed_c10d import Store
 _LOOK_S = 5.0
 """Seconds from look to look, or a quarter of the limit. Time is counted in looks, so that a machine that was suspended
 as a whole finds nobody silent."""
+_NO_STORE = "the first process of this training, or torchrun beside it, gave no sign of life"
 _LEFT = 1 << 40
 """Added to its number by a process that needs nobody any more."""
 
@@ -36,8 +37,10 @@ def watched_peers(store: Store, rank: int, processes: int, timeout_s: float) -> 
     own = store.clone()  # the thread's: a call of the main thread may hold the connection for as long as it waits
     own.set_timeout(timedelta(seconds=timeout_s))
     ended = threading.Event()
-    watch = threading.Thread(target=_watch, args=(own, rank, processes, timeout_s, ended), daemon=True)
+    looks = [0]
+    watch = threading.Thread(target=_watch, args=(own, rank, processes, timeout_s, ended, looks), daemon=True)
     watch.start()
+    threading.Thread(target=_watch_store, args=(timeout_s, ended, looks), daemon=True).start()
     try:
         yield
     finally:
@@ -45,7 +48,7 @@ def watched_peers(store: Store, rank: int, processes: int, timeout_s: float) -> 
         watch.join(timeout_s)
 
 
-def _watch(store: Store, rank: int, processes: int, timeout_s: float, ended: threading.Event) -> None:
+def _watch(store: Store, rank: int, processes: int, timeout_s: float, ended: threading.Event, looks: list[int]) -> None:
     look_s = min(_LOOK_S, timeout_s / 4)
     others = [peer for peer in range(processes) if peer != rank]
     counted, silent_s = dict.fromkeys(others, 0), dict.fromkeys(others, 0.0)
@@ -56,9 +59,10 @@ def _watch(store: Store, rank: int, processes: int, timeout_s: float, ended: thr
                 count = store.add(_key(peer), 0)
                 heard = count != counted[peer] or count >= _LEFT
                 counted[peer], silent_s[peer] = count, 0.0 if heard else silent_s[peer] + look_s
+            looks[0] += 1
         except (dist.DistError, RuntimeError) as error:
             if not ended.is_set():
-                _end("the store of torchrun, on the machine of the first process, does not answer", str(error))
+                _end(_NO_STORE, str(error))
             return
         silent = [peer for peer in others if silent_s[peer] >= timeout_s]
         if silent and not ended.is_set():
@@ -68,6 +72,17 @@ def _watch(store: Store, rank: int, processes: int, timeout_s: float, ended: thr
         store.add(_key(rank), _LEFT)
     except (dist.DistError, RuntimeError):
         return  # the others have ended, and the store with them
+
+
+def _watch_store(timeout_s: float, ended: threading.Event, looks: list[int]) -> None:
+    """A store whose process is stopped answers neither with a number nor with an error."""
+    look_s = min(_LOOK_S, timeout_s / 4)
+    seen, silent_s = 0, 0.0
+    while not ended.wait(look_s):
+        silent_s = 0.0 if looks[0] != seen else silent_s + look_s
+        seen = looks[0]
+        if silent_s >= timeout_s and not ended.is_set():
+            _end(f"{_NO_STORE} for {timeout_s:g} s (train.timeout_s): stopped, or gone")
 
 
 def _key(rank: int) -> str:

@@ -261,7 +261,13 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(tiny_recipe, tmp_p
     assert [path.name for path in Run(tmp_path / "run").checkpoints.paths()] == ["step-00000008.pt"]
 
 
-@pytest.mark.parametrize(("stopped", "says"), [(1, "process 1 of this training gave no sign of life for 2 s"), (0, "")])
+@pytest.mark.parametrize(
+    ("stopped", "says"),
+    [
+        (1, "process 1 of this training gave no sign of life for 2 s"),
+        (0, "the first process of this training, or torchrun beside it, gave no sign of life"),
+    ],
+)
 def test_a_process_that_is_stopped_ends_the_other_one(tmp_path, stopped, says):
     """Started as `torchrun` would, which itself takes half a minute to end the one that is stopped."""
     code = (

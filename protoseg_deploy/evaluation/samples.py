@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from protoseg_deploy.data import IMAGE_SUFFIXES, Sample
 from protoseg_deploy.data.folders import find_data, find_samples
+from protoseg_deploy.data.pairing import find_images
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.recipe import Data, LabeledFolder, Recipe, load_run_recipe
 
@@ -70,8 +71,8 @@ def folder_samples(
     else:
         if not images.is_dir():
             raise UsageError(f"no such folder: {images}")
-        files = (path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-        samples = tuple(Sample(path, None) for path in sorted(files))
+        found = find_images(images, leave_out=[], key="--images", faults=[])
+        samples = tuple(Sample(path, None) for path in found)
         if not samples:
             raise UsageError(f"{images}: a folder without images (looked for {', '.join(IMAGE_SUFFIXES)})")
     return samples if count is None else evenly_spaced(samples, count)

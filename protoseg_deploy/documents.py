@@ -95,8 +95,8 @@ def _read(path: Path, hint: str) -> bytes:
     try:
         with open_regular(path) as file:
             content = read_at_most(file, _MOST_BYTES)
-    except FileNotFoundError:
-        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
     except OSError as error:
         raise ProtosegError(f"cannot read {path}: {error.strerror or error}", hint) from None
     if content is None:

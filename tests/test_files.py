@@ -74,6 +74,19 @@ def test_a_very_long_name_can_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", ["\U0001f600" * 60, "\udcff\udcfe", "two\nlines", "\u00fc" * 120])
+def test_names_of_any_bytes_can_be_written_and_their_scratch_files_are_known(tmp_path: Path, name: str) -> None:
+    scratch = scratch_path(tmp_path / name)
+    assert is_scratch(scratch.name)
+    assert len(os.fsencode(scratch.name)) <= 255
+    write_atomically(tmp_path / name, b"content")
+    assert (tmp_path / name).read_bytes() == b"content"
+
+
+def test_a_path_too_long_for_the_system_is_no_link(tmp_path: Path) -> None:
+    require_inside(tmp_path, tmp_path / ("x" * 300) / "y")
+
+
 def test_what_could_be_read_for_ever_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")

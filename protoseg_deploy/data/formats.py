@@ -21,6 +21,10 @@ MOST_PIXELS = 2**30
 """The largest image that is read, 32768 pixels square: an orthophoto for ``predict --tile``. Its class map, colours and
 overlay take some 12 bytes a pixel; what a hostile header claims beyond that is refused before anything is decoded."""
 
+_ALWAYS_BELIEVED = 2**26
+_MOST_PIXELS_A_BYTE = 100_000
+"""An empty picture takes that little in no format but those for fax. Memory for the others is not even asked for."""
+
 MASK_FORMATS = frozenset({"PNG", "TIFF", "BMP", "DIB", "GIF", "PPM"})
 """The formats whose pixels are what was saved."""
 
@@ -154,22 +158,24 @@ def open_image(file: BinaryIO, path: Path, kind: str) -> Image.Image:
             image = Image.open(file, formats=formats)
         except UnidentifiedImageError:
             raise _unidentified(path, head, os.fstat(file.fileno()).st_size) from None
-    require_readable_size(path, image.height, image.width)
+    require_readable_size(path, image.height, image.width, file)
     if image.mode in ("P", "PA") and (image.palette is None or not image.palette.palette):
         raise DataError(f"{path}: damaged {kind}: it shows a palette but has none")
     return image
 
 
-def require_readable_size(path: Path, height: int, width: int) -> None:
+def require_readable_size(path: Path, height: int, width: int, file: BinaryIO) -> None:
     """Raises DataError for an image that is not decoded because of its size, or has no pixels."""
+    pixels, size = height * width, os.fstat(file.fileno()).st_size
     if height < 1 or width < 1:
         raise DataError(f"{path}: damaged: {width}x{height} pixels")
-    if height * width > MOST_PIXELS:
+    if pixels > MOST_PIXELS:
         raise DataError(
-            f"{path}: too large: {width}x{height} pixels, {height * width:,} in all; "
-            f"images of up to {MOST_PIXELS:,} are read",
+            f"{path}: too large: {width}x{height} pixels, {pixels:,} in all; images of up to {MOST_PIXELS:,} are read",
             hint="Cut it into smaller files.",
         )
+    if pixels > max(_ALWAYS_BELIEVED, _MOST_PIXELS_A_BYTE * size):
+        raise DataError(f"{path}: damaged: its header claims {width}x{height} pixels, in a file of {size:,} bytes")
 
 
 def _heif_format(path: Path) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def first_page(file: BinaryIO, path: Path, kind: str) -> TiffPage:
     """
     with decoding(path, kind), _tifffile().TiffFile(file, name=path.name) as tiff:
         page = _page_of(tiff, path)
-    require_readable_size(path, page.height, page.width)
+    require_readable_size(path, page.height, page.width, file)
     return page
 
 

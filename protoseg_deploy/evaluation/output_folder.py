@@ -14,7 +14,7 @@ from protoseg_deploy.documents import dump_document
 from protoseg_deploy.errors import WriteError
 from protoseg_deploy.evaluation.prediction_plan import FAILURES, KINDS
 from protoseg_deploy.evaluation.result_marks import Mark
-from protoseg_deploy.files import is_scratch, require_inside, scratch_path
+from protoseg_deploy.files import remove_scratch, require_inside, scratch_path
 from protoseg_deploy.locks import sole_writer
 
 _LOCK = ".predict.lock"
@@ -99,23 +99,17 @@ class OutputFolder:
         require_inside(self.path, self._scratch)
         try:
             self._scratch.mkdir(exist_ok=True)
-            self._clear()
+            remove_scratch(self._scratch)
             (self.path / FAILURES).unlink(missing_ok=True)
         except OSError as error:
             raise WriteError(Path(error.filename or self.path), error) from None
-
-    def _clear(self) -> None:
-        """Remove what this call or a killed one has left; nobody else writes here."""
-        for entry in self._scratch.iterdir():
-            if is_scratch(entry.name):
-                entry.unlink()
 
     def _close(self) -> None:
         with suppress(OSError):  # a full disk, which the error that led here has told
             if self._failures is not None:
                 self._failures.close()
-        with suppress(OSError):  # foreign files in it keep the folder
-            self._clear()
+        with suppress(OSError, WriteError):  # foreign files in it keep the folder
+            remove_scratch(self._scratch)
             self._scratch.rmdir()
 
 

@@ -4,10 +4,12 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from protoseg_deploy.errors import UsageError
+from protoseg_deploy.models.pretrained import cannot_fetch, pretrained_source
 from protoseg_deploy.recipe.loading import did_you_mean
 
 
@@ -31,19 +33,34 @@ class Backbone(nn.Module):
     def __init__(self, name: str, output_stride: int = 32, pretrained: bool = False) -> None:
         super().__init__()
         self.name = name
-        self.net, options = _create(name, output_stride, pretrained)
+        known = registered_name(name)
+        self._known, options = known, _accepted_options(known, output_stride)
+        self.net = _create(known, options) if not pretrained else _create_pretrained(known, options)
         info = self.net.feature_info
         self.channels: list[int] = list(info.channels())
         self.strides: list[int] = list(info.reduction())
-        config: Any = timm.get_pretrained_cfg(name)
-        self.mean: tuple[float, float, float] = tuple(config.mean)
-        self.std: tuple[float, float, float] = tuple(config.std)
+        config: Any = timm.get_pretrained_cfg(known)
+        self.mean: tuple[float, float, float] = tuple(config.mean) if config else IMAGENET_DEFAULT_MEAN
+        self.std: tuple[float, float, float] = tuple(config.std) if config else IMAGENET_DEFAULT_STD
         self.is_plain_vit = len(set(self.strides)) == 1
-        self._channels_last_output = _gives_nhwc(name)
+        self._channels_last_output = _is_channels_last(self.net)
         self.size_multiple = 1 if self._map_sizes(97, 131, options) == self._full_cover(97, 131) else max(self.strides)
-        if self.size_multiple > 1 and not self._map_sizes(3 * self.size_multiple, 4 * self.size_multiple, options):
+        if self.size_multiple > 1:
+            self._require_maps_of_any_size(options)
+
+    def _require_maps_of_any_size(self, options: dict[str, Any]) -> None:
+        height, width = 3 * self.size_multiple, 4 * self.size_multiple
+        sizes = self._map_sizes(height, width, options)
+        if not sizes:
             raise UsageError(
-                f"model.backbone: {name} takes images of one size only", "Choose a backbone that takes any size."
+                f"model.backbone: {self.name} takes images of one size only", "Choose a backbone that takes any size."
+            )
+        if sizes != self._full_cover(height, width):
+            shown = ", ".join(f"{rows}x{columns}" for rows, columns in sizes)
+            raise UsageError(
+                f"model.backbone: the maps of {self.name} are not those of a pyramid: of an image of {height}x{width} "
+                f"pixels they have {shown}, where its strides are {self.strides}",
+                "Choose another backbone.",
             )
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -54,59 +71,82 @@ class Backbone(nn.Module):
         return features
 
     def _map_sizes(self, height: int, width: int, options: dict[str, Any]) -> list[tuple[int, int]]:
-        """Sizes of the maps of an image, found without computing them; empty if the network refuses such an image."""
+        """Sizes of the maps of an image, found without computing them; empty if the network refuses such an image, or
+        its maps have not the channels that timm says.
+        """
         try:
             with torch.device("meta"), torch.no_grad():
-                net: Any = timm.create_model(self.name, pretrained=False, features_only=True, **options).eval()
+                net: Any = timm.create_model(self._known, pretrained=False, features_only=True, **options).eval()
                 maps: list[Tensor] = net(torch.empty(1, 3, height, width))
-        except (AssertionError, RuntimeError, ValueError, NotImplementedError):
+        except Exception:  # of any kind: code of a thousand models that are asked for something unusual
             return []
-        first = 1 if self._channels_last_output else 2
-        return [(feature.shape[first], feature.shape[first + 1]) for feature in maps]
+        if self._channels_last_output:
+            maps = [feature.permute(0, 3, 1, 2) for feature in maps]
+        if any(feature.dim() != 4 for feature in maps) or [feature.shape[1] for feature in maps] != self.channels:
+            return []
+        return [(feature.shape[2], feature.shape[3]) for feature in maps]
 
     def _full_cover(self, height: int, width: int) -> list[tuple[int, int]]:
         """Sizes of maps that lose no border pixel."""
         return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
 
 
-def _create(name: str, output_stride: int, pretrained: bool) -> tuple[Any, dict[str, Any]]:
-    base = name.partition(".")[0]
+def registered_name(name: str) -> str:
+    """The name under which timm registers a model; prefixes that its documentation uses are taken off.
+
+    Raises:
+        UsageError: it has no such model, or no such weights of it.
+    """
+    source, _, rest = name.rpartition(":")
+    bare = rest.removeprefix("timm/") if source in {"", "hf-hub", "hf_hub", "timm"} else name
+    base, _, tag = bare.partition(".")
     if not timm.is_model(base):
         raise UsageError(
             f"model.backbone: timm has no model {name!r}{did_you_mean(base, timm.list_models())}",
-            "`python -c \"import timm; print(timm.list_models('*resnet*'))\"` lists names.",
+            "`python -c \"import timm; print(timm.list_models('*resnet*'))\"` lists names. "
+            "Weights of others than timm's are given as a file: model.weights.",
         )
-    attempts = _creation_options(base, output_stride)
-    for number, options in enumerate(attempts):
+    tags = [listed.partition(".")[2] for listed in timm.list_models(f"{base}.*", pretrained=True)]
+    if tag and tag not in tags:
+        known = f"tags are {', '.join(tags)}" if tags else "it has none"
+        raise UsageError(
+            f"model.backbone: timm has no weights {tag!r} of {base!r}{did_you_mean(tag, tags)}",
+            f"Leave the tag out, or choose one: {known}.",
+        )
+    return bare if tag else base
+
+
+def _accepted_options(name: str, output_stride: int) -> dict[str, Any]:
+    """What to ask timm for: the most that this family accepts, found without computing anything."""
+    reason = ""
+    for options in _creation_options(name.partition(".")[0], output_stride):
         try:
-            return _feature_net(name, pretrained, options), options
-        except (TypeError, NotImplementedError, AssertionError, ValueError, RuntimeError, AttributeError) as error:
-            if number + 1 < len(attempts):
-                continue
-            raise UsageError(
-                f"model.backbone: timm cannot build {name!r} as a feature pyramid: {error}",
-                "Set model.weights to `none` or to a file if the weights are what is missing; else choose another.",
-            ) from None
-        except OSError as error:
-            raise _no_weights(name, error) from None
-    raise AssertionError("unreachable: the last attempt returns or raises")
+            with torch.device("meta"):
+                _create(name, options)
+        except Exception as error:  # see `Backbone._map_sizes`
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        else:
+            return options
+    raise UsageError(
+        f"model.backbone: timm cannot build {name!r} as a feature pyramid: {reason}", "Choose another backbone."
+    )
 
 
-def _feature_net(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
+def _create(name: str, options: dict[str, Any], **weights: Any) -> Any:
     if not _is_vit(name.partition(".")[0]):
-        return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
+        return timm.create_model(name, features_only=True, **options, **weights)
     # timm's `features_only` would leave out the last normalisation.
     size = {key: value for key, value in options.items() if key != "out_indices"}
-    vit = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+    vit = timm.create_model(name, num_classes=0, **size, **weights)
     return FeatureGetterNet(vit, options["out_indices"], norm=True)
 
 
-def _no_weights(name: str, error: Exception) -> UsageError:
-    first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    return UsageError(
-        f"model.weights: the pretrained weights of {name!r} cannot be fetched: {first_line}",
-        "Without a network, set model.weights to a file (.safetensors or .pth) or to `none`.",
-    )
+def _create_pretrained(name: str, options: dict[str, Any]) -> Any:
+    source = pretrained_source(name)
+    try:
+        return _create(name, options, pretrained=True, **source)
+    except Exception as error:  # without weights it can be created: what fails is to fetch, read or fit them
+        raise cannot_fetch(name, (str(error).splitlines() or [type(error).__name__])[0]) from None
 
 
 def _creation_options(name: str, output_stride: int) -> list[dict[str, Any]]:
@@ -118,15 +158,19 @@ def _creation_options(name: str, output_stride: int) -> list[dict[str, Any]]:
         taps = [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
         return [{"out_indices": taps, "dynamic_img_size": True}, {"out_indices": taps}]
     pyramid = {"out_indices": _pyramid_indices(name)}
-    if _gives_nhwc(name):
-        return [{**pyramid, "strict_img_size": False}, pyramid]
-    return [{**pyramid, "output_stride": output_stride}, pyramid]
+    return [{**pyramid, "output_stride": output_stride}, {**pyramid, "strict_img_size": False}, pyramid]
 
 
 def _pyramid_indices(name: str) -> tuple[int, ...]:
     """The last four levels: models with a stride-2 level have five."""
-    with torch.device("meta"):
-        probe: Any = timm.create_model(name, pretrained=False, features_only=True)
+    try:
+        with torch.device("meta"):
+            probe: Any = timm.create_model(name, pretrained=False, features_only=True)
+    except Exception as error:  # see `Backbone._map_sizes`
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"model.backbone: timm gives no feature maps of {name!r}: {reason}", "Choose another backbone."
+        ) from None
     return tuple(range(len(probe.feature_info.channels())))[-4:]
 
 
@@ -135,6 +179,6 @@ def _is_vit(name: str) -> bool:
     return module in {"vision_transformer", "eva", "deit", "beit"}
 
 
-def _gives_nhwc(name: str) -> bool:
-    module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-    return module in {"swin_transformer", "swin_transformer_v2"}
+def _is_channels_last(net: Any) -> bool:
+    """Whether the maps of a network are ``[B,H,W,C]``, as timm says."""
+    return bool(getattr(net, "output_fmt", "NCHW") == "NHWC")

@@ -5,6 +5,11 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from protoseg_deploy.errors import UsageError
+from protoseg_deploy.models.backbones import Backbone
+
+_VIT_LEVELS = 4
+
 
 class Decoder(nn.Module, ABC):
     """Base of all decoders; `embedding_channels` and `feature_channels` are set by the constructor."""
@@ -20,3 +25,29 @@ class Decoder(nn.Module, ABC):
 def resize_like(feature: Tensor, reference: Tensor) -> Tensor:
     """`feature` at the height and width of `reference`, bilinear with half-pixel centres."""
     return F.interpolate(feature, size=reference.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def require_pyramid(backbone: Backbone, decoder: str) -> None:
+    """Raises UsageError where a backbone has not the maps of several strides that a decoder joins."""
+    if len(backbone.strides) == 1:
+        raise UsageError(
+            f"model.backbone: {backbone.name} gives one feature map only, of stride {backbone.strides[0]}; "
+            f"{decoder} joins several",
+            "Choose another backbone.",
+        )
+    if backbone.is_plain_vit:
+        raise UsageError(
+            f"model.decoder: {decoder} needs a backbone with several strides; model.backbone {backbone.name} is a "
+            f"plain ViT, whose maps all have stride {backbone.strides[0]}",
+            "Set model.decoder to fpn or dpt.",
+        )
+
+
+def require_levels(backbone: Backbone, decoder: str) -> None:
+    """Raises UsageError where maps of one stride are not as many as a decoder makes a pyramid of."""
+    if backbone.is_plain_vit and len(backbone.strides) != _VIT_LEVELS:
+        raise UsageError(
+            f"model.backbone: {backbone.name} gives {len(backbone.strides)} feature maps of one stride; {decoder} "
+            f"makes a pyramid of {_VIT_LEVELS}",
+            "Choose another backbone.",
+        )

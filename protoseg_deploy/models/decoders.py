@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
-from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models.backbones import Backbone
-from protoseg_deploy.models.decoder_base import Decoder, resize_like
+from protoseg_deploy.models.decoder_base import Decoder, require_levels, require_pyramid, resize_like
 from protoseg_deploy.models.dpt import DPT
 from protoseg_deploy.recipe import Model
 
@@ -24,7 +23,7 @@ class DeepLabV3Plus(Decoder):
 
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
-        _require_pyramid(backbone, "deeplabv3plus")
+        require_pyramid(backbone, "deeplabv3plus")
         width = spec.decoder_channels
         self.aspp = ASPP(backbone.channels[-1], list(spec.aspp_dilations or _dilations(backbone.strides[-1])), width)
         self.aspp.project[-1] = nn.Dropout(spec.dropout)
@@ -47,7 +46,7 @@ class LRASPP(Decoder):
 
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
-        _require_pyramid(backbone, "lraspp")
+        require_pyramid(backbone, "lraspp")
         deep, low, width = backbone.channels[-1], backbone.channels[1], spec.decoder_channels
         self.project = Conv2dNormActivation(deep, width, 1)
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(deep, width, 1, bias=False), nn.Sigmoid())
@@ -68,6 +67,7 @@ class SemanticFPN(Decoder):
 
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
+        require_levels(backbone, "fpn")
         width = spec.decoder_channels
         self.to_pyramid = _vit_pyramid(backbone.channels) if backbone.is_plain_vit else None
         self.fpn = FeaturePyramidNetwork(backbone.channels, width)
@@ -91,14 +91,6 @@ DECODERS: dict[str, type[DeepLabV3Plus] | type[LRASPP] | type[SemanticFPN] | typ
     "fpn": SemanticFPN,
     "dpt": DPT,
 }
-
-
-def _require_pyramid(backbone: Backbone, decoder: str) -> None:
-    if backbone.is_plain_vit:
-        raise UsageError(
-            f"model.decoder: {decoder} needs a backbone with several strides; {backbone.name} is a plain ViT",
-            "Set model.decoder to fpn or dpt.",
-        )
 
 
 def _dilations(stride: int) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from protoseg_deploy.models.backbones import Backbone
-from protoseg_deploy.models.decoder_base import Decoder, resize_like
+from protoseg_deploy.models.decoder_base import Decoder, require_levels, resize_like
 from protoseg_deploy.recipe import Model
 
 
@@ -22,6 +22,7 @@ class DPT(Decoder):
 
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
+        require_levels(backbone, "dpt")
         width = spec.decoder_channels
         self.embedding_channels = self.feature_channels = width
         level_widths = backbone.channels

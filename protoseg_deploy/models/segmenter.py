@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from protoseg_deploy.models.backbones import Backbone
+from protoseg_deploy.models.backbones import Backbone, registered_name
 from protoseg_deploy.models.decoders import DECODERS
+from protoseg_deploy.models.pretrained import pretrained_source
 from protoseg_deploy.recipe import Features, Model
 
 
@@ -123,3 +124,15 @@ def resize_logits(logits: Tensor, padded_size: tuple[int, int], image_size: tupl
     """Bilinear upsampling in float32, then the padding cut off."""
     full = F.interpolate(logits.float(), size=padded_size, mode="bilinear", align_corners=False)
     return full[..., : image_size[0], : image_size[1]] if padded_size != image_size else full
+
+
+def require_buildable(spec: Model) -> None:
+    """Find out without computing or fetching anything whether a network can be built.
+
+    Raises:
+        UsageError: timm has no such backbone or no weights for it that can be had, or its maps do not fit the decoder.
+    """
+    with torch.device("meta"):
+        Segmenter(spec, 2)
+    if spec.weights == "pretrained":
+        pretrained_source(registered_name(spec.backbone))

@@ -17,7 +17,7 @@ from protoseg_deploy.data.workers import LoaderError, TrainingLoader
 from protoseg_deploy.distributed import world
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method
-from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights
+from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights, require_buildable
 from protoseg_deploy.models import build_segmenter as build_network
 from protoseg_deploy.models.tensor_checks import NotFiniteError, first_fault
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_reading
@@ -384,6 +384,8 @@ def _train(
     recipe: Recipe, run: Run, build_method: MethodBuilder, *, resume: bool, quiet: bool, check: DataCheck | None
 ) -> dict[str, Any]:
     drawn = run.drawn() if resume else None
+    if world().is_first and not (resume and run.checkpoints.paths()):
+        require_buildable(recipe.model)  # before any data is read
     sets = find_data(recipe.data, need_unlabeled=recipe.data.unlabeled.is_set, need_val=True, drawn=drawn)
     warnings: Sequence[str] = ()
     if resume:

@@ -15,6 +15,7 @@ from protoseg_deploy.distributed import launched_by_torchrun, world
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method
 from protoseg_deploy.recipe import Recipe, Train
+from protoseg_deploy.training.peers import watched_peers
 
 _PATIENCE = timedelta(hours=1)
 """How long processes wait for the first one, which checks data and clusters prototypes for all."""
@@ -23,6 +24,8 @@ _PATIENCE = timedelta(hours=1)
 @contextmanager
 def process_group(spec: Train) -> Iterator[None]:
     """Join the other processes for a block: NCCL where there are GPUs, gloo on the CPU; alone, nothing happens.
+
+    One that gives no sign of life for ``train.timeout_s`` ends all of them.
 
     Raises:
         UsageError: there are more processes than GPUs.
@@ -40,7 +43,8 @@ def process_group(spec: Train) -> Iterator[None]:
     backend = "nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=processes, timeout=_PATIENCE)
     try:
-        yield
+        with watched_peers(store, rank, processes, spec.timeout_s):
+            yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             raise ProtosegError(

@@ -23,7 +23,7 @@ class MetricsRecord(_Open):
 class Summary(_Open):
     """``summary.json``: what a finished run came to. A stripped student has no training of its own."""
 
-    method: str
+    method: str | None = None
     steps: NonNegativeInt
     best_miou_percent: float | None
     best_step: NonNegativeInt | None = None

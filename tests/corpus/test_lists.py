@@ -73,7 +73,7 @@ def _renamed(new: str) -> Callable[[Place, Path], object]:
 def _elsewhere(place: Place, file: Path) -> None:
     """Absolute paths, to files outside of data.root."""
     shutil.copytree(place / "data" / "labeled", place / "more")
-    file.write_text("".join(f"{place}/more/images/{n}.png {place}/more/masks/{n}.png\n" for n in (0, 1)))
+    file.write_text("".join(f"{place.root}/more/images/{n}.png {place.root}/more/masks/{n}.png\n" for n in (0, 1)))
 
 
 LISTS = [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from protoseg_deploy.data import DataReport, check_before_training, check_data, find_data, formats, looking
@@ -416,3 +417,56 @@ def test_the_shipped_camvid_recipe_on_the_real_images() -> None:
     assert (report.labeled.images, report.labeled_pool, report.val.images) == (23, 367, 101)
     assert report.labeled.size_text == "360×480"
     assert report.warnings == ()
+
+
+def oriented(path: Path, orientation: int, values: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(values).save(path, exif=exif)
+
+
+def pairs_of(root: Path) -> list[tuple[Path, Path]]:
+    sets = find_data(recipe_for(root).data, need_unlabeled=False, need_val=False)
+    return [(sample.image, sample.mask) for sample in sets.labeled]
+
+
+def test_an_image_that_exif_turned_says_so_where_its_mask_differs_in_size(root: Path) -> None:
+    image, mask = pairs_of(root)[0]
+    oriented(image, 6, np.asarray(Image.open(image)))
+    with pytest.raises(DataError, match=r"turned by its EXIF orientation 6; .*data\.exif: ignore") as caught:
+        check(root)
+    assert mask.name in caught.value.message
+    assert check(root, data={"exif": "ignore"}).labeled.images == 4
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_an_image_that_exif_turned_without_its_mask_is_a_warning(root: Path, orientation: int) -> None:
+    image, mask = pairs_of(root)[0]
+    oriented(image, orientation, np.asarray(Image.open(image)))
+    text = "\n".join(check(root).warnings)
+    assert f"1 image has an EXIF orientation that turns the image but not its mask, such as {image}" in text
+    assert "EXIF" not in "\n".join(check(root, data={"exif": "ignore"}).warnings)
+    oriented(mask, orientation, np.asarray(Image.open(mask)))
+    assert "EXIF" not in "\n".join(check(root).warnings), "both are turned"
+
+
+def test_images_that_are_almost_one_value_are_a_warning(root: Path) -> None:
+    assert "less than a tenth" not in "\n".join(check(root).warnings)
+    image, _ = pairs_of(root)[0]
+    dark = np.asarray(Image.open(image).convert("L")).astype(np.uint16) * 16
+    write(image, dark)
+    text = "\n".join(check(root).warnings)
+    assert f"1 image uses less than a tenth of the values from black to white, such as {image}" in text
+    assert "data.value_range" in text
+
+
+def test_a_fourth_band_that_is_passed_over_is_a_warning(root: Path) -> None:
+    image, _ = pairs_of(root)[0]
+    height, width = np.asarray(Image.open(image)).shape[:2]
+    four = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    tifffile.imwrite(root / "more" / "extra.tif", four, photometric="rgb", extrasamples=[0])
+    assert "1 TIFF with 4 bands" in "\n".join(check(root).warnings)
+
+
+def test_percentiles_are_measured_for_a_check_too(root: Path) -> None:
+    assert check(root, data={"value_range": "percentile_1_99"}).labeled.images == 4

@@ -247,6 +247,13 @@ def test_a_size_that_is_too_large_is_refused_from_the_header(tmp_path: Path) -> 
             read(path)
 
 
+def test_a_header_that_no_such_small_file_can_keep_is_not_believed(tmp_path: Path) -> None:
+    path = write_png(tmp_path / "a.png", (30_000, 30_000, 8, 2), b"")
+    for read in (image_of, mask_of, size_of):
+        with pytest.raises(DataError, match=r"a\.png: damaged: its header claims 30000x30000 pixels"):
+            read(path)
+
+
 def test_a_lack_of_memory_is_an_error_of_that_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png", RGB)
 

@@ -206,3 +206,15 @@ def test_missing_masks_are_told_in_the_words_of_the_command_line(tmp_path: Path)
         folder_samples(tmp_path / "images", tmp_path / "masks")
     with pytest.raises(DataError, match="--masks: no such folder"):
         folder_samples(tmp_path / "images", tmp_path / "nowhere")
+
+
+def test_images_without_masks_are_found_as_everywhere(tmp_path: Path) -> None:
+    """What file managers leave is no image; a linked folder holds images."""
+    plain = np.zeros((2, 2), np.uint8)
+    sample = write(tmp_path, "a", plain, plain)
+    for name in ("._a.png", ".hidden/b.png"):
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(b"nothing")
+    (tmp_path / "images/linked").symlink_to(tmp_path / "masks")
+    found = [one.image for one in folder_samples(tmp_path / "images")]
+    assert found == [sample.image, tmp_path / "images/linked/a.png"]

@@ -116,6 +116,14 @@ def test_what_does_not_fit_is_said(tile: int, overlap: int, fixed, message: str)
         predict_tiled(FakeRuntime(fixed_size=fixed), random_image(8, 8), tile, overlap)
 
 
+@pytest.mark.parametrize(("tile", "overlap", "batch"), [(1, 0, 10**30), (10**30, 0, 1), (10**30, 10**20, 10**30)])
+def test_absurd_sizes_of_tiles_and_batches_give_the_right_result(tile: int, overlap: int, batch: int) -> None:
+    for size in ((1, 1), (1, 50), (16, 200), (7, 5)):
+        image = random_image(*size)
+        found = predict_tiled(FakeRuntime(per_pixel), image, tile, overlap, batch)
+        np.testing.assert_array_equal(found, per_pixel(image[None])[0])
+
+
 def test_default_overlap_fits_any_tile() -> None:
     for tile in range(1, 40):
         assert 0 <= default_overlap(tile) < tile

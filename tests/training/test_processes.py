@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -258,3 +259,58 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(tiny_recipe, tmp_p
     assert done.returncode != 0
     assert "stopped by SIGTERM after step 8" in done.stderr
     assert [path.name for path in Run(tmp_path / "run").checkpoints.paths()] == ["step-00000008.pt"]
+
+
+@pytest.mark.parametrize(
+    ("stopped", "says"),
+    [
+        (1, "process 1 of this training gave no sign of life for 2 s"),
+        (0, "the first process of this training, or torchrun beside it, gave no sign of life"),
+    ],
+)
+def test_a_process_that_is_stopped_ends_the_other_one(tmp_path, stopped, says):
+    """Started as `torchrun` would, which itself takes half a minute to end the one that is stopped."""
+    code = (
+        "import os, signal, torch.distributed as dist\n"
+        "from protoseg_deploy.recipe import Train\n"
+        "from protoseg_deploy.training.processes import process_group, wait_for_others\n"
+        "with process_group(Train(device='cpu', timeout_s=2.0)):\n"
+        "    wait_for_others()\n"
+        f"    if dist.get_rank() == {stopped}: os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "    wait_for_others()\n"
+    )
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "one"}
+    environment = os.environ | job | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    errors = [tmp_path / "0", tmp_path / "1"]
+    processes = []
+    for rank, path in enumerate(errors):
+        own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        with path.open("w") as file:
+            processes.append(subprocess.Popen([sys.executable, "-c", code], stderr=file, env=own))
+    other = 1 - stopped
+    try:
+        assert processes[other].wait(120) == 1
+    finally:
+        for process in processes:
+            process.kill()
+    said = errors[other].read_text()
+    assert said.count("Error: ") == 1
+    assert says in said
+    assert "--continue" in said
+
+
+def test_processes_wait_longer_than_the_limit_for_one_that_works(tmp_path):
+    code = (
+        "import time, torch.distributed as dist\n"
+        "from protoseg_deploy.recipe import Train\n"
+        "from protoseg_deploy.training.processes import process_group, wait_for_others\n"
+        "with process_group(Train(device='cpu', timeout_s=1.0)):\n"
+        "    time.sleep(4 * dist.get_rank())\n"
+        "    wait_for_others()\n"
+        "print('together')\n"
+    )
+    (tmp_path / "waiting.py").write_text(code)
+    assert start(2, [str(tmp_path / "waiting.py")], tmp_path).stdout.count("together") == 2

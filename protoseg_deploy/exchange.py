@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from protoseg_deploy.errors import ProtosegError, WriteError
-from protoseg_deploy.files import sync_folder
+from protoseg_deploy.files import resolved, sync_folder
 from protoseg_deploy.locks import LockedError, sole_writer
 
 LOCK_FILE = ".lock"
@@ -87,7 +87,7 @@ def replacing(target: Path) -> Iterator[Replacement]:
         LockedError: another process is making it.
         WriteError: nothing can be written beside it.
     """
-    target = target.resolve()
+    target = resolved(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,7 +113,7 @@ def settle(target: Path) -> None:
     """
     if target.exists() or not target.name:
         return
-    target = target.resolve()
+    target = resolved(target)
     deadline = time.monotonic() + _PATIENCE_S
     while not target.exists() and _left_beside(target, ("new", "old")):
         try:

@@ -137,6 +137,11 @@ def path_fault(text: str) -> str | None:
     return None
 
 
+def resolved(path: Path) -> Path:
+    """Absolute, and without links as far as they lead anywhere: links in a circle stay, where `Path.resolve` fails."""
+    return Path(os.path.realpath(path))
+
+
 def read_at_most(file: BinaryIO, most_bytes: int) -> bytes | None:
     """The rest of a file; None where that is more than `most_bytes`. Takes no more memory than the file has bytes."""
     size = os.fstat(file.fileno()).st_size

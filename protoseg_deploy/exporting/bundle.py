@@ -26,6 +26,7 @@ from protoseg_deploy.exporting.onnx_export import (
 from protoseg_deploy.exporting.precisions import Calibration, make_graph
 from protoseg_deploy.exporting.truth import Truth
 from protoseg_deploy.exporting.verification import verify_bundle, worst_picture
+from protoseg_deploy.files import resolved
 from protoseg_deploy.models import NetworkSpec, Segmenter, count_parameters, load_network
 from protoseg_deploy.recipe import load_recipe
 from protoseg_deploy.runtimes.manifest import (
@@ -115,7 +116,7 @@ def export_bundle(
     """
     network = network_file(run, which)
     inputs = [network, *(file for sample in samples for file in (sample.image, sample.mask) if file is not None)]
-    place = bundle.resolve()
+    place = resolved(bundle)
     failed = place.with_name(f"{place.name}-failed")
     check_target(bundle, inputs)
     check_target(failed, inputs)

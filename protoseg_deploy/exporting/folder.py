@@ -6,7 +6,7 @@ from pathlib import Path
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import LOCK_FILE, settle
-from protoseg_deploy.files import is_scratch
+from protoseg_deploy.files import is_scratch, resolved
 from protoseg_deploy.runtimes.manifest import ENGINE_FOLDER, MANIFEST_FILE
 
 VERIFICATION_FOLDER = "verification"
@@ -32,9 +32,9 @@ def check_target(bundle: Path, inputs: Iterable[Path]) -> None:
         raise UsageError(
             f"{bundle} exists and is not a bundle", "Choose another --bundle folder; only bundles are replaced."
         )
-    place = bundle.resolve()
+    place = resolved(bundle)
     for path in inputs:
-        if path.resolve().is_relative_to(place):
+        if resolved(path).is_relative_to(place):
             raise UsageError(
                 f"{path} lies in {bundle}, which would be replaced", "Choose another --bundle; nothing was written."
             )

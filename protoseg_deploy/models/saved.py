@@ -166,6 +166,8 @@ def _planned(path: Path, spec: NetworkSpec, tensors: int) -> dict[str, Tensor]:
     try:
         with torch.device("meta"):
             return build_segmenter(spec).state_dict()
+    except ProtosegError as error:
+        raise ProtosegError(f"{path}: its header describes no network: {error.message}", error.hint) from None
     except (RuntimeError, TypeError, ValueError) as error:  # sizes beyond what a tensor can have
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ProtosegError(f"{path}: its header describes no network: {first_line}", _HINT) from None

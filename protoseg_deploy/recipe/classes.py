@@ -30,6 +30,8 @@ class ClassTable:
         """Why no network can have these classes, as a file may say; None where one can."""
         if len(self.names) < 2:
             return f"{len(self.names)} of at least 2"
+        if len(set(self.names)) != len(self.names):
+            return "the same name twice"
         if len(self.colors) != len(self.names):
             return f"{len(self.colors)} colours for {len(self.names)} names"
         if self.binary and len(self.names) != 2:

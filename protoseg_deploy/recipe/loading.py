@@ -152,7 +152,7 @@ def _leaves(tree: Any, prefix: Key = ()) -> Iterator[tuple[Key, Any]]:
 def _parse_override(override: str) -> tuple[Key, YamlDocument]:
     name, separator, text = override.partition("=")
     key = tuple(name.strip().split("."))
-    if not separator or not name.strip():
+    if not separator or not all(part.strip() for part in key):
         raise UsageError(f"{shown(override)} is not an override", "Overrides look like train.steps=2000.")
     if len(key) > _MOST_PARTS or len(text) > MOST_BYTES:
         raise UsageError(f"{shown(override)} is too long for an override")

@@ -91,7 +91,7 @@ class Run:
 
         Raises:
             LockedError: another process is training this run.
-            UsageError: part of it is a link to somewhere else.
+            UsageError: part of it is a link to somewhere else, or a file in the place of a folder.
         """
         if self.folder.exists() and not self.folder.is_dir():
             self.refuse_to_overwrite()
@@ -103,6 +103,9 @@ class Run:
             with sole_writer(self.lock_path, str(self.folder), take_over=take_over, take_over_option="--take-over"):
                 for path in (self.checkpoints.folder, self.tensorboard, self.metrics_path, self.unreadable_path):
                     require_inside(self.folder, path)
+                for folder in (self.checkpoints.folder, self.tensorboard):
+                    if folder.exists() and not folder.is_dir():
+                        raise UsageError(f"{folder} is a file, not a folder", "Move it away; nothing was changed.")
                 for folder in (self.folder, self.checkpoints.folder):
                     remove_scratch(folder)
                 yield

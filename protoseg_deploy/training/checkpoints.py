@@ -5,6 +5,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,11 +13,11 @@ from typing import Any, BinaryIO
 import torch
 
 from protoseg_deploy.errors import ProtosegError, WriteError
-from protoseg_deploy.files import write_atomically
+from protoseg_deploy.files import open_regular, write_atomically
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -25,7 +26,10 @@ _DAMAGE = (
     EOFError,
     OSError,
     ValueError,
-    KeyError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
 )
 """What reading a torn or altered archive ends in."""
 
@@ -75,8 +79,13 @@ class Checkpoints:
         for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
-    def load_newest(self) -> tuple[dict[str, Any] | None, list[str]]:
+    def load_newest(
+        self, check: Callable[[object, Path], object] = lambda state, path: None
+    ) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest undamaged state, and a line about each newer one that is damaged.
+
+        Args:
+            check: raises ValueError for a state, of the file, that a run cannot take up: as good as damaged.
 
         Raises:
             ProtosegError: there are checkpoints, but none can be read.
@@ -84,8 +93,10 @@ class Checkpoints:
         damaged: list[str] = []
         for path in reversed(self.paths()):
             try:
-                return _read(path), damaged
-            except _DAMAGE as error:
+                state = _read(path)
+                check(state, path)
+                return state, damaged
+            except DAMAGE as error:
                 damaged.append(f"{path} is damaged ({_first_line(error)})")
         if damaged:
             raise ProtosegError(
@@ -107,12 +118,13 @@ def _write(state: dict[str, Any], file: BinaryIO) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     """Torch does not look at the checksums it writes, and of an entry marked as a folder it makes arbitrary numbers."""
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         wrong = archive.testzip()
         folders = [entry.filename for entry in archive.infolist() if entry.external_attr]
     if wrong is not None or folders:
         raise zipfile.BadZipFile(f"{wrong or folders[0]} is not what was written")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    with open_regular(path) as file:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     return state
 
 

@@ -37,6 +37,7 @@ from protoseg_deploy.training.progress import TrainingProgress
 from protoseg_deploy.training.recording import Best, RunRecord
 from protoseg_deploy.training.run import Run, resolved_recipe
 from protoseg_deploy.training.skipping import SkippedSteps, TooManySkipped, write_replay
+from protoseg_deploy.training.state_shape import require_state
 from protoseg_deploy.training.step import StepOutcome, TrainStep
 from protoseg_deploy.training.stopping import Interrupted, OutOfTime, StopSignals
 from protoseg_deploy.training.unreadable import UnreadableImages
@@ -183,12 +184,12 @@ class Trainer:
 
     def resume(self) -> None:
         """Take up the newest readable checkpoint; without one, start at step 0."""
-        state, damaged = self.run.checkpoints.load_newest()
+        state, damaged = self.run.checkpoints.load_newest(require_state)
         self.notes += [f"warning: {line}; using the one before" for line in damaged]
         if state is None:
             self.notes.append("no checkpoint yet: starting at step 0")
         else:
-            self._load_state(state)
+            self._load_state(state, self.run.checkpoints.paths()[-1 - len(damaged)])
             self.notes.append(f"resuming after step {self.step}")
         require_the_same(self.step, self.compute.device)
         self.unreadable.forget_after(self.step)
@@ -301,7 +302,7 @@ class Trainer:
             "peak_memory_mib": self.peak_memory_mib,
         }
 
-    def _load_state(self, state: dict[str, Any]) -> None:
+    def _load_state(self, state: dict[str, Any], path: Path) -> None:
         if state.get("method_name", self.method.name) != self.method.name:
             raise UsageError(
                 f"{self.run.folder} was trained by {state['method_name']}, not by {self.method.name}",
@@ -317,8 +318,12 @@ class Trainer:
             self.step, self.latest, self.seconds = state["step"], state["latest"], state["seconds"]
             self.peak_memory_mib = state.get("peak_memory_mib", 0.0)
             restore_random_state(state["random"], self.compute.device)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ProtosegError(f"the checkpoint of {self.run.folder} does not fit its recipe: {error}") from None
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            raise ProtosegError(
+                f"{path} does not fit the recipe of its run: {reason[:200]}",
+                "Put back the recipe and the checkpoint that belong together, or start again in another --run folder.",
+            ) from None
 
     def finish(self) -> dict[str, Any]:
         """Write the summary; all of it comes from the last checkpoint."""

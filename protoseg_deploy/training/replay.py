@@ -1,6 +1,5 @@
 """Looking at a step whose loss was not a number: which layer, which images, which gradients."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.errors import UsageError
+from protoseg_deploy.files import open_regular
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.models import NetworkSpec, Segmenter
 from protoseg_deploy.models import build_segmenter as build_network
@@ -96,10 +96,20 @@ def replay(file: Path) -> ReplayReport:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        document = torch.load(file, map_location="cpu", weights_only=True)
+        with open_regular(file) as content:
+            document = torch.load(content, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"{file}: no such file") from None
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        pickle.UnpicklingError,
+    ):
         raise UsageError(f"{file}: not a skipped step of a run, or damaged") from None
     if not isinstance(document, dict) or not {"batch", "student", "random_state", "method"} <= document.keys():
         raise UsageError(f"{file}: not a skipped step of a run", "They are called skipped-step-….pt.")

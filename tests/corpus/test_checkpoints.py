@@ -117,7 +117,7 @@ def _pickle_flipped(seed: int) -> Spoil:
 def _first_weight(value: float) -> Spoil:
     def change(state: dict[str, Any]) -> None:
         first = next(tensor for tensor in state["student"].values() if tensor.ndim == 4)
-        first.view(-1)[0] = value
+        first[0, 0, 0, 0] = value
 
     return _state(change)
 
@@ -149,7 +149,7 @@ STATES = [
     refuses("step-below-0", _set("step", -1)),
     refuses("step-behind-the-last", _set("step", 10**6)),
     refuses("step-a-fraction", _set("step", 2.5)),
-    refuses("of-another-method", _set("method_name", "corrmatch")),
+    Case("of-another-method", _resume(_set("method_name", "corrmatch")), ("corrmatch",)),
     refuses("best-of-other-keys", _set("best", {"a": 1})),
     refuses("student-of-other-names", _set("student", {"a": torch.zeros(3)})),
     refuses("student-of-text", _state(lambda state: state["student"].update(dict.fromkeys(state["student"], "x")))),
@@ -179,7 +179,6 @@ FILES = [
     goes_back("cut", _rewritten(lambda content: content[:500_000])),
     goes_back("noise", lambda path: path.write_bytes(bytes(range(256)) * 50)),
     goes_back("hostile", lambda path: torch.save({"step": _Command()}, path)),
-    goes_back("a-folder", lambda path: (path.unlink(), path.mkdir())),
     goes_back("a-named-pipe", lambda path: (path.unlink(), os.mkfifo(path))),
     goes_back("no-state", _state(lambda state: {"x": {}})),
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.files import open_regular
+from protoseg_deploy.files import open_regular, read_at_most
 from protoseg_deploy.text import readable
 
 T = TypeVar("T")
@@ -94,12 +94,12 @@ def _printable(text: str, longest: int = 100) -> str:
 def _read(path: Path, hint: str) -> bytes:
     try:
         with open_regular(path) as file:
-            content = file.read(_MOST_BYTES + 1)
+            content = read_at_most(file, _MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
     except OSError as error:
         raise ProtosegError(f"cannot read {path}: {error.strerror or error}", hint) from None
-    if len(content) > _MOST_BYTES:
+    if content is None:
         raise ProtosegError(f"{path} is larger than {_MOST_BYTES >> 20} MiB: not a file of this program", hint)
     return as_utf8(content)
 

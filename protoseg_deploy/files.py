@@ -137,6 +137,13 @@ def path_fault(text: str) -> str | None:
     return None
 
 
+def read_at_most(file: BinaryIO, most_bytes: int) -> bytes | None:
+    """The rest of a file; None where that is more than `most_bytes`. Takes no more memory than the file has bytes."""
+    size = os.fstat(file.fileno()).st_size
+    content = file.read(min(size, most_bytes) + 1)  # a file that grows meanwhile is larger than it said
+    return content if len(content) <= min(size, most_bytes) else None
+
+
 def _kind(mode: int) -> str:
     kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"))
     return next((name for is_kind, name in kinds if is_kind(mode)), "a device")

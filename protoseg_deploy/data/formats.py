@@ -166,7 +166,7 @@ def open_image(file: BinaryIO, path: Path, kind: str) -> Image.Image:
         except UnidentifiedImageError:
             raise _unidentified(path, head, os.fstat(file.fileno()).st_size) from None
     require_readable_size(path, image.height, image.width, file)
-    if image.mode in ("P", "PA") and image.palette is None:
+    if image.mode in ("P", "PA") and (image.palette is None or not image.palette.palette):
         raise DataError(f"{path}: damaged {kind}: it shows a palette but has none")
     return image
 

@@ -156,6 +156,11 @@ def _page_of(tiff: Any, path: Path) -> TiffPage:
     kind = {1: "u", 2: "i", 3: "f"}.get(int(page.sampleformat), "other") if len(set(bits)) == 1 else "other"
     tag = page.tags.get(274)
     orientation = tag.value if tag is not None and isinstance(tag.value, int) else 1
+    if page.photometric == _RGB and int(page.bitspersample) < 8:  # 1 where the tag is missing or lies behind the end
+        raise DataError(
+            f"{path}: TIFF of colours of {page.bitspersample} bits: not read, or the file is cut off or damaged",
+            hint="Save it with 8 or 16 bits a band.",
+        )
     return TiffPage(
         index=picture,
         height=int(page.imagelength),

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.files import open_regular
+from protoseg_deploy.files import open_regular, read_at_most
 from protoseg_deploy.runtimes.contract import check_ports, graph_ports
 from protoseg_deploy.runtimes.manifest import (
     ENGINE_FOLDER,
@@ -153,10 +153,10 @@ def read_graph(file: Path) -> ModelProto:
     """
     try:
         with open_regular(file) as stream:
-            content = stream.read(_MOST_BYTES)
+            content = read_at_most(stream, _MOST_BYTES)
     except OSError as error:
         raise ProtosegError(f"cannot read {file}: {error.strerror or error}") from None
-    if len(content) == _MOST_BYTES:
+    if content is None:
         raise unreadable(file, "it is larger than 2 GiB, where ONNX files end")
     try:
         model = onnx.load_model_from_string(content)

@@ -43,6 +43,7 @@ def _predict(file: str, write: Write) -> Callable[[Place], list[object]]:
         (place / "in").mkdir()
         for name in ("a-good.png", "z-good.png"):
             Image.fromarray(GOOD).save(place / "in" / name)
+        (place / "in" / file).parent.mkdir(exist_ok=True)  # a name with markup has a slash
         write(place / "in" / file)
         return ["predict", place.kits.mirror(), place / "in", "--out", place.output("out")]
 
@@ -110,7 +111,7 @@ _TURNS = {
     4: lambda a: a[::-1],
     5: lambda a: a.transpose(1, 0, 2),
     6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, -1)[:, ::-1],
+    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
     8: lambda a: np.rot90(a),
 }
 
@@ -184,7 +185,7 @@ TIFFS = [
     refuses("tiff-no-pixels-named", "x.tif", tiff(PICTURE, {273: None, 279: None})),
     refuses("tiff-strip-outside", "x.tif", tiff(PICTURE, {273: (4, [2**31])})),
     either("tiff-strip-too-long", "x.tif", tiff(PICTURE, {279: (4, [2**31])}), PICTURE),
-    refuses("tiff-strip-of-nothing", "x.tif", tiff(PICTURE, {279: (4, [0])})),
+    either("tiff-strip-of-nothing", "x.tif", tiff(PICTURE, {279: (4, [0])}), PICTURE),
     refuses("tiff-width-0", "x.tif", tiff(PICTURE, {256: (3, [0])})),
     refuses("tiff-wider-than-its-pixels", "x.tif", tiff(PICTURE, {256: (4, [4000])})),
     refuses("tiff-height-of-millions", "x.tif", tiff(PICTURE, {257: (4, [2**31])})),
@@ -216,7 +217,6 @@ LYING_PNGS = [
     refuses("png-height-0", "x.png", png(header(40, 0), _IDAT)),
     refuses("png-width-of-billions", "x.png", png(header(2**31 - 1, 1), _IDAT)),
     refuses("png-width-beyond-the-format", "x.png", png(header(2**32 - 1, 2**32 - 1), _IDAT)),
-    refuses("png-taller-than-its-pixels", "x.png", png(header(40, 400), _IDAT)),
     refuses("png-3-bits", "x.png", png(header(40, 32, 3, 0), _IDAT)),
     refuses("png-color-type-5", "x.png", png(header(40, 32, 8, 5), _IDAT)),
     either("png-filter-method-9", "x.png", png(header(40, 32, 8, 2, 0, 9, 0), _IDAT), PICTURE),
@@ -368,7 +368,6 @@ _ODD_NAMES = {
     "right-to-left": "\u202egnp.exe\u202c.png",
     "combining": "u\u0308 \u00fc.png",
     "emoji": "\U0001f6f0\ufe0f.png",
-    "no-stem": "..png",
     "as-long-as-names-go": "x" * 251 + ".png",
     "as-long-as-names-go-in-bytes": "ü" * 125 + ".png",
 }

@@ -80,8 +80,15 @@ _NOT_PLAIN = re.compile("[\x7f-\x9f]|[\ud800-\udfff]+")
 def first_fault(error: ValidationError) -> str:
     """``graphs.fp32.file: Field required``."""
     details = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in details["loc"])
-    return f"{where}: {details['msg']}" if where else details["msg"]
+    where = ".".join(_printable(str(part)) for part in details["loc"])
+    message = _printable(details["msg"], 500)
+    return f"{where}: {message}" if where else message
+
+
+def _printable(text: str, longest: int = 100) -> str:
+    """In one line of bounded length: keys of a hostile file stand in its errors."""
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def _read(path: Path, hint: str) -> bytes:

@@ -17,6 +17,8 @@ from protoseg_deploy.errors import ProtosegError, WriteError
 from protoseg_deploy.files import sync_folder
 from protoseg_deploy.locks import LockedError, sole_writer
 
+LOCK_FILE = ".lock"
+"""Inside a folder: held by who changes files of it, and by who exchanges it."""
 _PATIENCE_S = 5.0
 """An exchange that is under way takes three renames."""
 
@@ -55,7 +57,8 @@ class Replacement:
             _sync_tree(self.folder)
             self.folder.rename(new)
             if target.exists():
-                target.rename(old)
+                with sole_writer(target / LOCK_FILE, str(target), wait_s=60):  # whoever writes into it now ends first
+                    target.rename(old)
             try:
                 new.rename(target)
             except OSError:

@@ -1,5 +1,6 @@
 """Arguments that several verbs share, and how results are shown."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,21 @@ from protoseg_deploy.documents import dump_document
 from protoseg_deploy.exchange import settle
 from protoseg_deploy.files import path_fault
 from protoseg_deploy.text import printable
+from protoseg_deploy.time_limit import DEFAULT_SECONDS, MOST_SECONDS, limit_calls
 
 if TYPE_CHECKING:
     from protoseg_deploy.models import Windows
     from protoseg_deploy.runtimes.base import Backend, Runtime, RuntimeInfo
     from protoseg_deploy.runtimes.metadata import Precision
+
+
+def _limit_calls(context: click.Context, _option: click.Parameter, seconds: float) -> float:
+    """Callback of an option: set the limit for the time of the verb."""
+    if math.isnan(seconds):
+        raise click.BadParameter("nan is no number of seconds")
+    before = limit_calls(seconds)
+    context.call_on_close(lambda: limit_calls(before))
+    return seconds
 
 
 class _Path(click.Path):
@@ -36,6 +47,18 @@ PATH = _Path(path_type=Path)
 PRECISIONS: tuple["Precision", ...] = ("fp32", "fp16", "bf16", "int8")
 _BACKENDS = ("onnxruntime", "tensorrt-ep", "openvino")
 
+timeout_option: Callable[[Any], Any] = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=MOST_SECONDS),
+    default=DEFAULT_SECONDS,
+    show_default=True,
+    envvar="PROTOSEG_TIMEOUT",
+    metavar="SECONDS",
+    expose_value=False,
+    callback=_limit_calls,
+    help="End a call into a library that takes longer: opening a network, one batch of images. Ten times as long for "
+    "tracing a graph and building an engine. Also PROTOSEG_TIMEOUT.",
+)
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document, in UTF-8, instead of tables."
 )

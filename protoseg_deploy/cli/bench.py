@@ -18,6 +18,7 @@ from protoseg_deploy.cli.arguments import (
     print_json,
     print_table,
     runtime_argument,
+    timeout_option,
 )
 from protoseg_deploy.cli.verb import Verb
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @precision_option
 @backend_option
 @device_option
+@timeout_option
 @json_option
 def command(
     runtime_texts: tuple[str, ...],

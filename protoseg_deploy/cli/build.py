@@ -15,6 +15,7 @@ from protoseg_deploy.cli.arguments import (
     print_json,
     print_table,
     progress_bar,
+    timeout_option,
 )
 from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.cli.verify import show_verification
@@ -97,6 +98,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Verify on at most so many."
 )
 @click.option("--no-verify", is_flag=True, help="Leave the verification out, though the engines could run here.")
+@timeout_option
 @json_option
 def command(
     bundle: Path,

@@ -12,11 +12,13 @@ from protoseg_deploy.cli.arguments import (
     describe_runtime,
     device_option,
     json_option,
+    note_verification,
     precision_option,
     print_json,
     print_table,
     progress_bar,
     runtime_argument,
+    timeout_option,
 )
 from protoseg_deploy.cli.verb import Verb
 
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 @precision_option
 @backend_option
 @device_option
+@timeout_option
 @json_option
 def command(
     runtime_text: str,
@@ -100,6 +103,7 @@ def command(
     argument = runtime_argument(runtime_text, precision, backend)
     windows = _windows(argument.path, window, stride, batch, whole)
     runtime = argument.open(device=device, which="last" if last else "best", windows=windows)
+    note_verification(runtime.info)
     if recipe is not None:
         data = load_recipe(recipe, overrides).data
         check_same_classes(runtime.info, class_table(data), f"recipe {recipe}")

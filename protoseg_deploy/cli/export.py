@@ -13,6 +13,7 @@ from protoseg_deploy.cli.arguments import (
     precision_list,
     print_json,
     progress_bar,
+    timeout_option,
 )
 from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.cli.verify import show_verification
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Verify on at most so many."
 )
 @click.option("--no-verify", is_flag=True, help="Leave the verification out; the manifest says so.")
+@timeout_option
 @json_option
 def command(
     run: Path,

@@ -17,6 +17,7 @@ from protoseg_deploy.cli.arguments import (
     print_json,
     progress_bar,
     runtime_argument,
+    timeout_option,
 )
 from protoseg_deploy.cli.verb import Verb
 
@@ -41,6 +42,7 @@ from protoseg_deploy.cli.verb import Verb
 @precision_option
 @backend_option
 @device_option
+@timeout_option
 @json_option
 def command(
     runtime_text: str,

@@ -5,14 +5,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, PRECISIONS, json_option, print_json, print_table, progress_bar
+from protoseg_deploy.cli.arguments import (
+    PATH,
+    PRECISIONS,
+    json_option,
+    print_json,
+    print_table,
+    progress_bar,
+    timeout_option,
+)
 from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
     from protoseg_deploy.exporting import Bisection
     from protoseg_deploy.runtimes import Verification
-    from protoseg_deploy.runtimes.manifest import Limits
     from protoseg_deploy.runtimes.metadata import Precision
+    from protoseg_deploy.runtimes.verdicts import Limits
 
 
 @click.command(name="verify", cls=Verb)
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
     type=click.Choice(PRECISIONS),
     help="Instead of the gate: name the first operation of this graph that differs, on one image.",
 )
+@timeout_option
 @json_option
 def command(
     bundle: Path,

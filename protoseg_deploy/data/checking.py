@@ -6,7 +6,7 @@ with each other in the same pass.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -135,8 +135,9 @@ def examine_data(
     labeled_summary, val_summary = _summary(labeled, len(classes)), _summary(val, len(classes))
     if sets.labeled:
         _check_classes(recipe, classes, sets, labeled, val, found)
+    unread, unread_lines = _unread(recipe, count_unread or _is_small(sets))
     found.warnings += [
-        *_unread(recipe, count_unread or _is_small(sets)),
+        *unread_lines,
         *_unused_masks(sets),
         *_small_images(recipe, sets, labeled, unlabeled),
         *_few_images(recipe, sets),
@@ -156,6 +157,7 @@ def examine_data(
         unlabeled_opened=len(unlabeled),
         unlabeled_decoded=decoded,
         val=val_summary,
+        unread=unread,
         warnings=tuple(found.warnings),
         faults=tuple(found.faults),
         hints=tuple(dict.fromkeys(found.hints)),
@@ -310,8 +312,9 @@ def _mends_of_absent(
     return mends
 
 
-def _unread(recipe: Recipe, count_unlabeled: bool) -> list[str]:
-    """What lies in the folders of a recipe and is not read, a line each."""
+def _unread(recipe: Recipe, count_unlabeled: bool) -> tuple[dict[str, Mapping[str, int]], list[str]]:
+    """What lies in the folders of a recipe and is not read: by folder and ending, and a line for each folder."""
+    counts: dict[str, Mapping[str, int]] = {}
     lines = []
     for folder, leave_out in searched_folders(recipe.data, unlabeled=count_unlabeled):
         try:
@@ -321,7 +324,9 @@ def _unread(recipe: Recipe, count_unlabeled: bool) -> list[str]:
             continue
         if unread.text:
             lines.append(". ".join([f"{folder}: {unread.text}", *unread.hints]))
-    return lines
+        if unread.counts:
+            counts[str(folder)] = unread.counts
+    return counts, lines
 
 
 def _suspicious_images(

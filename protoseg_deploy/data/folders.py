@@ -18,6 +18,7 @@ from protoseg_deploy.data.pairing import (
     find_images,
     folder_of,
     is_folder,
+    is_same_file,
     name_below,
     no_images,
     scan_images,
@@ -165,7 +166,11 @@ def _labeled_part(search: _Search, part: LabeledFolder, key: str) -> list[Sample
     else:
         assert images is not None
         assert masks is not None, "the recipe refuses images without masks"
-        files = find_images(images, leave_out=[masks], key=f"{key}.images", faults=search.faults)
+        try:
+            files = find_images(images, leave_out=[masks], key=f"{key}.images", faults=search.faults)
+        except DataError as error:
+            search.faults.append(error.message)
+            return []
         samples = [Sample(image, template.mask_of(image, images, masks)) for image in files]
         # Images and masks in one folder: what is the mask of another image is no image.
         partners = {sample.mask for sample in samples if sample.mask != sample.image}
@@ -198,8 +203,7 @@ def _sound_pairs(samples: Sequence[Sample], key: str, template: MaskTemplate, fa
             faults.append(f"{image}: no mask: set {key}.masks, or name a mask on every line of {key}.list")
         elif mask == image:
             faults.append(f"{image}: image and mask would be the same file; change {key}.mask_template or {key}.masks")
-        elif mask in first_with:
-            other = first_with[mask]
+        elif (other := first_with.get(mask)) is not None and not is_same_file(image, other):
             mend = (
                 "rename or remove one" if image.parent == other.parent else "a template with {parent} tells them apart"
             )
@@ -259,7 +263,11 @@ def _unlabeled_part(search: _Search, data: Data, masks: Set[Path]) -> ImagePool:
         for below, names in scan_images(images, folders, sources):
             yield below, [name for name in names if below + name not in refused] if refused else names
 
-    pool = cached_pool(images, ["folder", *map(str, folders), *sorted(refused)], find)
+    try:
+        pool = cached_pool(images, ["folder", *map(str, folders), *sorted(refused)], find)
+    except DataError as error:
+        search.faults.append(error.message)
+        return NO_IMAGES
     if not pool:
         search.faults.append(no_images(images, "data.unlabeled.images"))
     return pool
@@ -273,5 +281,8 @@ def _unused_masks(search: _Search, part: LabeledFolder, used: Set[Path]) -> list
     template = MaskTemplate.parse(part.mask_template, "", [])
     if template is None or not is_folder(masks) or masks == images or images.is_relative_to(masks):
         return []
-    files = find_images(masks, leave_out=[], key="", faults=[])
+    try:
+        files = find_images(masks, leave_out=[], key="", faults=[])
+    except DataError:  # nobody reads the folder
+        return []
     return [file for file in files if file not in used and template.fits(file, masks)]

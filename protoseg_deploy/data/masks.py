@@ -94,6 +94,8 @@ def _refuse_lossy(source: Source) -> None:
 def _stored(source: Source, *, by_color: bool) -> tuple[NDArray[Any], dict[int, Color] | None]:
     """``[H,W]`` indices or ``[H,W,3]`` colours, and the palette of a palette mask."""
     if source.image is None:
+        if source.page is not None and source.page.kind == "other":
+            raise DataError(f"{source.path}: a mask of complex or mixed values holds no class indices", hint=_PNG_HINT)
         return _without_alpha(source.tiff_values(), source), None
     image = source.image
     raw, maximum = source.raw_mode, stored_maximum(source)

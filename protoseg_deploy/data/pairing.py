@@ -62,6 +62,11 @@ def is_folder(path: Path) -> bool:
     return trouble_with(path) == _FOLDER
 
 
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, through links."""
+    return (identity := _identity(one)) is not None and identity == _identity(other)
+
+
 def names_in(folder: Path) -> list[str]:
     """Sorted names of what a folder holds; of one that cannot be listed none."""
     try:
@@ -91,9 +96,14 @@ def find_images(folder: Path, *, leave_out: Sequence[Path], key: str, faults: li
 
 
 def no_images(folder: Path, key: str) -> str:
-    """The fault of a folder without images; it says what is there instead."""
-    there = unread_files(folder).text
-    return f"{key}: no images in {folder} (looked for {', '.join(IMAGE_SUFFIXES)}{there and f'; {there}'})"
+    """The fault of a folder without images."""
+    return f"{key}: no images in {folder} ({looked_for(folder)})"
+
+
+def looked_for(folder: Path) -> str:
+    """The endings of images, and what is in a folder instead of them."""
+    there = unread_files(folder)
+    return "; ".join(filter(None, [f"looked for {', '.join(IMAGE_SUFFIXES)}", there.text, *there.hints]))
 
 
 def scan_images(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from protoseg_deploy.errors import DataError
@@ -112,6 +112,8 @@ class DataReport:
     """What keeps the data from being used, each with its file or key."""
     hints: tuple[str, ...] = ()
     """How the faults are mended."""
+    unread: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Of each folder, how many files of which endings are not read."""
 
     def error(self, shown: int = 20) -> DataError:
         """All faults in one, so many of them in its message."""
@@ -129,6 +131,7 @@ class DataReport:
                 {"name": name} | self.labeled.class_document("labeled", index) | self.val.class_document("val", index)
                 for index, name in enumerate(self.classes.names)
             ],
+            "unread_files": {folder: dict(counts) for folder, counts in self.unread.items()},
             "warnings": list(self.warnings),
             "faults": list(self.faults),
             "hints": list(self.hints),

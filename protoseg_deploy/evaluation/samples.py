@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from protoseg_deploy.data import IMAGE_SUFFIXES, Sample
+from protoseg_deploy.data import Sample
 from protoseg_deploy.data.folders import find_data, find_samples
-from protoseg_deploy.data.pairing import find_images
+from protoseg_deploy.data.pairing import find_images, is_folder, looked_for
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.recipe import Data, LabeledFolder, Recipe, load_run_recipe
 
@@ -69,12 +69,11 @@ def folder_samples(
     if masks is not None:
         samples = _paired(images, masks, mask_template)
     else:
-        if not images.is_dir():
+        if not is_folder(images):
             raise UsageError(f"no such folder: {images}")
-        found = find_images(images, leave_out=[], key="--images", faults=[])
-        samples = tuple(Sample(path, None) for path in found)
+        samples = tuple(Sample(path, None) for path in find_images(images, leave_out=[], key="", faults=[]))
         if not samples:
-            raise UsageError(f"{images}: a folder without images (looked for {', '.join(IMAGE_SUFFIXES)})")
+            raise UsageError(f"{images}: a folder without images ({looked_for(images)})")
     return samples if count is None else evenly_spaced(samples, count)
 
 

@@ -23,15 +23,16 @@ from protoseg_deploy.exporting.onnx_export import GraphOptions, export_onnx
 from protoseg_deploy.models import load_network
 from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.runtimes.graph_types import element_types
+from protoseg_deploy.runtimes.graphs import open_graph
 from protoseg_deploy.runtimes.manifest import (
     GRAPH_FILE,
     REFERENCE_FILE,
     Manifest,
     check_file,
-    check_graph,
     read_manifest,
 )
 from protoseg_deploy.runtimes.metadata import GraphMetadata, Precision
+from protoseg_deploy.runtimes.providers import run_session
 from protoseg_deploy.runtimes.rounding import emulate_rounding
 from protoseg_deploy.runtimes.tiling import fit_image
 
@@ -134,13 +135,19 @@ def bisect_graph(bundle: Path, precision: Precision, image: Path) -> Bisection:
         ProtosegError: the bundle is damaged.
         DataError: the image cannot be read.
     """
-    manifest = read_manifest(bundle)
-    path = check_graph(bundle, manifest, precision)
+    for one in dict.fromkeys((precision, "fp32")):
+        open_graph(bundle, one)
+    return bisect_opened(bundle, read_manifest(bundle), precision, image)
+
+
+def bisect_opened(bundle: Path, manifest: Manifest, precision: Precision, image: Path) -> Bisection:
+    """`bisect_graph` for a bundle whose graphs have been compared with their checksums just now."""
+    path = bundle / manifest.graphs[precision].file
     examined = onnx.load(path)
     if precision == "fp32":
         reference, against = _fresh_export(bundle, manifest, examined), "a fresh export"
     else:
-        reference, against = onnx.load(check_graph(bundle, manifest, "fp32")), GRAPH_FILE
+        reference, against = onnx.load(bundle / manifest.graphs["fp32"].file), GRAPH_FILE
     if precision in ("fp16", "bf16"):
         examined = emulate_rounding(examined)
     steps = compare_graphs(reference, examined, _picture(image, manifest), precision)
@@ -229,8 +236,13 @@ def _tensors(model: onnx.ModelProto, names: Iterable[str], image: UInt8Array) ->
         # Through a file: a graph with external weights does not fit into one message.
         file = Path(folder) / "fetch.onnx"
         onnx.save(copy, file, save_as_external_data=True, location="fetch.data")
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        values: list[NDArray[np.float32]] = session.run(fetched, {"images": image})
+
+        def compute(run_options: Any) -> list[NDArray[np.float32]]:
+            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            found: list[NDArray[np.float32]] = session.run(fetched, {"images": image}, run_options)
+            return found
+
+        values: list[NDArray[np.float32]] = run_session(compute, f"the tensors of {model.graph.name}")
     return values
 
 

@@ -1,14 +1,12 @@
 """The folder that leaves the building: graphs, reference network, manifest, verdict."""
 
 import hashlib
-import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 
@@ -39,7 +37,6 @@ from protoseg_deploy.runtimes.manifest import (
     Masks,
     NetworkInfo,
     Provenance,
-    Verification,
     file_entry,
     file_sha256,
     read_manifest,
@@ -47,6 +44,7 @@ from protoseg_deploy.runtimes.manifest import (
 )
 from protoseg_deploy.runtimes.metadata import PRECISIONS, Classes, GraphMetadata, Precision
 from protoseg_deploy.runtimes.pytorch import network_file
+from protoseg_deploy.runtimes.verdicts import Verification
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ def _metadata(segmenter: Segmenter, spec: NetworkSpec, options: GraphOptions, di
         parameters=count_parameters(segmenter),
         backbone=spec.model.backbone,
         decoder=spec.model.decoder,
-        provenance=_finite(spec.provenance),
+        provenance=spec.provenance,
         network_sha256=digest,
     )
 
@@ -227,11 +225,3 @@ def _manifest(
             for name in (*(name for graph in graphs.values() for name in graph.files), REFERENCE_FILE)
         },
     )
-
-
-def _finite(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON knows no nan: what was not measured becomes null."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in provenance.items()
-    }

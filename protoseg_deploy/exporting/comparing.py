@@ -11,12 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from protoseg_deploy.data import Sample
+from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.colors import colorize
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.files import write_atomically
+from protoseg_deploy.models.tensor_checks import NotFiniteError
 from protoseg_deploy.recipe import ClassTable
 from protoseg_deploy.runtimes.base import UInt8Array
-from protoseg_deploy.runtimes.manifest import Limits
+from protoseg_deploy.runtimes.verdicts import Limits
 
 ClassMap = NDArray[np.integer]
 
@@ -32,6 +34,55 @@ class _Worst:
     agreement_percent: float
 
 
+class Evidence:
+    """Whether the reference says anything: a network that gives the same everywhere is matched by any that does."""
+
+    def __init__(self) -> None:
+        self._lowest: Tensor | None = None
+        self._highest: Tensor | None = None
+        self._classes: set[int] = set()
+
+    def see(self, sample: Sample, logits: Tensor) -> None:
+        """Look at the ``[C,H,W]`` logits of an image.
+
+        Raises:
+            NotFiniteError: they hold NaN or infinity.
+        """
+        if not bool(torch.isfinite(logits).all()):
+            raise NotFiniteError(
+                f"the network gives NaN or infinity on {sample.image}: what agrees with that proves nothing",
+                "Its weights are finite, but too large to compute with: train it again.",
+            )
+        low, high = logits.amin(dim=(1, 2)), logits.amax(dim=(1, 2))
+        self._lowest = low if self._lowest is None else torch.minimum(self._lowest, low)
+        self._highest = high if self._highest is None else torch.maximum(self._highest, high)
+        if len(self._classes) < 2:
+            self._classes.update(np.unique(logits.argmax(dim=0).numpy()).tolist())
+
+    def require(self, classes: ClassTable, images: int) -> None:
+        """Refuse a reference that is constant.
+
+        Raises:
+            ProtosegError: the logits are the same at every pixel of all images.
+            DataError: so is the class, which one class alone in all images explains as well as a useless network does.
+        """
+        assert self._lowest is not None
+        assert self._highest is not None
+        over = f"at every pixel of {images} images: what agrees with that proves nothing"
+        if float((self._highest - self._lowest).max()) <= 1e-6 * float(self._highest.abs().max()):
+            raise ProtosegError(
+                f"the network gives the same logits {over}",
+                "It does not look at its input: train it again. --no-verify exports it unverified.",
+            )
+        if len(self._classes) < 2:
+            name = classes.names[next(iter(self._classes))]
+            raise DataError(
+                f"the network gives the class `{name}` {over}",
+                hint="Verify on images that show two classes or more: --images DIR. If there are none, the network may "
+                "need more training; --no-verify exports it unverified.",
+            )
+
+
 @dataclass
 class Tally:
     """Agreement of one artefact with its reference over all images."""
@@ -44,6 +95,8 @@ class Tally:
     disagreeing: int = 0
     margin: float = 0.0
     worst: _Worst | None = field(default=None)
+    expected_classes: set[int] = field(default_factory=set)
+    """Classes that the reference gives; no more are noted than two, which is enough to tell it from a constant."""
 
     def add(
         self,
@@ -64,6 +117,8 @@ class Tally:
             logits: ``[C,H,W]`` float32 of PyTorch, which tell how sure the network is of a pixel.
             mask: ``[H,W]`` truth, or None.
         """
+        if len(self.expected_classes) < 2:
+            self.expected_classes.update(np.unique(expected).tolist())
         differs = expected != found
         count = int(differs.sum())
         self.pixels += differs.size

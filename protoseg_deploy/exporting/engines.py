@@ -39,6 +39,7 @@ from protoseg_deploy.runtimes.metadata import Precision
 from protoseg_deploy.runtimes.tensorrt import EngineSidecar, LayerTable, Profile, load_library
 from protoseg_deploy.runtimes.tensorrt.library import LIBRARY_NAMES, open_log, reasons
 from protoseg_deploy.runtimes.tensorrt.sidecar import AMPERE, sidecar_file, write_sidecar
+from protoseg_deploy.time_limit import time_limit
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def build_engine(graph: Path, target: Path, options: EngineOptions) -> EngineSid
     config = _config(library, builder, options)
     _add_profile(builder, config, network, profile)
     cache = _timing_cache(library, config, target.parent) if options.engine == "tensorrt" else None
-    plan = builder.build_serialized_network(network, config)
+    with time_limit(f"building {target.name}", times=10):
+        plan = builder.build_serialized_network(network, config)
     if plan is None:
         why = reasons(log)
         raise ProtosegError(f"{LIBRARY_NAMES[options.engine]} cannot build {graph}: {why}", _hint(why))
@@ -157,7 +159,9 @@ def _parse(library: Any, log: Any, graph: Path, options: EngineOptions) -> tuple
     # TensorRT 10 has to be asked for it; later versions and TensorRT-RTX know nothing else and ignore the flag.
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = library.OnnxParser(network, log)
-    if not parser.parse_from_file(str(graph)):
+    with time_limit(f"reading {graph}"):
+        parsed = parser.parse_from_file(str(graph))
+    if not parsed:
         faults = [parser.get_error(number) for number in range(parser.num_errors)]
         told = [f"  {fault.node_name()} ({fault.node_operator()}): {_one_line(fault.desc())}" for fault in faults]
         raise ProtosegError(
@@ -241,7 +245,8 @@ def _inspect(
     runtime = library.Runtime(log)
     if options.version_compatible:
         runtime.engine_host_code_allowed = True  # of the library that is loaded: it has just built the engine
-    engine = runtime.deserialize_cuda_engine(plan)
+    with time_limit("inspecting the engine"):
+        engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:  # built for another GPU
         return None
     text = engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from protoseg_deploy.errors import UsageError
-from protoseg_deploy.exchange import settle
+from protoseg_deploy.exchange import LOCK_FILE, settle
 from protoseg_deploy.files import is_scratch
 from protoseg_deploy.runtimes.manifest import ENGINE_FOLDER, MANIFEST_FILE
 
 VERIFICATION_FOLDER = "verification"
 
-_OURS = {".": ("manifest.json", ".lock"), ENGINE_FOLDER: ("*.engine", "*.json", "*.onnx", "*.cache")}
+_OURS = {".": (MANIFEST_FILE, LOCK_FILE), ENGINE_FOLDER: ("*.engine", "*.json", "*.onnx", "*.cache")}
 _OURS[VERIFICATION_FOLDER] = ("worst-*.png",)
 
 

@@ -23,6 +23,7 @@ from protoseg_deploy.files import scratch_path
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, class_map_dtype
 from protoseg_deploy.runtimes.manifest import Axis, OutputSpec
 from protoseg_deploy.runtimes.metadata import GraphMetadata
+from protoseg_deploy.time_limit import time_limit
 
 DEFAULT_OPSET = 18
 """TensorRT from 8.6, ONNX Runtime from 1.14 and OpenVINO read it. Later ones bring little: GELU is one node from 20."""
@@ -150,7 +151,7 @@ def _trace(module: DeployedSegmenter, options: GraphOptions, names: list[str], b
     noise = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (_TRACED_BATCH, *size, 3), dtype=torch.uint8, generator=noise)
     try:
-        with _quiet(), torch.no_grad():
+        with time_limit(f"tracing {backbone}", times=10), _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (images,),

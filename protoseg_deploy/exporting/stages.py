@@ -9,10 +9,11 @@ import numpy as np
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import Runtime, UInt8Array
 from protoseg_deploy.runtimes.graphs import verified_as
-from protoseg_deploy.runtimes.manifest import Limits, Manifest, StageVerdict, check_file, check_graph
+from protoseg_deploy.runtimes.manifest import Manifest
 from protoseg_deploy.runtimes.metadata import Precision
 from protoseg_deploy.runtimes.opening import open_runtime
 from protoseg_deploy.runtimes.tiling import fit_image
+from protoseg_deploy.runtimes.verdicts import Limits, StageVerdict
 
 LIMITS: Mapping[Precision, Limits] = {
     "fp32": Limits(min_agreement_percent=99.9, max_relative_margin=1e-2, max_miou_drop_points=0.1),
@@ -61,9 +62,9 @@ def exported_limits(manifest: Manifest) -> dict[Precision, Limits]:
 def find_stages(
     bundle: Path, manifest: Manifest, device: str, openvino: bool, limits: Mapping[Precision, Limits]
 ) -> list[Stage]:
+    """Every artefact of a bundle, opened; which compares its files with their checksums."""
     stages = []
     for precision, graph in manifest.graphs.items():
-        check_graph(bundle, manifest, precision)
         against = "pytorch" if precision == "fp32" else "onnx fp32"
         runtime = open_runtime(bundle, device=device, precision=precision)
         stages.append(Stage(f"onnx {precision}", graph.file, precision, against, limits[precision], runtime))
@@ -75,12 +76,11 @@ def find_stages(
         )
     twins = {entry.graph for entry in manifest.engines.values() if entry.graph not in manifest.files_of_graphs()}
     for twin in sorted(twins):
-        runtime = open_runtime(check_file(bundle, manifest, twin), device=device)
+        runtime = open_runtime(bundle / twin, device=device)
         stages.append(Stage(_SYMMETRIC, twin, "int8", "onnx fp32", limits["int8"], runtime))
     for name, entry in manifest.engines.items():
         against = _SYMMETRIC if entry.graph in twins else f"onnx {entry.precision}"
         held_to = limits["fp16" if entry.precision == "fp32" else entry.precision]
-        check_file(bundle, manifest, entry.file)
         try:
             engine, reason = open_runtime(bundle / entry.file), ""
         except UsageError as error:  # no GPU, another GPU, no TensorRT: not the fault of the engine

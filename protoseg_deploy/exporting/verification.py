@@ -24,25 +24,26 @@ import torch
 from protoseg_deploy.data import Sample, read_image
 from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
-from protoseg_deploy.exporting.bisecting import bisect_graph
-from protoseg_deploy.exporting.comparing import ClassMap, Tally
+from protoseg_deploy.exporting.bisecting import bisect_opened
+from protoseg_deploy.exporting.comparing import ClassMap, Evidence, Tally
 from protoseg_deploy.exporting.folder import VERIFICATION_FOLDER
 from protoseg_deploy.exporting.stages import Pass, Stage, exported_limits, find_stages, passes_of, with_next_step
 from protoseg_deploy.exporting.truth import Truth
 from protoseg_deploy.files import require_inside, require_no_overwriting
-from protoseg_deploy.models import DeployedSegmenter, load_network
+from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, load_network
 from protoseg_deploy.recipe import ClassTable
 from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.runtimes.manifest import (
     REFERENCE_FILE,
-    Limits,
-    StageVerdict,
-    Verification,
+    Manifest,
+    changing,
     check_file,
     read_manifest,
     write_manifest,
 )
-from protoseg_deploy.runtimes.metadata import Precision
+from protoseg_deploy.runtimes.metadata import Classes, Precision
+from protoseg_deploy.runtimes.verdicts import Limits, StageVerdict, Verification
+from protoseg_deploy.time_limit import time_limit
 
 
 def verify_bundle(
@@ -68,9 +69,14 @@ def verify_bundle(
         limits: thresholds by precision; where absent, what the export allowed int8 to lose, and `LIMITS`.
         progress: called with (images done, images in all).
 
+    Verdicts are of the files that were compared, and name their digests. Where the bundle is another one by the time
+    they are written, they are not.
+
     Raises:
-        ProtosegError: the bundle is damaged or was changed.
-        DataError: there are no images, or an image or mask cannot be used.
+        ProtosegError: the bundle is damaged or was changed, or the network gives the same everywhere.
+        NotFiniteError: the network or a graph holds NaN or infinity, or the network gives it.
+        DataError: there are no images, an image or mask cannot be used, or the network gives one class at every pixel
+            of all of them.
     """
     if not samples:
         raise DataError("verification needs at least one image")
@@ -78,11 +84,13 @@ def verify_bundle(
     require_no_overwriting(_pictures(bundle), [sample.image for sample in samples], "--images folder")
     masks = Truth(manifest.classes.table(), manifest.input.reading, manifest.mask_reading())
     segmenter, spec = load_network(check_file(bundle, manifest, REFERENCE_FILE))
+    _require_described(bundle, manifest, spec)
     reference = DeployedSegmenter(segmenter, spec.input_scale).eval()
     stages = find_stages(bundle, manifest, device, openvino, {**exported_limits(manifest), **(limits or {})})
     passes = passes_of(stages, manifest.input.fixed_size)
     tallies = {stage.name: Tally(masks.matrix(), masks.matrix()) for stage in stages if stage.runtime is not None}
     pytorch = masks.matrix()
+    evidence = Evidence()
     digest = hashlib.sha256()
     counted = fitted = 0
     for number, sample in enumerate(samples):
@@ -93,14 +101,16 @@ def verify_bundle(
         fitted += any(fit(image).shape != image.shape for fit in (one.fit for one in passes))
         for one in passes:
             matrix = pytorch if one is passes[0] else None
-            _compare(reference, one, tallies, sample, one.fit(image), None if mask is None else one.fit(mask), matrix)
+            truth = None if mask is None else one.fit(mask)
+            _compare(reference, evidence, one, tallies, sample, one.fit(image), truth, matrix)
         if progress is not None:
             progress(number + 1, len(samples))
-    verdicts = [_verdict(bundle, stage, tallies.get(stage.name)) for stage in stages]
+    evidence.require(masks.classes, len(samples))
+    verdicts = [_verdict(bundle, manifest, stage, tallies.get(stage.name)) for stage in stages]
     earlier = manifest.verification
     if earlier is not None and earlier.images_sha256 == digest.hexdigest():
-        verdicts = _with_earlier(verdicts, earlier)
-    verdicts = with_next_step(verdicts)
+        verdicts = _with_earlier(verdicts, earlier, manifest)
+    verdicts = with_next_step([_bound(verdict, stages, manifest) for verdict in verdicts])
     verification = Verification(
         passed=all(verdict.status != "failed" for verdict in verdicts),
         images=len(samples),
@@ -110,10 +120,60 @@ def verify_bundle(
         miou_pytorch_percent=pytorch.miou_percent() if counted else None,
         stages=tuple(verdicts),
     )
+    _record(bundle, verification, manifest)
     _keep_pictures(bundle, tallies, masks.classes)
-    # Read again: an engine may have been built meanwhile.
-    write_manifest(bundle, read_manifest(bundle).model_copy(update={"verification": verification}))
     return verification
+
+
+def _require_described(bundle: Path, manifest: Manifest, spec: NetworkSpec) -> None:
+    described = (manifest.classes, manifest.masks.ignore_index, manifest.input.input_scale)
+    if described != (Classes.of(spec.classes), spec.ignore_index, spec.input_scale):
+        raise ProtosegError(
+            f"{bundle / REFERENCE_FILE} is not the network the manifest describes: classes, ignore index or input "
+            "scale differ",
+            "Export the bundle again.",
+        )
+
+
+def _bound(verdict: StageVerdict, stages: Sequence[Stage], manifest: Manifest) -> StageVerdict:
+    """The verdict with the digests of what was compared; one that was kept has its own."""
+    if verdict.artefact_sha256 is not None:
+        return verdict
+    artefacts = {stage.name: stage.artefact for stage in stages}
+    against = REFERENCE_FILE if verdict.against == "pytorch" else artefacts.get(verdict.against, "")
+    digests = {
+        "artefact_sha256": manifest.digest_of(verdict.artefact),
+        "against_sha256": manifest.digest_of(against),
+    }
+    return verdict.model_copy(update=digests)
+
+
+def _record(bundle: Path, verification: Verification, opened: Manifest) -> None:
+    """Write the verdicts into the manifest, if the files they are about still lie there.
+
+    Args:
+        bundle: its folder.
+        verification: all verdicts.
+        opened: the manifest as it was when the files were opened.
+
+    Raises:
+        ProtosegError: a file, or the whole bundle, was exchanged meanwhile; nothing is written.
+    """
+    with changing(bundle) as manifest:  # read again: an engine may have been built meanwhile
+        new = manifest.model_copy(update={"verification": verification})
+        names = {name for graph in opened.graphs.values() for name in graph.files} | {REFERENCE_FILE}
+        names |= {verdict.artefact for verdict in verification.stages if verdict.artefact in opened.files}
+        exchanged = sorted(name for name in names if manifest.files.get(name) != opened.files.get(name))
+        exchanged += [verdict.artefact for verdict in verification.stages if not new.is_about_these_files(verdict)]
+        if exchanged:
+            raise ProtosegError(
+                f"{bundle} was exchanged while it was verified ({exchanged[0]} is another file): no verdict "
+                "was written",
+                "Verify it again.",
+            )
+        for name in sorted(names):
+            check_file(bundle, manifest, name)
+        write_manifest(bundle, new)
 
 
 def worst_picture(bundle: Path, stage: str) -> Path | None:
@@ -125,6 +185,7 @@ def worst_picture(bundle: Path, stage: str) -> Path | None:
 @torch.inference_mode()
 def _compare(
     reference: DeployedSegmenter,
+    evidence: Evidence,
     one: Pass,
     tallies: Mapping[str, Tally],
     sample: Sample,
@@ -132,7 +193,9 @@ def _compare(
     mask: UInt8Array | None,
     pytorch: ConfusionMatrix | None,
 ) -> None:
-    logits = reference.full_size_logits(torch.from_numpy(image[None]))[0]
+    with time_limit(f"PyTorch on {sample.image}"):
+        logits = reference.full_size_logits(torch.from_numpy(image[None]))[0]
+    evidence.see(sample, logits)
     maps: dict[str, ClassMap] = {"pytorch": logits.argmax(dim=0).numpy()}
     if pytorch is not None and mask is not None:
         pytorch.update(maps["pytorch"], mask)
@@ -145,18 +208,21 @@ def _compare(
             tallies[stage.name].add(sample, image, expected, maps[stage.name], logits, mask)
 
 
-def _verdict(bundle: Path, stage: Stage, tally: Tally | None) -> StageVerdict:
-    if tally is None or stage.runtime is None:
+def _verdict(bundle: Path, manifest: Manifest, stage: Stage, tally: Tally | None) -> StageVerdict:
+    constant = tally is not None and len(tally.expected_classes) < 2
+    if tally is None or stage.runtime is None or constant:
+        reason = f"{stage.against} gives one class only at the sizes it takes, which proves nothing"
         return StageVerdict(
             stage=stage.name,
             artefact=stage.artefact,
             against=stage.against,
             status="not run",
-            reasons=(stage.reason,),
+            reasons=(reason if constant else stage.reason,),
             limits=stage.limits,
         )
     assert tally.worst is not None
-    reasons = (*tally.faults(stage.limits, stage.against), *_inner_faults(bundle, stage, tally.worst.sample.image))
+    inner = _inner_faults(bundle, manifest, stage, tally.worst.sample.image)
+    reasons = (*tally.faults(stage.limits, stage.against), *inner)
     return StageVerdict(
         stage=stage.name,
         artefact=stage.artefact,
@@ -176,18 +242,19 @@ def _verdict(bundle: Path, stage: Stage, tally: Tally | None) -> StageVerdict:
     )
 
 
-def _inner_faults(bundle: Path, stage: Stage, image: Path) -> tuple[str, ...]:
+def _inner_faults(bundle: Path, manifest: Manifest, stage: Stage, image: Path) -> tuple[str, ...]:
     """What is wrong inside a graph made from the fp32 graph, whether or not class maps show it."""
     if stage.against != "onnx fp32" or not stage.is_graph:
         return ()
-    found = bisect_graph(bundle, stage.precision, image)
+    found = bisect_opened(bundle, manifest, stage.precision, image)
     wrong = next((step for step in found.steps if step.wrong), None)
     return () if wrong is None else (f"{wrong.operation} ({wrong.kind}) {wrong.describe()} on {image.name}",)
 
 
-def _with_earlier(verdicts: list[StageVerdict], earlier: Verification) -> list[StageVerdict]:
-    """Keep what was found on the same images where a stage cannot run here, or was not asked for."""
-    kept = {stage.stage: stage for stage in earlier.stages if stage.status != "not run"}
+def _with_earlier(verdicts: list[StageVerdict], earlier: Verification, manifest: Manifest) -> list[StageVerdict]:
+    """Keep what was found on the same images, and files, where a stage cannot run here or was not asked for."""
+    of_these = filter(manifest.is_about_these_files, earlier.stages)
+    kept = {stage.stage: stage for stage in of_these if stage.status != "not run"}
     merged = [kept.pop(v.stage, v) if v.status == "not run" else v for v in verdicts]
     names = {verdict.stage for verdict in merged}
     return merged + [stage for name, stage in kept.items() if name not in names and name.startswith("openvino ")]

@@ -14,6 +14,7 @@ from protoseg_deploy.distributed import copy_of_first, mean_over, sum_over_proce
 from protoseg_deploy.methods.clustering import LabeledViews, cluster_prototypes
 from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.prototypes import PrototypeBank, gather_features, gather_values
+from protoseg_deploy.methods.single_precision import at_least_single
 from protoseg_deploy.methods.terms import PseudoLabels
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import Prototypes
@@ -106,7 +107,7 @@ class PrototypeBranch(nn.Module):
         return {sample.name: self._mean(part, sample) for part, sample in zip(parts, samples, strict=True)}
 
     def dense_logits(self, output: SegmenterOutput) -> Tensor:
-        """``[B,C,h,w]`` float32 logits of the prototype head."""
+        """``[B,C,h,w]`` logits of the prototype head, float32 at least."""
         return self.bank.dense_logits(output.features(self.features))
 
     def blended_logits(self, output: SegmenterOutput) -> Tensor:
@@ -115,7 +116,7 @@ class PrototypeBranch(nn.Module):
         The prototype head has the weight `pseudo_label_share`, the linear head the rest.
         """
         prototype = self.dense_logits(output).log_softmax(dim=1)
-        linear = output.logits.float().log_softmax(dim=1)
+        linear = at_least_single(output.logits).log_softmax(dim=1)
         share = self.pseudo_label_share
         if share == 1.0:
             return prototype

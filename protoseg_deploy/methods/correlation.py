@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from protoseg_deploy.methods.enlarging import Size
 from protoseg_deploy.methods.full_size import FullSizeLogits, each_piece
+from protoseg_deploy.methods.single_precision import at_least_single
 from protoseg_deploy.methods.terms import PseudoLabels
 from protoseg_deploy.models import SegmenterOutput
 
@@ -64,12 +65,13 @@ class CorrelationHead(nn.Module):
         factor = math.ceil(math.sqrt(deepest.shape[-2] * deepest.shape[-1] / _MOST_POSITIONS))
         features = self.project(F.avg_pool2d(deepest, factor, ceil_mode=True) if factor > 1 else deepest)
         grid = (features.shape[-2], features.shape[-1])
-        givers, takers = (side(features).float().flatten(2) for side in (self.givers, self.takers))
+        givers, takers = (at_least_single(side(features)).flatten(2) for side in (self.givers, self.takers))
         with torch.autocast(features.device.type, enabled=False):
             matrix = (givers.transpose(1, 2) @ takers / math.sqrt(givers.shape[1])).softmax(dim=-1)
-            spread = F.adaptive_avg_pool2d(output.logits.detach().float(), grid).flatten(2) @ matrix
-        logits = replace(FullSizeLogits.of(output), coarse=spread.unflatten(2, grid))
-        return Correlation(matrix, grid, logits)
+            logits = at_least_single(output.logits.detach())
+            spread: Tensor = F.adaptive_avg_pool2d(logits, grid).flatten(2) @ matrix
+        spread_logits = replace(FullSizeLogits.of(output), coarse=spread.view(*spread.shape[:2], *grid))
+        return Correlation(matrix, grid, spread_logits)
 
 
 @torch.no_grad()

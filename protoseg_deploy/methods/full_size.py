@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.methods.enlarging import Size, enlarge, shrink
+from protoseg_deploy.methods.single_precision import at_least_single
 from protoseg_deploy.models import SegmenterOutput
 
 _Reduced = TypeVar("_Reduced")
@@ -128,8 +129,7 @@ class FullSizeLogits:
 
     def _coarse(self) -> Tensor:
         """Channels last, for which enlarging is several times as fast on a CPU, back and forth."""
-        dtype = torch.promote_types(self.coarse.dtype, torch.float32)
-        return self.coarse.to(dtype).contiguous(memory_format=torch.channels_last)
+        return at_least_single(self.coarse).contiguous(memory_format=torch.channels_last)
 
     def _each(self, reduce: Callable[[slice, Tensor], _Reduced]) -> list[_Reduced]:
         return each_piece(self._coarse(), self.padded_size, self.image_size, reduce)

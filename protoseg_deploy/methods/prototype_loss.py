@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from protoseg_deploy.methods.single_precision import at_least_single
+
 ABSENT = -2.0
 """In place of the cosine to a prototype that does not exist: less than any cosine, and finite."""
 
@@ -40,7 +42,7 @@ def judge(
             ``ABSENT / T`` and has no gradient.
     """
     with torch.autocast(features.device.type, enabled=False):  # in bf16 close prototypes could not be told apart
-        return Judged(*_Judge.apply(features.float(), prototypes, labels, temperature, present))
+        return Judged(*_Judge.apply(at_least_single(features), prototypes, labels, temperature, present))
 
 
 class _Judge(torch.autograd.Function):

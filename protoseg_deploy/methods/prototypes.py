@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from protoseg_deploy.distributed import sum_over_processes
 from protoseg_deploy.methods.prototype_loss import ABSENT, Judged, judge
+from protoseg_deploy.methods.single_precision import at_least_single
 from protoseg_deploy.methods.statistics import StepStatistics
 
 
@@ -68,7 +69,7 @@ class PrototypeBank(StepStatistics):
         """``[N,D]`` features to ``[N,C]`` logits: the nearest prototype of each class speaks for it."""
         # In bf16 prototypes close to each other could not be told apart.
         with torch.autocast(features.device.type, enabled=False):
-            cosines = F.normalize(features.float(), dim=-1) @ self.prototypes.flatten(0, 1).t()
+            cosines = F.normalize(at_least_single(features), dim=-1) @ self.prototypes.flatten(0, 1).t()
             if self.may_lack_classes:
                 cosines = cosines.masked_fill(~self.present().flatten(), ABSENT)
         return cosines.view(-1, *self.prototypes.shape[:2]).amax(dim=-1) / self.temperature
@@ -167,7 +168,7 @@ def gather_features(features: Tensor, positions: Tensor, size: tuple[int, int]) 
         size: height and width the map covers.
 
     Returns:
-        ``[B,N,D]`` float32.
+        ``[B,N,D]``, float32 at least.
     """
     batch, channels, height, width = features.shape
     above, below, share_below = _neighbours(positions[..., 0], size[0], height)
@@ -178,9 +179,10 @@ def gather_features(features: Tensor, positions: Tensor, size: tuple[int, int]) 
     shares = [row * column for row in rows for column in columns]
     # A weighted sum of four rows of a table. Unlike `grid_sample` it reads maps that lie channels last as they are, and
     # leaves the gradient in that layout, too.
-    table = features.float().permute(0, 2, 3, 1).reshape(-1, channels)
+    table = at_least_single(features).permute(0, 2, 3, 1).reshape(-1, channels)
     bags = torch.stack(corners, dim=-1).flatten(0, 1)
-    sampled = F.embedding_bag(bags, table, per_sample_weights=torch.stack(shares, dim=-1).flatten(0, 1), mode="sum")
+    weights = torch.stack(shares, dim=-1).flatten(0, 1).to(table.dtype)
+    sampled = F.embedding_bag(bags, table, per_sample_weights=weights, mode="sum")
     return sampled.view(batch, -1, channels)
 
 

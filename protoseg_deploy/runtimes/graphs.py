@@ -1,15 +1,33 @@
 """Which ONNX graph a path means, what it says of itself, and what its bundle says of it."""
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import ModelProto
+from pydantic import TypeAdapter
 
+from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.runtimes.manifest import MANIFEST_FILE, Manifest, check_graph, file_sha256, read_manifest
-from protoseg_deploy.runtimes.metadata import GraphMetadata, Precision
+from protoseg_deploy.files import open_regular
+from protoseg_deploy.runtimes.contract import check_ports, graph_ports
+from protoseg_deploy.runtimes.manifest import (
+    ENGINE_FOLDER,
+    MANIFEST_FILE,
+    Manifest,
+    check_file,
+    check_graph,
+    file_sha256,
+    joint_digest,
+    read_manifest,
+)
+from protoseg_deploy.runtimes.metadata import Classes, GraphMetadata, Precision
+from protoseg_deploy.runtimes.stored_weights import check_stored_weights
+
+_MOST_BYTES = 2**31
+"""Protobuf ends there."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +38,11 @@ class Graph:
     files: tuple[Path, ...]
     verified: bool | None
     """Verdict of the bundle it belongs to; None: never compared, or of no bundle."""
+    manifest: Manifest | None = None
+    """Of the bundle that names it."""
+    precision: Precision | None = None
+    """As that bundle says; None where it does not say."""
+    _found: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     @property
     def bytes(self) -> int:
@@ -27,14 +50,45 @@ class Graph:
 
     def digest(self) -> str:
         """SHA-256 over all its files, weights included."""
-        return hashlib.sha256("".join(map(file_sha256, self.files)).encode()).hexdigest()
+        digest = joint_digest([file_sha256(file) for file in self.files])
+        assert digest is not None
+        return digest
+
+    def require_unchanged(self) -> None:
+        """Refuse files that were exchanged after they were found and compared with their checksums.
+
+        Raises:
+            ProtosegError: a file is another one than before, or was written meanwhile.
+        """
+        if self._found and self._found != _identities(self.files):
+            raise ProtosegError(f"{self.file} was exchanged while it was opened", "Try again.")
+
+
+def open_graph(path: Path, precision: Precision | None = None, *, library: str = "") -> tuple[Graph, GraphMetadata]:
+    """The graph of a path and what it says of itself, held to the contract of graphs and to what its bundle says.
+
+    Args:
+        path: a bundle folder, or an ``.onnx`` file. A file its bundle lists is compared with its checksum.
+        precision: see `find_graph`.
+        library: see `find_graph`.
+
+    Raises:
+        UsageError: the bundle has no graph of that precision.
+        ProtosegError: as `find_graph` and `read_metadata`, or the graph is not what the manifest says it is.
+    """
+    graph = find_graph(path, precision, library=library)
+    metadata = read_metadata(graph.file)
+    if graph.manifest is not None:
+        check_described(graph.file, graph.precision, metadata, graph.manifest)
+    return graph, metadata
 
 
 def find_graph(path: Path, precision: Precision | None = None, *, library: str = "") -> Graph:
     """The graph of a bundle, or the one in a file.
 
     Args:
-        path: a bundle folder, or an ``.onnx`` file. A file its bundle lists is compared with its checksum.
+        path: a bundle folder, or an ``.onnx`` file. A file its bundle lists is compared with its checksum; one that
+            lies in a bundle without being listed belongs to none and is unverified.
         precision: of the graph of a bundle folder; fp32 when absent. A file is what it is.
         library: whose verdict is asked for, where that is not ONNX Runtime; see `verified_as`.
 
@@ -44,39 +98,103 @@ def find_graph(path: Path, precision: Precision | None = None, *, library: str =
     """
     if path.is_dir():
         return _of_bundle(path, read_manifest(path), precision or "fp32", library)
-    manifest = manifest_beside(path)
-    for name, info in manifest.graphs.items() if manifest else ():
-        if info.file == path.name and manifest:
-            return _of_bundle(path.parent, manifest, name, library)
+    for bundle, name in _places(path):
+        manifest = manifest_of(bundle)
+        if manifest is None:
+            continue
+        listed = next((known for known, info in manifest.graphs.items() if info.file == name), None)
+        if listed is not None:
+            return _of_bundle(bundle, manifest, listed, library)
+        if name in manifest.files:
+            found = _identities((path,))
+            check_file(bundle, manifest, name)
+            verified = manifest.verified(verified_as(name, library))
+            return Graph(path, (path,), verified, manifest, None, found)
     weights = path.with_name(f"{path.name}.data")
-    return Graph(path, (path, weights) if weights.is_file() else (path,), None)
+    files = (path, weights) if weights.is_file() else (path,)
+    return Graph(path, files, None, _found=_identities(files))
 
 
-def manifest_beside(file: Path) -> Manifest | None:
-    """The manifest in the folder of a file; None if there is none that is a bundle's."""
-    if not (file.parent / MANIFEST_FILE).is_file():
-        return None
+def manifest_of(folder: Path) -> Manifest | None:
+    """The manifest in a folder; None if there is none that is a bundle's: other programs have one too.
+
+    Raises:
+        ProtosegError: it is a bundle's, and damaged.
+    """
     try:
-        return read_manifest(file.parent)
-    except ProtosegError:  # other programs have a manifest.json too, and a graph is complete without any
+        content = read_document(folder / MANIFEST_FILE, TypeAdapter(dict[str, object]), "")
+    except (FileNotFoundError, ProtosegError):  # a graph is complete without any, though unverified
         return None
+    return read_manifest(folder) if {"format", "network", "classes", "files"} <= content.keys() else None
 
 
 def read_metadata(file: Path) -> GraphMetadata:
-    """What a graph says of itself.
+    """What a graph says of itself, after comparing its inputs, outputs and weights with that.
 
     Raises:
-        ProtosegError: no such file, no ONNX file, or not written by this program.
+        ProtosegError: no such file, no ONNX file, not written by this program, with other inputs or outputs than it
+            says, or with weights that are missing or not finite.
+    """
+    model = read_graph(file)
+    metadata = GraphMetadata.from_properties({p.key: p.value for p in model.metadata_props}, str(file))
+    check_ports(file, *graph_ports(model.graph), metadata)
+    if model.functions or model.graph.sparse_initializer:
+        what = "functions of its own" if model.functions else "sparse weights"
+        raise unreadable(file, f"it holds {what}, which graphs of this program do not")
+    check_stored_weights(model, file)
+    return metadata
+
+
+def read_graph(file: Path) -> ModelProto:
+    """An ONNX file without the weights that lie outside.
+
+    Raises:
+        ProtosegError: there is no such file, or it is none.
     """
     try:
-        model = onnx.load(file, load_external_data=False)
+        with open_regular(file) as stream:
+            content = stream.read(_MOST_BYTES)
     except OSError as error:
-        raise ProtosegError(f"cannot read {file}: {error.strerror}") from None
+        raise ProtosegError(f"cannot read {file}: {error.strerror or error}") from None
+    if len(content) == _MOST_BYTES:
+        raise unreadable(file, "it is larger than 2 GiB, where ONNX files end")
+    try:
+        model = onnx.load_model_from_string(content)
     except DecodeError as error:
         raise unreadable(file, str(error)) from None
     if not model.graph.node:
         raise unreadable(file, "it is empty")
-    return GraphMetadata.from_properties({entry.key: entry.value for entry in model.metadata_props}, str(file))
+    return model
+
+
+def check_described(file: Path, precision: Precision | None, metadata: GraphMetadata, manifest: Manifest) -> None:
+    """Compare what an artefact says of itself with what its bundle says of it.
+
+    Args:
+        file: for the message.
+        precision: as the bundle says; None where it does not say.
+        metadata: of the artefact.
+        manifest: of the bundle.
+
+    Raises:
+        ProtosegError: precision, classes or what is computed inside differ.
+    """
+    pairs = {
+        "precision": (precision or metadata.precision, metadata.precision),
+        "classes": (manifest.classes, metadata.classes),
+        "ignore index": (manifest.masks.ignore_index, metadata.ignore_index),
+        "fixed size": (manifest.input.fixed_size, metadata.fixed_size),
+        "input scale": (manifest.input.input_scale, metadata.input_scale),
+        "mean": (manifest.input.mean, metadata.mean),
+        "std": (manifest.input.std, metadata.std),
+    }
+    for what, (described, found) in pairs.items():
+        if described != found:
+            raise ProtosegError(
+                f"{file} is not the artefact the manifest describes: {what} {_shown(found)} instead of "
+                f"{_shown(described)}",
+                "Export the bundle again.",
+            )
 
 
 def unreadable(file: Path, reason: str) -> ProtosegError:
@@ -93,7 +211,37 @@ def verified_as(file: str, library: str = "") -> str:
     return f"{file}@{library}" if library else file
 
 
+def _places(file: Path) -> list[tuple[Path, str]]:
+    """Folders that may be the bundle of a file, with its name there."""
+    absolute = file.absolute()
+    places = [(file.parent, file.name)]
+    if absolute.parent.name == ENGINE_FOLDER:
+        places.append((absolute.parent.parent, f"{ENGINE_FOLDER}/{file.name}"))
+    return places
+
+
 def _of_bundle(bundle: Path, manifest: Manifest, precision: Precision, library: str) -> Graph:
+    info = manifest.graphs.get(precision)
+    files = () if info is None else tuple(bundle / name for name in info.files)
+    found = _identities(files)  # before they are read: what is exchanged later is noticed
     file = check_graph(bundle, manifest, precision)
-    info = manifest.graphs[precision]
-    return Graph(file, tuple(bundle / name for name in info.files), manifest.verified(verified_as(info.file, library)))
+    verified = manifest.verified(verified_as(manifest.graphs[precision].file, library))
+    return Graph(file, files, verified, manifest, precision, found)
+
+
+def _identities(files: Iterable[Path]) -> tuple[tuple[int, ...], ...]:
+    """What tells whether the same unchanged files lie there; nothing of a file that cannot be looked at."""
+    found = []
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:
+            return ()
+        found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(found)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Classes):
+        return f"{len(value.names)} ({', '.join(value.names[:4])}{', …' if len(value.names) > 4 else ''})"
+    return str(value)

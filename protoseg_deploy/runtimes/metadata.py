@@ -1,24 +1,49 @@
 """What an exported graph says about itself, inside the ONNX file: enough to run it without the bundle around it."""
 
 import json
+import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from protoseg_deploy.documents import first_fault, parse_document
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.recipe import ClassTable, Color, ImageReading
 
 _PREFIX = "protoseg."
+_MOST_BYTES = 4 * 2**20
+"""Of one property; thousands of classes take less."""
+_HINT = "It may come from another version of this program: export it again."
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class Document(BaseModel):
-    """Base of everything stored as JSON: unknown keys are errors, values never change."""
+    """Base of everything stored as JSON: unknown keys are errors, values never change, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+def finite_values(value: Any) -> Any:
+    """The same JSON value with null in place of NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Informative = Annotated[dict[str, Any], AfterValidator(finite_values)]
+"""Values for people, which nothing is computed from."""
+Positive = Annotated[float, Field(gt=0)]
+Scale = Annotated[float, Field(gt=0, le=4)]
+Side = Annotated[int, Field(ge=1)]
+Sides = tuple[Side, Side]
+"""Height and width in pixels."""
 
 
 class Classes(Document):
@@ -27,6 +52,13 @@ class Classes(Document):
     names: tuple[str, ...]
     colors: tuple[Color, ...]
     binary: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        fault = self.table().fault()
+        if fault is not None:
+            raise ValueError(fault)
+        return self
 
     @classmethod
     def of(cls, table: ClassTable) -> Self:
@@ -43,21 +75,21 @@ class GraphMetadata(Document):
     program: str
     """Version of this program."""
     classes: Classes
-    ignore_index: int
+    ignore_index: Annotated[int, Field(ge=0, le=255)]
     mean: tuple[float, float, float]
     """Normalisation inside the graph, RGB, in units of 0..255."""
-    std: tuple[float, float, float]
-    input_scale: float
+    std: tuple[Positive, Positive, Positive]
+    input_scale: Scale
     """Scale at which the network sees the image; inside the graph."""
     reading: ImageReading = ImageReading()
     """How image files become the pixels the network was trained on; outside the graph."""
-    fixed_size: tuple[int, int] | None
+    fixed_size: Sides | None
     """Height and width the graph is bound to; None: any."""
     precision: Precision
     parameters: int
     backbone: str
     decoder: str
-    provenance: dict[str, Any]
+    provenance: Informative
     """Run, step, method, mIoU of the weights."""
     network_sha256: str
     """Digest of the network file the graph was made of."""
@@ -73,23 +105,21 @@ class GraphMetadata(Document):
         Raises:
             ProtosegError: the graph was not exported by this program, or by a version that wrote them differently.
         """
-        ours = {key.removeprefix(_PREFIX): value for key, value in properties.items() if key.startswith(_PREFIX)}
+        ours = {key[len(_PREFIX) :]: value for key, value in properties.items() if str(key).startswith(_PREFIX)}
         if not ours:
             raise ProtosegError(
                 f"{source} is an ONNX model, but none of this program: it does not say what its classes are",
                 "Export one with `protoseg export RUN --bundle DIR`.",
             )
+        content = {}
+        for key, value in ours.items():
+            if len(value) > _MOST_BYTES:
+                raise ProtosegError(f"{source}: its metadata cannot be read: {key} has {len(value)} bytes", _HINT)
+            content[key] = parse_document(value, f"{source}: its metadata {key}", _ANY, _HINT)
         try:
-            return cls.model_validate({key: json.loads(value) for key, value in ours.items()})
-        except (json.JSONDecodeError, ValidationError) as error:
-            raise ProtosegError(
-                f"{source}: its metadata cannot be read: {_first_fault(error)}",
-                "It may come from another version of this program: export it again.",
-            ) from None
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise ProtosegError(f"{source}: its metadata cannot be read: {first_fault(error)}", _HINT) from None
 
 
-def _first_fault(error: json.JSONDecodeError | ValidationError) -> str:
-    if isinstance(error, ValidationError):
-        details = error.errors(include_url=False)[0]
-        return f"{'.'.join(str(part) for part in details['loc'])}: {details['msg']}"
-    return str(error)
+_ANY: TypeAdapter[Any] = TypeAdapter(Any)

@@ -9,9 +9,10 @@ import onnxruntime as ort
 import torch
 
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
-from protoseg_deploy.runtimes.graphs import find_graph, read_metadata
+from protoseg_deploy.runtimes.contract import CLASS_MAP, INPUT, check_class_map
+from protoseg_deploy.runtimes.graphs import open_graph
 from protoseg_deploy.runtimes.metadata import GraphMetadata, Precision
-from protoseg_deploy.runtimes.providers import engine_cache, open_session
+from protoseg_deploy.runtimes.providers import engine_cache, open_session, run_session
 
 
 class OnnxRuntime:
@@ -45,12 +46,13 @@ class OnnxRuntime:
         tensorrt: bool = False,
     ) -> None:
         # Verdicts of a bundle are of the CPU and CUDA providers; what TensorRT makes of a graph nobody has compared.
-        graph = find_graph(path, precision, library="tensorrt-ep" if tensorrt else "")
-        self._metadata = read_metadata(graph.file)
+        graph, self._metadata = open_graph(path, precision, library="tensorrt-ep" if tensorrt else "")
         # The same default as PyTorch, so that the two are compared on equal terms.
         threads = threads or torch.get_num_threads()
         opened = open_session(graph, self._metadata.precision, device, threads, tensorrt)
+        graph.require_unchanged()
         self._session = opened.session
+        self._builds = tensorrt
         self._buffers: _Buffers | None = None
         details = {
             "device_asked": device,
@@ -91,47 +93,69 @@ class OnnxRuntime:
         return [output.name for output in self._session.get_outputs()]
 
     def predict(self, images: UInt8Array) -> UInt8Array:
-        """See `Runtime.predict`. On a GPU images of the size of the last call go into the same device memory."""
+        """See `Runtime.predict`. On a GPU images of the size of the last call go into the same device memory.
+
+        Raises:
+            ProtosegError: ONNX Runtime fails on the graph, or what it gives is no class map of these images.
+            TimeLimitError: it does not come back, see `protoseg_deploy.time_limit`.
+        """
         check_images(images, self._info)
         class_map: UInt8Array
         if self._info.device == "cpu":
-            class_map = self._session.run(["class_map"], {"images": np.ascontiguousarray(images)})[0]
-            return class_map
-        if self._buffers is None or self._buffers.shape != images.shape:
-            self._buffers = None  # the old ones are gone before the new ones are made
-            self._buffers = self._allocate(images)
-        class_map = self._buffers.compute(images)
+            arrays = {INPUT: np.ascontiguousarray(images)}
+            class_map = self._call(lambda options: self._session.run([CLASS_MAP], arrays, options))[0]
+        else:
+            if self._buffers is None or self._buffers.shape != images.shape:
+                self._buffers = None  # the old ones are gone before the new ones are made
+                self._buffers = self._allocate(images)
+            class_map = self._buffers.compute(images)
+        check_class_map(class_map, images, len(self._info.classes), self._info.path)
         return class_map
 
     def bind(self, images: UInt8Array) -> Callable[[], Any]:
-        """See `Runtime.bind`; the call returns the class map as an OrtValue on the device, the same at every call."""
+        """See `Runtime.bind`; the call returns the class map as an OrtValue on the device, the same at every call.
+
+        What comes out is not looked at: `predict` does.
+        """
         check_images(images, self._info)
         buffers = self._allocate(images)
         buffers.fill(images)
         return buffers.run
 
+    def _call(self, run: Callable[[Any], Any]) -> Any:
+        """Run the session; a call that takes too long is told to stop."""
+        return run_session(run, self._info.path, times=10 if self._builds else 1)
+
     def _allocate(self, images: UInt8Array) -> "_Buffers":
         dtype = np.uint8 if len(self._info.classes) <= 256 else np.int32
-        return _Buffers(self._session, images.shape, dtype, self._info.device)
+        return _Buffers(self._session, images.shape, dtype, self._info.device, self._call)
 
 
 class _Buffers:
     """Memory on the device for a batch of one shape and its class map, bound to a session."""
 
-    def __init__(self, session: Any, shape: tuple[int, ...], dtype: type[np.generic], device: str) -> None:
+    def __init__(
+        self,
+        session: Any,
+        shape: tuple[int, ...],
+        dtype: type[np.generic],
+        device: str,
+        call: Callable[[Callable[[Any], Any]], Any],
+    ) -> None:
         self.shape = shape
         self._session = session
+        self._call = call
         self._source = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), np.uint8, device, 0)
         self._target = ort.OrtValue.ortvalue_from_shape_and_type(list(shape[:3]), dtype, device, 0)
         self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input("images", self._source)
-        self._binding.bind_ortvalue_output("class_map", self._target)
+        self._binding.bind_ortvalue_input(INPUT, self._source)
+        self._binding.bind_ortvalue_output(CLASS_MAP, self._target)
 
     def fill(self, images: UInt8Array) -> None:
         self._source.update_inplace(np.ascontiguousarray(images))
 
     def run(self) -> Any:
-        self._session.run_with_iobinding(self._binding)
+        self._call(lambda options: self._session.run_with_iobinding(self._binding, options))
         self._binding.synchronize_outputs()
         return self._target
 

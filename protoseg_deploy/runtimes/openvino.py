@@ -10,13 +10,16 @@ import torch
 
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
-from protoseg_deploy.runtimes.graphs import Graph, find_graph, read_metadata
+from protoseg_deploy.runtimes.contract import check_class_map
+from protoseg_deploy.runtimes.graphs import Graph, open_graph
 from protoseg_deploy.runtimes.metadata import GraphMetadata, Precision
+from protoseg_deploy.time_limit import time_limit
 
 _NAMES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 """OpenVINO's names of the types."""
 _HEAVY = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution"})
 """Its names of the layers that decide what a network costs."""
+_OTHER = "Use --backend onnxruntime, or another --precision."
 
 
 class OpenVinoRuntime:
@@ -42,11 +45,11 @@ class OpenVinoRuntime:
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: Precision | None = None) -> None:
         openvino = _load_openvino()
-        graph = find_graph(path, precision, library="openvino")
-        self._metadata = read_metadata(graph.file)
+        graph, self._metadata = open_graph(path, precision, library="openvino")
         core = openvino.Core()
         hint = _hint(self._metadata.precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         compiled = _compile(core, graph, hint, threads or torch.get_num_threads())
+        graph.require_unchanged()
         self._request = compiled.create_infer_request()
         self._tensor: Callable[..., Any] = openvino.Tensor
         layers = _layer_precisions(compiled)
@@ -79,6 +82,7 @@ class OpenVinoRuntime:
     def predict(self, images: UInt8Array) -> UInt8Array:
         """See `Runtime.predict`."""
         class_map: UInt8Array = np.array(self.bind(images)())  # OpenVINO's own memory is written again by the next call
+        check_class_map(class_map, images, len(self._info.classes), self._info.path)
         return class_map
 
     def bind(self, images: UInt8Array) -> Callable[[], Any]:
@@ -89,7 +93,11 @@ class OpenVinoRuntime:
 
         def run() -> Any:
             self._request.set_tensor("images", tensor)
-            self._request.infer()
+            try:
+                with time_limit(f"a call of {self._info.path}"):
+                    self._request.infer()
+            except RuntimeError as error:
+                raise ProtosegError(f"OpenVINO cannot compute {self._info.path}: {_reason(error)}", _OTHER) from None
             return self._request.get_tensor("class_map").data
 
         return run
@@ -122,13 +130,15 @@ def _compile(core: Any, graph: Graph, hint: str, threads: int) -> Any:
         "NUM_STREAMS": "1",
     }
     try:
-        return core.compile_model(str(graph.file), "CPU", settings)
+        with time_limit(f"opening {graph.file}"):
+            return core.compile_model(str(graph.file), "CPU", settings)
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        reason = next((line for line in lines if line and not line.startswith("Exception from")), "no reason given")
-        raise ProtosegError(
-            f"OpenVINO cannot run {graph.file}: {reason[:200]}", "Use --backend onnxruntime, or another --precision."
-        ) from None
+        raise ProtosegError(f"OpenVINO cannot run {graph.file}: {_reason(error)}", _OTHER) from None
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line and not line.startswith("Exception from")), "no reason given")[:200]
 
 
 def _layer_precisions(compiled: Any) -> dict[str, int]:

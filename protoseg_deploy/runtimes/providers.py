@@ -5,9 +5,11 @@ error, unless the device is ``auto``: then the choice is stated with its reason.
 """
 
 import contextlib
+import functools
 import io
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes.graphs import Graph, unreadable
 from protoseg_deploy.runtimes.metadata import Precision
 from protoseg_deploy.runtimes.rounding import EMULATION, loadable_on_cpu
+from protoseg_deploy.time_limit import time_limit
 
 ort.disable_telemetry_events()  # also where the library was loaded before this package could switch them off
 
@@ -95,6 +98,31 @@ def open_session(graph: Graph, precision: Precision, device: str, threads: int, 
     return Opened(session, "cpu", choice, _emulation("cpu", precision), {})
 
 
+def run_session(run: Callable[[Any], Any], source: object, *, times: int = 1) -> Any:
+    """Call a session; one that takes too long is told to stop, and what it refuses is our own error.
+
+    Args:
+        run: the call, which takes ONNX Runtime's ``RunOptions``.
+        source: what is run, for messages.
+        times: see `time_limit`.
+
+    Raises:
+        ProtosegError: ONNX Runtime fails.
+        TimeLimitError: it does not come back.
+    """
+    options = ort.RunOptions()
+    options.log_severity_level = _FATAL_ONLY
+    stop = functools.partial(setattr, options, "terminate", True)
+    try:
+        with time_limit(f"a call of {source}", times=times, stop=stop):
+            return run(options)
+    except _REFUSED as error:
+        raise ProtosegError(
+            f"ONNX Runtime cannot compute {source}: {_reason(error)}",
+            "If the memory was too small, use smaller images, tiles or batches; else export it again.",
+        ) from None
+
+
 def engine_cache(graph: Graph) -> Path:
     """Folder for the engines of the TensorRT provider: beside the graph, or the user's cache if that is read-only.
 
@@ -135,15 +163,20 @@ def _session(graph: Graph, provider: str, precision: Precision, threads: int) ->
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     source: Path | bytes = graph.file
     if provider == "cpu" and precision in _ROUNDED:
-        source = loadable_on_cpu(graph.file)
+        try:
+            source = loadable_on_cpu(graph.file)
+        except (RuntimeError, TypeError, ValueError) as error:  # types that contradict each other
+            raise unreadable(graph.file, str(error)) from None
         folder = str(graph.file.absolute().parent)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if provider != "cpu":
         _preload(provider)
     # What goes wrong with a provider becomes our own error; the native log would only repeat it.
     ort.set_default_logger_severity(_FATAL_ONLY)
+    providers = _listed(provider, graph)
     try:
-        return ort.InferenceSession(source, options, providers=_listed(provider, graph), enable_fallback=False)
+        with time_limit(f"opening {graph.file}"):
+            return ort.InferenceSession(source, options, providers=providers, enable_fallback=False)
     except _REFUSED as error:
         if provider == "cpu" and not isinstance(error, ort_errors.NotImplemented):
             raise unreadable(graph.file, _reason(error)) from None

@@ -11,6 +11,7 @@ from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.models import DeployedSegmenter, WindowedSegmenter, Windows, count_parameters, load_network
 from protoseg_deploy.recipe import load_recipe
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
+from protoseg_deploy.time_limit import time_limit
 
 
 class PyTorchRuntime:
@@ -71,7 +72,8 @@ class PyTorchRuntime:
     def predict(self, images: UInt8Array) -> UInt8Array:
         """See `Runtime.predict`."""
         check_images(images, self._info)
-        class_map: UInt8Array = self._compute(self._place(images)).cpu().numpy()
+        with time_limit(f"a call of {self._info.path}"):
+            class_map: UInt8Array = self._compute(self._place(images)).cpu().numpy()
         return class_map
 
     def bind(self, images: UInt8Array) -> Callable[[], Tensor]:
@@ -81,9 +83,10 @@ class PyTorchRuntime:
 
         @torch.inference_mode()
         def run() -> Tensor:
-            class_map = self._compute(placed)
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
+            with time_limit(f"a call of {self._info.path}"):
+                class_map = self._compute(placed)
+                if self._device.type == "cuda":
+                    torch.cuda.synchronize(self._device)
             return class_map
 
         return run

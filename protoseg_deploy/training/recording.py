@@ -42,8 +42,12 @@ class RunRecord(AbstractContextManager["RunRecord"]):
         self.run, self.spec, self.progress = run, spec, progress
         self.writes = world().is_first
         self.tensorboard = run.tensorboard
+        folder = str(self.tensorboard)
         with run.writing(self.tensorboard):
-            self.writer = SummaryWriter(str(self.tensorboard), purge_step=first_step) if self.writes else None
+            can = self.writes and readable(folder) == folder
+            self.writer = SummaryWriter(folder, purge_step=first_step) if can else None
+        if self.writes and self.writer is None:
+            progress.say("warning: TensorBoard cannot write to a folder whose path is not UTF-8: it gets no figures")
 
     def __enter__(self) -> Self:
         self._hook_before, threading.excepthook = threading.excepthook, _without_disk_errors
@@ -131,7 +135,8 @@ class RunRecord(AbstractContextManager["RunRecord"]):
         return latest, best
 
     def _scalars(self, tag: str, values: Mapping[str, float], step: int) -> None:
-        assert self.writer is not None
+        if self.writer is None:
+            return
         with self.run.writing(self.tensorboard):
             for name, value in values.items():
                 self.writer.add_scalar(f"{tag}/{name}", value, step)

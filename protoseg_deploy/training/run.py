@@ -143,7 +143,7 @@ class Run:
             raise UsageError(f"{self.folder} is finished and keeps no checkpoint: there is nothing to resume")
         # Before the first checkpoint the initial weights still decide what is computed.
         allowed = MAY_CHANGE if trained else MAY_CHANGE - {"model.weights"}
-        self._require_unchanged(then, allowed)
+        self._require_unchanged(then, allowed, extend_to)
         if extend_to is not None:
             self._require_extensible(then, extend_to)
             recipe = _with_length(recipe, extend_to, then.train.planned_steps)
@@ -174,13 +174,13 @@ class Run:
         """The list of the labelled subset, which a run that goes on does not draw again; None where it is lost."""
         return self.labeled_list if self.labeled_list.is_file() else None
 
-    def _require_unchanged(self, recipe: Recipe, allowed: frozenset[str]) -> None:
+    def _require_unchanged(self, recipe: Recipe, allowed: frozenset[str], extend_to: int | None) -> None:
         """Raises UsageError where the recipe in the folder is not what was written there; earlier runs have no copy."""
         if not self.recipe_copy.is_file():
             return
         written = load_run_recipe(self.recipe_copy)
         changed = set(differing_keys(written, recipe)) - allowed
-        if _extends(written, recipe) or _extends(recipe, written):  # killed between writing the one and the other
+        if written.train.steps == extend_to:  # killed between the two when it was extended before
             changed -= _LENGTH
         if changed:
             values = ", ".join(f"{key}: {shown(value_of(written, key))}" for key in sorted(changed))
@@ -286,12 +286,6 @@ _COPY_HEAD = b"# A copy by which a change of recipe.yaml by hand is noticed: lea
 
 def _line(record: dict[str, Any]) -> bytes:
     return dump_document(finite(record), indent=None) + b"\n"
-
-
-def _extends(longer: Recipe, recipe: Recipe) -> bool:
-    """Whether `longer` has the length that ``--extend-to`` gives to a run of `recipe`."""
-    spec = longer.train
-    return spec.extended_from == recipe.train.planned_steps and spec.steps > recipe.train.steps
 
 
 def _is_unfinished(path: Path) -> bool:

@@ -363,7 +363,9 @@ def test_values_that_are_no_class_come_with_one_line_for_all_masks(root: Path) -
 def test_files_that_are_not_read_are_counted(root: Path) -> None:
     for name in ("train/a.dcm", "train/b.dcm", "more/c.mov", "more/.hidden", "more/Thumbs.db", "val/noext"):
         (root / name).touch()
-    text = "\n".join(check(root).warnings)
+    report = check(root)
+    text = "\n".join(report.warnings)
+    assert report.as_document()["unread_files"][str(root / "train")] == {".dcm": 2}
     assert f"{root / 'train'}: 2 files are not read: 2 .dcm" in text
     assert f"{root / 'more'}: 1 file is not read: 1 .mov" in text
     assert f"{root / 'val'}: 1 file is not read: 1 without an ending" in text

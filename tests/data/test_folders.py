@@ -166,6 +166,11 @@ def test_a_folder_reached_by_two_paths_is_found_under_both(tmp_path: Path) -> No
         ("images/real/a.jpg", "masks/real/a.png"),
     ]
     assert len(find(tmp_path, unlabeled={"images": "images"}, labeled=folders).unlabeled) == 2
+    (tmp_path / "masks/a.png").touch()
+    assert names(find(tmp_path), tmp_path) == [
+        ("images/alias/a.jpg", "masks/a.png"),
+        ("images/real/a.jpg", "masks/a.png"),
+    ], "one image by two paths may share its mask"
 
 
 def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:

@@ -154,6 +154,75 @@ def test_a_damaged_index_is_made_anew(root: Path, cache: Path, content: bytes | 
     assert list(unlabeled(root)) == first
 
 
+def test_every_byte_of_an_index_counts(root: Path, cache: Path) -> None:
+    """One bit wrong, anywhere: the index is made anew, and never believed."""
+    let_settle(root)
+    first = list(unlabeled(root))
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 7):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="index"):
+            ImagePool.map(file)
+    for content in (whole[:-1], whole + b" ", whole.replace(b"a.jpg", b"b.jpg")):
+        file.write_bytes(content)
+        assert list(unlabeled(root)) == first
+        assert file.read_bytes() != content
+
+
+def test_an_index_of_another_folder_or_user_is_not_believed(
+    root: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    touch(elsewhere, "images/1.jpg", "masks/1.png", "pool/other.jpg")
+    let_settle(root, elsewhere)
+    unlabeled(elsewhere)
+    (other,) = cache.iterdir()
+    first = list(unlabeled(root))
+    (file,) = set(cache.iterdir()) - {other}
+    file.write_bytes(other.read_bytes())
+    assert list(unlabeled(root)) == first
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    with pytest.raises(PermissionError):
+        ImagePool.map(file)
+
+
+def test_a_pipe_in_place_of_an_index_is_not_waited_for(root: Path, cache: Path) -> None:
+    first = list(unlabeled(root))
+    (file,) = cache.iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert list(unlabeled(root)) == first
+
+
+def test_what_killed_processes_left_is_removed(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    then = time.time_ns() - 2 * 3600 * 10**9
+    left = [cache / ".images-ab12.pool", cache / f".images-00.pool.{'a' * 12}.tmp"]
+    others = [cache / "notes.txt", cache / f".other.{'a' * 12}.tmp"]
+    young = cache / f".images-00.pool.{'b' * 12}.tmp"
+    for path in (*left, *others, young):
+        path.touch()
+        if path != young:
+            os.utime(path, ns=(then, then))
+    unlabeled(root)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in (*others, young))
+    monkeypatch.setenv("PROTOSEG_CACHE", str(cache / "notes.txt"))  # no folder: temporary files serve
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(pool.tempfile, "tempdir", str(temporary))
+    (temporary / ".images-dead.pool").touch()
+    os.utime(temporary / ".images-dead.pool", ns=(then, then))
+    images = unlabeled(root)
+    (alive,) = temporary.iterdir()
+    os.utime(alive, ns=(then, then))
+    others_images = unlabeled(root)
+    assert alive.exists(), "it is in use, however old"
+    assert list(images) == list(others_images)
+
+
 def test_what_decides_the_search_is_part_of_the_key(root: Path, cache: Path) -> None:
     touch(root, "val/b.jpg")
     let_settle(root)

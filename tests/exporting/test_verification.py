@@ -17,7 +17,8 @@ from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.samples import run_samples
 from protoseg_deploy.exporting import export_bundle, verify_bundle, worst_picture
 from protoseg_deploy.runtimes import read_manifest
-from protoseg_deploy.runtimes.manifest import GRAPH_FILE, MANIFEST_FILE, Limits
+from protoseg_deploy.runtimes.manifest import GRAPH_FILE, MANIFEST_FILE
+from protoseg_deploy.runtimes.verdicts import Limits
 from tests.exporting.planting import Fault, align_the_corners, edit_graph, forget_the_mean, swap_red_and_blue
 
 

@@ -11,7 +11,6 @@ import torch
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes import OnnxRuntime, open_runtime, providers
 from protoseg_deploy.runtimes.graphs import find_graph
-from protoseg_deploy.runtimes.onnx import _Buffers
 from tests.runtimes.conftest import noise
 
 
@@ -129,7 +128,7 @@ def test_device_buffers_take_one_batch_after_the_other(folder: Path) -> None:
     """What `predict` does on a GPU, with main memory for the device's."""
     runtime = OnnxRuntime(folder / "bundle", device="cpu")
     first, second = noise(2, 24, 31), 255 - noise(2, 24, 31)
-    buffers = _Buffers(runtime._session, first.shape, np.uint8, "cpu")
+    buffers = runtime._allocate(first)
     results = [buffers.compute(images) for images in (first, second[:, :, ::-1][:, :, ::-1])]
     for result, images in zip(results, (first, second), strict=True):
         np.testing.assert_array_equal(result, runtime.predict(images))

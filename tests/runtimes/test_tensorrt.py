@@ -15,8 +15,6 @@ from protoseg_deploy.runtimes.manifest import (
     Masks,
     NetworkInfo,
     Provenance,
-    StageVerdict,
-    Verification,
     file_entry,
     file_sha256,
     write_manifest,
@@ -33,6 +31,7 @@ from protoseg_deploy.runtimes.tensorrt.sidecar import (
     check_version,
     write_sidecar,
 )
+from protoseg_deploy.runtimes.verdicts import StageVerdict, Verification
 
 METADATA = GraphMetadata(
     program="test",

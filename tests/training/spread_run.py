@@ -1,6 +1,9 @@
 """A program: takes the steps of a recipe, alone or under torchrun, and writes what came of them.
 
 Batch normalisation over half a batch is another computation, so it is replaced by normalisation of each image.
+Everything is computed in double precision. In single precision one process and two differ by so much rounding that now
+and then an activation near zero falls on the other side of a ReLU, and its gradient is there or not: how large the
+difference then is says nothing of the program.
 """
 
 import sys
@@ -52,4 +55,5 @@ def main(recipe_path, out, *overrides):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
     main(*sys.argv[1:])

@@ -1,13 +1,17 @@
 """From an engine file to something that can be launched."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.runtimes.contract import INPUT, Port, check_ports
+from protoseg_deploy.runtimes.metadata import GraphMetadata
 from protoseg_deploy.runtimes.tensorrt.library import reasons
 from protoseg_deploy.runtimes.tensorrt.sidecar import EngineSidecar
+from protoseg_deploy.time_limit import time_limit
 
 
 def deserialize(library: Any, log: Any, path: Path, sidecar: EngineSidecar) -> tuple[Any, Any]:
@@ -20,7 +24,8 @@ def deserialize(library: Any, log: Any, path: Path, sidecar: EngineSidecar) -> t
     if sidecar.version_compatible:
         # Such engines carry code of the version they were built with; the checksum has vouched for the file.
         runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    with time_limit(f"opening {path}"):
+        engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise ProtosegError(
             f"{sidecar.library} cannot load {path}: {reasons(log)}", "Build it again with `protoseg build`."
@@ -51,16 +56,32 @@ def _rtx_context(library: Any, engine: Any) -> Any:
     return engine.create_execution_context(config)
 
 
-def output_types(library: Any, engine: Any) -> dict[str, torch.dtype]:
-    """Names and types of the outputs."""
-    dtypes = {
-        library.DataType.UINT8: torch.uint8,
-        library.DataType.INT32: torch.int32,
-        library.DataType.FLOAT: torch.float32,
-    }
+def output_types(library: Any, engine: Any, path: Path, metadata: GraphMetadata) -> dict[str, torch.dtype]:
+    """Names and types of the outputs, after comparing inputs and outputs with the contract of artefacts.
+
+    Raises:
+        ProtosegError: they are others than the metadata promise.
+    """
     names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
-    return {
-        name: dtypes[engine.get_tensor_dtype(name)]
-        for name in names
-        if engine.get_tensor_mode(name) == library.TensorIOMode.OUTPUT
+    ports = {name: _port(library, engine, name) for name in names}
+    outputs = [name for name in names if engine.get_tensor_mode(name) == library.TensorIOMode.OUTPUT]
+    inputs = [ports[name] for name in names if name not in outputs]
+    # Which batches and sizes it takes is the matter of its profile.
+    check_ports(path, inputs, [ports[name] for name in outputs], metadata.model_copy(update={"fixed_size": None}))
+    return {name: _DTYPES[ports[name].dtype] for name in outputs}
+
+
+def _port(library: Any, engine: Any, name: str) -> Port:
+    dtypes: Mapping[Any, str] = {
+        library.DataType.UINT8: "uint8",
+        library.DataType.INT32: "int32",
+        library.DataType.FLOAT: "float32",
     }
+    dtype = engine.get_tensor_dtype(name)
+    channels = {INPUT: 3, "logits": 1}.get(name)
+    sides = enumerate(engine.get_tensor_shape(name))
+    shape = tuple(int(side) if axis == channels else None for axis, side in sides)
+    return Port(name, dtypes.get(dtype, str(dtype)), shape)
+
+
+_DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "float32": torch.float32}

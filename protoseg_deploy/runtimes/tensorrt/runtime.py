@@ -10,7 +10,9 @@ from torch import Tensor
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
-from protoseg_deploy.runtimes.manifest import ENGINE_FOLDER, MANIFEST_FILE, check_file, read_manifest
+from protoseg_deploy.runtimes.contract import CLASS_MAP, INPUT, check_class_map
+from protoseg_deploy.runtimes.graphs import check_described, manifest_of
+from protoseg_deploy.runtimes.manifest import ENGINE_FOLDER, check_file
 from protoseg_deploy.runtimes.metadata import GraphMetadata
 from protoseg_deploy.runtimes.tensorrt.launching import Binding, Launcher, record_cuda_graph
 from protoseg_deploy.runtimes.tensorrt.library import load_library, open_log
@@ -25,8 +27,9 @@ from protoseg_deploy.runtimes.tensorrt.sidecar import (
     read_sidecar,
     sidecar_file,
 )
+from protoseg_deploy.time_limit import time_limit
 
-_INPUT, _CLASS_MAP = "images", "class_map"
+_INPUT, _CLASS_MAP = INPUT, CLASS_MAP
 
 
 class TensorRTRuntime:
@@ -46,7 +49,7 @@ class TensorRTRuntime:
     def __init__(self, path: Path) -> None:
         sidecar = read_sidecar(path)
         check_engine_file(path, sidecar)
-        verified = _verdict(path)
+        verified = _verdict(path, sidecar)
         if not torch.cuda.is_available():
             raise UsageError(
                 f"{path} runs on an NVIDIA GPU, and PyTorch finds none here",
@@ -61,7 +64,7 @@ class TensorRTRuntime:
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         log = open_log(library)
         self._runtime, engine = deserialize(library, log, path, sidecar)
-        self._outputs = output_types(library, engine)
+        self._outputs = output_types(library, engine, path, sidecar.metadata)
         # TensorRT-RTX records launches by itself, for every shape.
         record = functools.partial(record_cuda_graph, self._stream) if sidecar.engine == "tensorrt" else None
         context = open_context(library, engine, sidecar)
@@ -82,18 +85,24 @@ class TensorRTRuntime:
         return self._sidecar.metadata
 
     def predict(self, images: UInt8Array) -> UInt8Array:
-        """See `Runtime.predict`."""
+        """See `Runtime.predict`.
+
+        Raises:
+            ProtosegError: TensorRT fails on the engine, or what it gives is no class map of these images.
+        """
         self._check(images)
         staged = self._host_images.view(images.shape)
         staged.numpy()[...] = images
         binding = self._placed_binding(images.shape)
         found = self._host_class_map.view(tuple(binding.outputs[_CLASS_MAP].shape))
-        with torch.cuda.stream(self._stream):
-            binding.images.copy_(staged, non_blocking=True)
-            self._launcher.launch(binding)
-            found.copy_(binding.outputs[_CLASS_MAP], non_blocking=True)
-        self._stream.synchronize()
+        with time_limit(f"a call of {self._path}"):
+            with torch.cuda.stream(self._stream):
+                binding.images.copy_(staged, non_blocking=True)
+                self._launcher.launch(binding)
+                found.copy_(binding.outputs[_CLASS_MAP], non_blocking=True)
+            self._stream.synchronize()
         class_map: UInt8Array = found.numpy().copy()  # the memory is written again by the next call
+        check_class_map(class_map, images, len(self._info.classes), self._path)
         return class_map
 
     def bind(self, images: UInt8Array) -> Callable[[], Tensor]:
@@ -104,15 +113,16 @@ class TensorRTRuntime:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
         def run() -> Tensor:
-            with torch.cuda.stream(self._stream):
-                self._launcher.launch(binding)
-            self._stream.synchronize()
+            with time_limit(f"a call of {self._path}"):
+                with torch.cuda.stream(self._stream):
+                    self._launcher.launch(binding)
+                self._stream.synchronize()
             return binding.outputs[_CLASS_MAP]
 
         return run
 
     def predict_tensor(self, images: Tensor) -> Tensor:
-        """Class maps of images that are on the GPU, without a copy and without waiting.
+        """Class maps of images that are on the GPU, without a copy, without waiting, and without a look at them.
 
         Args:
             images: ``[B,H,W,3]`` uint8 RGB on the GPU of this runtime. It is copied only if it is not contiguous
@@ -190,17 +200,24 @@ def _info(path: Path, sidecar: EngineSidecar, gpu: str, verified: bool | None) -
     )
 
 
-def _verdict(path: Path) -> bool | None:
+def _verdict(path: Path, sidecar: EngineSidecar) -> bool | None:
     """What the bundle around an engine says of it; None: there is no bundle, or it never compared the engine.
+
+    Args:
+        path: the engine, which has been compared with its sidecar.
+        sidecar: of the engine.
 
     Raises:
         ProtosegError: the engine or its sidecar is not the file the bundle lists, though the two may fit each other.
     """
     bundle = path.absolute().parent.parent
-    if path.absolute().parent.name != ENGINE_FOLDER or not (bundle / MANIFEST_FILE).is_file():
+    manifest = manifest_of(bundle) if path.absolute().parent.name == ENGINE_FOLDER else None
+    name = f"{ENGINE_FOLDER}/{path.name}"
+    if manifest is None or name not in manifest.files:
         return None
-    manifest = read_manifest(bundle)
-    for file in (path, sidecar_file(path)):
-        if f"{ENGINE_FOLDER}/{file.name}" in manifest.files:
-            check_file(bundle, manifest, f"{ENGINE_FOLDER}/{file.name}")
-    return manifest.verified(f"{ENGINE_FOLDER}/{path.name}")
+    check_file(bundle, manifest, name)
+    if (described := f"{ENGINE_FOLDER}/{sidecar_file(path).name}") in manifest.files:
+        check_file(bundle, manifest, described)
+    entry = next((entry for entry in manifest.engines.values() if entry.file == name), None)
+    check_described(path, entry.precision if entry else None, sidecar.metadata, manifest)
+    return manifest.verified(name)

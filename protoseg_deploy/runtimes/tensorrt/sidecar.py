@@ -5,17 +5,18 @@ own words or not at all; everything they would refuse is refused here first.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, model_validator
 
+from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.runtimes.manifest import file_sha256
-from protoseg_deploy.runtimes.metadata import Document, GraphMetadata, Precision
+from protoseg_deploy.runtimes.metadata import Document, GraphMetadata, Precision, Side
 from protoseg_deploy.runtimes.tensorrt.library import LIBRARY_NAMES, EngineKind
 
-Shape = tuple[int, int, int]
+Shape = tuple[Side, Side, Side]
 """Batch, height, width."""
 
 AMPERE = (8, 0)
@@ -64,7 +65,7 @@ class EngineSidecar(Document):
     graph_sha256: dict[str, str]
     """Digest of each of its files: the graph, and the file of its weights where they lie outside."""
     engine_sha256: str
-    engine_bytes: int
+    engine_bytes: Annotated[int, Field(ge=0)]
     targets: tuple[str, ...]
     """Compute capabilities it was built for, such as ``8.6``; empty: any from 8.0 on."""
     gpu: str | None
@@ -79,6 +80,15 @@ class EngineSidecar(Document):
     build_seconds: float
     metadata: GraphMetadata
     """Copied from the graph."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        profile = self.profile
+        if not all(a <= b <= c for a, b, c in zip(profile.min, profile.opt, profile.max, strict=True)):
+            raise ValueError(f"the profile {profile} is not in the order smallest, best, largest")
+        if self.precision != self.metadata.precision:
+            raise ValueError(f"precision is {self.precision}, and that of the graph {self.metadata.precision}")
+        return self
 
     @property
     def library(self) -> str:
@@ -101,18 +111,11 @@ def read_sidecar(engine: Path) -> EngineSidecar:
     """
     path = sidecar_file(engine)
     try:
-        return EngineSidecar.model_validate_json(path.read_bytes())
-    except OSError as error:
+        return read_document(path, EngineSidecar, "Build the engine again with `protoseg build`.")
+    except FileNotFoundError as error:
         raise ProtosegError(
             f"{engine} cannot be used without {path.name} beside it: {error.strerror}",
             "Copy both files, or build the engine again with `protoseg build`.",
-        ) from None
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise ProtosegError(
-            f"{path} is damaged or of another version: {where + ': ' if where else ''}{fault['msg']}",
-            "Build the engine again with `protoseg build`.",
         ) from None
 
 

@@ -25,13 +25,8 @@ from protoseg_deploy.exporting.engine_options import (
 )
 from protoseg_deploy.exporting.onnx_export import save_graph
 from protoseg_deploy.exporting.symmetry import symmetric_graph
-<<<<<<< HEAD
 from protoseg_deploy.files import require_inside, write_atomically
-from protoseg_deploy.runtimes.graphs import find_graph, read_metadata
-=======
-from protoseg_deploy.files import write_atomically
 from protoseg_deploy.runtimes.graphs import graph_files, read_metadata
->>>>>>> artefacts
 from protoseg_deploy.runtimes.manifest import (
     ENGINE_FOLDER,
     EngineEntry,

@@ -113,11 +113,14 @@ def command(
     from protoseg_deploy.errors import ProtosegError, UsageError
     from protoseg_deploy.evaluation.samples import folder_samples, run_samples, run_unlabeled
     from protoseg_deploy.exporting import Calibration, VerificationFailedError, export_bundle
+    from protoseg_deploy.runtimes.openvino import why_no_bf16
 
     if masks is not None and images is None:
         raise UsageError("--masks without --images", "Give the folder of the images too.")
     if no_verify and images is not None and "int8" not in precisions:
         raise UsageError("--no-verify and --images contradict each other")
+    if "bf16" in precisions and (reason := why_no_bf16()) is not None:
+        note(f"{reason}: run the bf16 graph with ONNX Runtime, or where bf16 is computed")
     samples: tuple[Sample, ...] = ()
     unverified = ""
     if images is not None:

@@ -49,11 +49,18 @@ def _has_heif() -> bool:
     return find_spec("pillow_heif") is not None
 
 
+def _has(feature: str) -> bool:
+    """Whether Pillow was built with a feature; of one that it has never heard of it would warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bool(features.check(feature))
+
+
 def _suffixes() -> tuple[str, ...]:
     suffixes = [".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"]
-    suffixes += [".webp"] if features.check("webp") else []
-    suffixes += [".avif"] if features.check("avif") else []
-    suffixes += _JPEG_2000_SUFFIXES if features.check("jpg_2000") else ()
+    suffixes += [".webp"] if _has("webp") else []
+    suffixes += [".avif"] if _has("avif") else []
+    suffixes += _JPEG_2000_SUFFIXES if _has("jpg_2000") else ()
     suffixes += _HEIF_SUFFIXES if _has_heif() else ()
     return tuple(suffixes)
 
@@ -63,7 +70,7 @@ def _formats() -> tuple[str, ...]:
     optional = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
     return (
         *("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "PPM"),
-        *(name for name, feature in optional.items() if features.check(feature)),
+        *(name for name, feature in optional.items() if _has(feature)),
     )
 
 

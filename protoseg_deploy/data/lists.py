@@ -51,6 +51,7 @@ class ListReader:
         self._path = root / expanded(name)
         self._key = key
         self._faults = faults
+        self._before = len(faults)
         self._folders: dict[Path, dict[str, list[str]]] = {}
         self._readings: dict[tuple[bool, bool], tuple[str, bool]] = {}
 
@@ -80,6 +81,8 @@ class ListReader:
         names: set[str] = set()
         places: dict[str, str] = {}
         for where, text in chain(first, lines):
+            if self._ends_at(where):
+                break
             name = self._image_column(text, images)
             parent = name[: name.rfind("/") + 1]
             file = name[len(parent) :]
@@ -117,13 +120,13 @@ class ListReader:
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         """Where a line stands (``list.txt:3``), and what it says."""
-        empty, before = True, len(self._faults)
+        empty = True
         try:
             for number, text in read_lines(self._path):
                 empty = False
-                yield f"{self._path}:{number}", text
-                if len(self._faults) - before >= _MOST_FAULTS:
-                    self._faults.append(f"{self._key}: {self._path}: too many faults; line {number} is the last read")
+                where = f"{self._path}:{number}"
+                yield where, text
+                if self._ends_at(where):
                     return
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -133,6 +136,13 @@ class ListReader:
             return
         if empty:
             self._faults.append(f"{self._key}: {self._path} lists no images")
+
+    def _ends_at(self, where: str) -> bool:
+        """Whether there are so many faults that the rest of the list is not read."""
+        if len(self._faults) - self._before < _MOST_FAULTS:
+            return False
+        self._faults.append(f"{where}: the list has too many faults, what follows is not read")
+        return True
 
     def _pair(self, text: str, images: Path | None, masks: Path | None, where: str, need_masks: bool) -> Pair | None:
         there = (columns for columns in splittings(text) if columns and self._candidates(columns[0], images))

@@ -26,7 +26,7 @@ from protoseg_deploy.exporting.engine_options import (
 from protoseg_deploy.exporting.onnx_export import save_graph
 from protoseg_deploy.exporting.symmetry import symmetric_graph
 from protoseg_deploy.files import require_inside, write_atomically
-from protoseg_deploy.runtimes.graphs import find_graph, read_metadata
+from protoseg_deploy.runtimes.graphs import graph_files, read_metadata
 from protoseg_deploy.runtimes.manifest import (
     ENGINE_FOLDER,
     EngineEntry,
@@ -135,7 +135,7 @@ def build_engine(graph: Path, target: Path, options: EngineOptions) -> EngineSid
         library_version=str(library.__version__),
         precision=metadata.precision,
         graph=graph.name,
-        graph_sha256={file.name: file_sha256(file) for file in find_graph(graph).files},
+        graph_sha256={file.name: file_sha256(file) for file in graph_files(graph)},
         engine_sha256=file_sha256(target),
         engine_bytes=target.stat().st_size,
         targets=targets_of(options),

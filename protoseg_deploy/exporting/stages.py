@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,11 +70,9 @@ def find_stages(
         runtime = open_runtime(bundle, device=device, precision=precision)
         stages.append(Stage(f"onnx {precision}", graph.file, precision, against, limits[precision], runtime))
     for precision, graph in manifest.graphs.items() if openvino else ():
-        runtime = open_runtime(bundle, precision=precision, backend="openvino")
-        artefact = verified_as(graph.file, "openvino")
-        stages.append(
-            Stage(f"openvino {precision}", artefact, precision, f"onnx {precision}", limits[precision], runtime)
-        )
+        other, reason = _opened(bundle, precision=precision, backend="openvino")
+        artefact, against = verified_as(graph.file, "openvino"), f"onnx {precision}"
+        stages.append(Stage(f"openvino {precision}", artefact, precision, against, limits[precision], other, reason))
     twins = {entry.graph for entry in manifest.engines.values() if entry.graph not in manifest.files_of_graphs()}
     for twin in sorted(twins):
         runtime = open_runtime(bundle / twin, device=device)
@@ -81,12 +80,17 @@ def find_stages(
     for name, entry in manifest.engines.items():
         against = _SYMMETRIC if entry.graph in twins else f"onnx {entry.precision}"
         held_to = limits["fp16" if entry.precision == "fp32" else entry.precision]
-        try:
-            engine, reason = open_runtime(bundle / entry.file), ""
-        except UsageError as error:  # no GPU, another GPU, no TensorRT: not the fault of the engine
-            engine, reason = None, error.message
+        engine, reason = _opened(bundle / entry.file)
         stages.append(Stage(f"engine {name}", entry.file, entry.precision, against, held_to, engine, reason))
     return stages
+
+
+def _opened(path: Path, **options: Any) -> tuple[Runtime | None, str]:
+    """A runtime, or why this machine has none for it: no GPU, another GPU, no bf16; not the fault of the artefact."""
+    try:
+        return open_runtime(path, **options), ""
+    except UsageError as error:
+        return None, error.message
 
 
 @dataclass(frozen=True)

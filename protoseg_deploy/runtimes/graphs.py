@@ -110,9 +110,14 @@ def find_graph(path: Path, precision: Precision | None = None, *, library: str =
             check_file(bundle, manifest, name)
             verified = manifest.verified(verified_as(name, library))
             return Graph(path, (path,), verified, manifest, None, found)
-    weights = path.with_name(f"{path.name}.data")
-    files = (path, weights) if weights.is_file() else (path,)
+    files = graph_files(path)
     return Graph(path, files, None, _found=_identities(files))
+
+
+def graph_files(file: Path) -> tuple[Path, ...]:
+    """A graph and, where there is one, the file of its weights beside it; nothing is compared."""
+    weights = file.with_name(f"{file.name}.data")
+    return (file, weights) if weights.is_file() else (file,)
 
 
 def manifest_of(folder: Path) -> Manifest | None:
@@ -187,6 +192,7 @@ def check_described(file: Path, precision: Precision | None, metadata: GraphMeta
         "input scale": (manifest.input.input_scale, metadata.input_scale),
         "mean": (manifest.input.mean, metadata.mean),
         "std": (manifest.input.std, metadata.std),
+        "reading of images": (manifest.input.reading, metadata.reading),
     }
     for what, (described, found) in pairs.items():
         if described != found:

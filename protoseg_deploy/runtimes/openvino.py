@@ -1,5 +1,6 @@
 """An exported graph under OpenVINO, on the CPU."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,18 +21,20 @@ _NAMES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _HEAVY = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution"})
 """Its names of the layers that decide what a network costs."""
 _OTHER = "Use --backend onnxruntime, or another --precision."
+_WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"})
+"""Values of oneDNN's variable that keep OpenVINO's kernels from bf16, whatever the processor has."""
 
 
 class OpenVinoRuntime:
     """A graph of a bundle, or one ``.onnx`` file of this program, under OpenVINO on the CPU.
 
     OpenVINO by itself lowers fp32 graphs to bf16 where the processor has it. Here the graph's own precision is asked
-    for, so that what was verified is what runs; a precision the processor lacks is computed in fp32, and
-    ``info.details["emulated"]`` says so. ``info.details["layer_precisions"]`` counts what convolutions and matrix
-    products really run in. Two things differ from the letter of a graph. Of a bf16 graph also the few nodes kept in
-    fp32 are computed in bf16: faster, and over all families as close to fp32. Of an int8 graph OpenVINO fuses the
-    rescaling its own way, so that its class maps differ from ONNX Runtime's by more than rounding. So OpenVINO has
-    verdicts of its own: ``protoseg verify --backend openvino``.
+    for, so that what was verified is what runs. fp16 is computed in fp32 where the processor lacks it, and
+    ``info.details["emulated"]`` says so; bf16 is refused there. ``info.details["layer_precisions"]`` counts what
+    convolutions and matrix products really run in. Two things differ from the letter of a graph. Of a bf16 graph also
+    the few nodes kept in fp32 are computed in bf16: faster, and over all families as close to fp32. Of an int8 graph
+    OpenVINO fuses the rescaling its own way, so that its class maps differ from ONNX Runtime's by more than rounding.
+    So OpenVINO has verdicts of its own: ``protoseg verify --backend openvino``.
 
     Args:
         path: a bundle folder, or an ``.onnx`` file; what belongs to a bundle is compared with its checksum.
@@ -40,14 +43,19 @@ class OpenVinoRuntime:
 
     Raises:
         ProtosegError: not an ONNX file, damaged, changed, not written by this program, or OpenVINO cannot run it.
-        UsageError: OpenVINO is not installed, or the bundle has no such precision.
+        UsageError: OpenVINO is not installed, the bundle has no such precision, or the processor no bf16 for it.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: Precision | None = None) -> None:
         openvino = _load_openvino()
         graph, self._metadata = open_graph(path, precision, library="openvino")
         core = openvino.Core()
-        hint = _hint(self._metadata.precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        computed = _computed_types(core)
+        if self._metadata.precision == "bf16" and "BF16" not in computed:
+            raise UsageError(
+                f"{graph.file}: {_NO_BF16}", "Use --backend onnxruntime, which emulates it, or --precision fp32."
+            )
+        hint = _hint(self._metadata.precision, computed)
         compiled = _compile(core, graph, hint, threads or torch.get_num_threads())
         graph.require_unchanged()
         self._request = compiled.create_infer_request()
@@ -103,6 +111,29 @@ class OpenVinoRuntime:
         return run
 
 
+_NO_BF16 = "OpenVINO cannot compute bf16 on this processor"
+
+
+def why_no_bf16() -> str | None:
+    """Why a bf16 graph would be refused on this machine; None where it would run, or OpenVINO is not installed."""
+    try:
+        openvino = _load_openvino()
+    except UsageError:
+        return None
+    return None if "BF16" in _computed_types(openvino.Core()) else _NO_BF16
+
+
+def _computed_types(core: Any) -> frozenset[str]:
+    """What the CPU has kernels for, as OpenVINO names it: FP32, BF16, FP16, INT8 and more.
+
+    Of bf16 OpenVINO asks the processor. Its kernels are oneDNN's, which obey a variable of the environment, and without
+    one a bf16 graph is refused when it is compiled, or ends the process.
+    """
+    types = frozenset(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return types - {"BF16"} if limit.upper() in _WITHOUT_BF16 else types
+
+
 def _load_openvino() -> Any:
     try:
         import openvino
@@ -113,12 +144,12 @@ def _load_openvino() -> Any:
     return openvino
 
 
-def _hint(precision: Precision, capabilities: list[str]) -> str:
+def _hint(precision: Precision, computed: frozenset[str]) -> str:
     """Type to compute in what the graph leaves in floating point: its own, or fp32 where the processor lacks that.
 
     Asked for fp16 on a processor without it OpenVINO would take bf16, which keeps three bits less.
     """
-    return _NAMES.get(precision, "f32") if precision.upper() in capabilities else "f32"
+    return _NAMES.get(precision, "f32") if precision.upper() in computed else "f32"
 
 
 def _compile(core: Any, graph: Graph, hint: str, threads: int) -> Any:

@@ -29,6 +29,7 @@ from protoseg_deploy.runtimes import opening
 from protoseg_deploy.runtimes.base import BACKENDS
 from protoseg_deploy.runtimes.metadata import PRECISIONS
 from protoseg_deploy.runtimes.opening import open_runtime
+from protoseg_deploy.runtimes.openvino import why_no_bf16
 from tests.conftest import recipe_tree
 from tests.fake_runtime import FakeRuntime
 
@@ -253,6 +254,8 @@ def bundle(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_precision_and_backend_reach_the_runtime(bundle: Path, recipe: Path, scenes: Path, tmp_path: Path) -> None:
+    if reason := why_no_bf16():
+        pytest.skip(reason)
     low = ["--precision", "bf16", "--json"]
     evaluated = json.loads(run("evaluate", bundle, "--recipe", recipe, *low).stdout)
     assert (evaluated["precision"], evaluated["verified"]) == ("bf16", None)

@@ -19,6 +19,7 @@ from protoseg_deploy.models import load_network, save_network
 from protoseg_deploy.runtimes import open_runtime, read_manifest
 from protoseg_deploy.runtimes.manifest import EngineEntry, add_engine, graph_file
 from protoseg_deploy.runtimes.metadata import PRECISIONS
+from protoseg_deploy.runtimes.openvino import why_no_bf16
 from protoseg_deploy.runtimes.tensorrt import Profile
 from tests.exporting.planting import align_the_corners, beyond_fp16, double_a_scale, edit_graph, swap_red_and_blue
 
@@ -152,6 +153,8 @@ def test_what_tensorrt_takes_for_int8_is_a_stage_of_its_own(bundle: Path, colour
 
 def test_openvino_has_verdicts_of_its_own(bundle: Path, colour_run: Path) -> None:
     pytest.importorskip("openvino")
+    if reason := why_no_bf16():
+        pytest.skip(reason)
     assert open_runtime(bundle, precision="int8", backend="openvino").info.verified is None
     arguments = ["verify", str(bundle), "--images", str(colour_run.parent / "data" / "images"), "--json"]
     document = json.loads(CliRunner().invoke(cli, [*arguments, "--backend", "openvino"]).stdout)

@@ -116,8 +116,15 @@ def test_a_plain_error_of_the_cpu_provider_is_a_graph_it_cannot_load(
 def test_a_graph_without_kernels_is_not_called_damaged(folder: Path, tmp_path: Path) -> None:
     model = onnx.load(folder / "bundle" / "model.onnx")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(2), "matrix"))
-    model.graph.node.append(onnx.helper.make_node("Det", ["matrix"], ["determinant"]))
-    model.graph.output.append(onnx.helper.make_tensor_value_info("determinant", onnx.TensorProto.DOUBLE, []))
+    last = next(node for node in model.graph.node if "class_map" in node.output)
+    last.output[:] = ["whole"]
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Det", ["matrix"], ["determinant"]),
+            onnx.helper.make_node("Cast", ["determinant"], ["one"], to=onnx.TensorProto.UINT8),
+            onnx.helper.make_node("Mul", ["whole", "one"], ["class_map"]),
+        ]
+    )
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(ProtosegError, match=r"CPUExecutionProvider cannot compute .*Det") as caught:
         open_runtime(tmp_path / "model.onnx", device="cpu")

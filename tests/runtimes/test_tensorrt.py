@@ -1,8 +1,10 @@
 """What is refused before an engine is loaded, and how launches are recorded; none of it needs a GPU."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from protoseg_deploy.runtimes.manifest import (
 from protoseg_deploy.runtimes.metadata import Classes, GraphMetadata
 from protoseg_deploy.runtimes.tensorrt import EngineSidecar, LayerTable, Profile, load_library, read_sidecar
 from protoseg_deploy.runtimes.tensorrt.launching import Binding, Launcher
+from protoseg_deploy.runtimes.tensorrt.loading import output_types
 from protoseg_deploy.runtimes.tensorrt.memory import GrowingBuffer, usable_in_place
 from protoseg_deploy.runtimes.tensorrt.runtime import _verdict
 from protoseg_deploy.runtimes.tensorrt.sidecar import (
@@ -97,6 +100,87 @@ def test_an_engine_without_a_usable_sidecar(engine: Path) -> None:
         read_sidecar(engine)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"precision": "fp32"}, "precision is fp32, and that of the graph fp16"),
+        ({"profile": PROFILE.model_copy(update={"max": (1, 32, 32)})}, "not in the order smallest, best, largest"),
+        ({"profile": {"min": [0, 1, 1], "opt": [1, 1, 1], "max": [1, 1, 1]}}, "profile.min.0"),
+        ({"engine_bytes": -1}, "engine_bytes"),
+        ({"build_seconds": float("nan")}, "build_seconds"),
+        ({"metadata": {**METADATA.model_dump(), "std": (0.0, 1.0, 1.0)}}, "metadata.std.0"),
+    ],
+)
+def test_a_sidecar_that_contradicts_itself_is_refused(engine: Path, changes: dict[str, object], words: str) -> None:
+    tree = {**sidecar(engine).model_dump(), **changes}
+    engine.with_suffix(".json").write_text(json.dumps(tree, default=lambda value: value.model_dump()))
+    with pytest.raises(ProtosegError) as caught:
+        read_sidecar(engine)
+    assert words in caught.value.message
+    for content in (b"", b"[" * 100_000, b"\xff", b"null"):
+        engine.with_suffix(".json").write_bytes(content)
+        with pytest.raises(ProtosegError, match=r"fp16-sm86\.json is damaged"):
+            read_sidecar(engine)
+
+
+class _Engine:
+    """Inputs and outputs of an engine, as the libraries tell them: (name, type, shape)."""
+
+    def __init__(self, inputs: list[tuple[str, str, tuple[int, ...]]], outputs: list[tuple[str, str, tuple[int, ...]]]):
+        self.ports = {port[0]: port for port in (*inputs, *outputs)}
+        self.inputs = {port[0] for port in inputs}
+        self.num_io_tensors = len(self.ports)
+
+    def get_tensor_name(self, number: int) -> str:
+        return list(self.ports)[number]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "in" if name in self.inputs else "out"
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return self.ports[name][1]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.ports[name][2]
+
+
+LIBRARY = SimpleNamespace(
+    DataType=SimpleNamespace(UINT8="u8", INT32="i32", FLOAT="f32"), TensorIOMode=SimpleNamespace(OUTPUT="out")
+)
+IMAGES, CLASS_MAP = ("images", "u8", (-1, -1, -1, 3)), ("class_map", "u8", (-1, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"),
+    [
+        ([IMAGES], [CLASS_MAP], None),
+        ([IMAGES], [CLASS_MAP, ("logits", "f32", (-1, 2, -1, -1)), ("confidence", "u8", (-1, -1, -1))], None),
+        ([("images", "u8", (1, 64, 64, 3))], [("class_map", "u8", (1, 64, 64))], None),
+        ([("images", "f32", (-1, -1, -1, 3))], [CLASS_MAP], "found images: float32"),
+        ([("images", "u8", (-1, 3, -1, -1))], [CLASS_MAP], "found images: uint8"),
+        ([("pictures", "u8", (-1, -1, -1, 3))], [CLASS_MAP], "found pictures"),
+        ([IMAGES, ("extra", "f32", (1,))], [CLASS_MAP], "extra"),
+        ([IMAGES], [("class_map", "i64", (-1, -1, -1))], "found class_map: i64"),
+        ([IMAGES], [("class_map", "i32", (-1, -1, -1))], "found class_map: int32"),
+        ([IMAGES], [("classes", "u8", (-1, -1, -1))], "found classes"),
+        (
+            [IMAGES],
+            [CLASS_MAP, ("logits", "f32", (-1, 7, -1, -1))],
+            "expected logits: float32 [batch, 2, height, width]",
+        ),
+    ],
+)
+def test_an_engine_keeps_the_contract(inputs: list, outputs: list, words: str | None) -> None:
+    if words is None:
+        types = output_types(LIBRARY, _Engine(inputs, outputs), Path("a.engine"), METADATA)
+        assert types["class_map"] == torch.uint8
+        return
+    with pytest.raises(ProtosegError) as caught:
+        output_types(LIBRARY, _Engine(inputs, outputs), Path("a.engine"), METADATA)
+    assert "a.engine does not have the inputs and outputs of its metadata" in caught.value.message
+    assert words in caught.value.message
+
+
 def test_a_changed_engine_is_refused(engine: Path) -> None:
     engine.write_bytes(b"another..")
     with pytest.raises(ProtosegError, match="its checksum differs"):
@@ -137,12 +221,16 @@ def test_a_replaced_engine_does_not_keep_the_verdict(
     """Engine and sidecar fit each other, but are not the ones of the bundle."""
     path = tmp_path / "engines" / "fp16-sm86.engine"
     path.parent.mkdir()
-    assert _verdict(path) is None
     path.write_bytes(b"an engine")
-    write_sidecar(path, sidecar(path))
+    made = sidecar(path)
+    write_sidecar(path, made)
+    assert _verdict(path, made) is None
     write_manifest(tmp_path, manifest_of(tmp_path, "engines/fp16-sm86.engine", "engines/fp16-sm86.json"))
-    assert _verdict(path) is True
-    assert _verdict(path.with_stem("fp32")) is None  # lies there without being listed
+    assert _verdict(path, made) is True
+    assert _verdict(path.with_stem("fp32"), made) is None  # lies there without being listed
+    other = made.model_copy(update={"metadata": METADATA.model_copy(update={"ignore_index": 7})})
+    with pytest.raises(ProtosegError, match="is not the artefact the manifest describes: ignore index 7 instead"):
+        _verdict(path, other)
     path.write_bytes(content)
     write_sidecar(path, sidecar(path, **changes))
     with pytest.raises(ProtosegError, match=f"{replaced} is not the file the manifest describes"):

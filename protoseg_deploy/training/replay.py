@@ -100,16 +100,7 @@ def _read(file: Path) -> dict[str, Any]:
             document = torch.load(content, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"{file}: no such file") from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        pickle.UnpicklingError,
-    ):
+    except DAMAGE:
         raise UsageError(f"{file}: not a skipped step of a run, or damaged") from None
     if not isinstance(document, dict) or not {"batch", "student", "random_state", "method"} <= document.keys():
         raise UsageError(f"{file}: not a skipped step of a run", "They are called skipped-step-….pt.")

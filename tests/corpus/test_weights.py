@@ -62,7 +62,7 @@ def file_is(name: str, write: Callable[[Path], object], file: str = "w.pth") -> 
 
 
 def _cast(dtype: torch.dtype) -> Callable[[], Weights]:
-    return lambda: {name: tensor.to(dtype) for name, tensor in plain().items()}
+    return lambda: {n: tensor.to(dtype) if tensor.is_floating_point() else tensor for n, tensor in plain().items()}
 
 
 def _filled(value: float) -> Callable[[], Weights]:

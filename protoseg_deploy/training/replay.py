@@ -14,6 +14,7 @@ from protoseg_deploy.methods import build_method
 from protoseg_deploy.models import NetworkSpec, Segmenter
 from protoseg_deploy.models import build_segmenter as build_network
 from protoseg_deploy.recipe import class_table
+from protoseg_deploy.training.checkpoints import DAMAGE
 from protoseg_deploy.training.devices import Compute
 from protoseg_deploy.training.ema import EmaTeacher
 from protoseg_deploy.training.processes import restore_random_state

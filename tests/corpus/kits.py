@@ -91,6 +91,16 @@ def write_network(path: Path, change: Callable[[dict[str, torch.Tensor]], object
     return path
 
 
+def _balance(weights: dict[str, torch.Tensor], images: Path) -> None:
+    """Shift the logits of a network so that no class wins everywhere."""
+    network = build_segmenter(spec())
+    network.load_state_dict(weights)
+    batch = np.stack([np.asarray(Image.open(path)) for path in sorted(images.iterdir())])
+    with torch.no_grad():
+        logits = network.eval()(torch.from_numpy(batch).permute(0, 3, 1, 2))
+    weights["head.bias"] -= logits.transpose(0, 1).flatten(1).median(1).values
+
+
 def mirrored(image: UInt8) -> UInt8:
     """What `mirror_graph` makes of an image ``[H,W,3]``: two bits of each channel, ``[H,W]``."""
     bits = image.astype(np.int64) // 64
@@ -166,11 +176,13 @@ class Kits:
         return self._made("trained", train) / "run"
 
     def bundle(self) -> Path:
-        """The bundle of `run`, by ``protoseg export``."""
-        run = self.run()
+        """A verified bundle, by ``protoseg export``, of a network that has not learned and yet shows every class."""
+        val = self.data() / "val" / "images"
 
         def export(folder: Path) -> None:
-            self._protoseg(folder, "export", str(run), "--bundle", str(folder / "bundle"))
+            network = write_network(folder / "net.safetensors", lambda weights: _balance(weights, val))
+            words = ["--bundle", str(folder / "bundle"), "--images", str(val)]
+            self._protoseg(folder, "export", str(network), *words)
 
         return self._made("exported", export) / "bundle"
 
@@ -190,6 +202,7 @@ class Kits:
             with _one_process(self._folder / f"{name}.lock"):
                 if not folder.exists():
                     making = self._folder / f"making-{name}"
+                    shutil.rmtree(making, ignore_errors=True)  # of a call that failed
                     making.mkdir()
                     make(making)
                     making.rename(folder)

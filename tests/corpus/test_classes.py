@@ -43,7 +43,7 @@ def either(name: str, content: bytes, *names: str) -> Case:
 
 
 def refuses(name: str, content: bytes | Callable[[Any], object]) -> Case:
-    return Case(name, _check(content), ("classes.json",))
+    return Case(name, _check(content), ("classes.json", "data.classes"))
 
 
 _DEEP = b"[" * 100_000 + b"]" * 100_000

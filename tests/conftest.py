@@ -1,6 +1,7 @@
 """Small data and small networks that tests share; nothing is fetched, nothing needs a GPU."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -15,6 +16,10 @@ from protoseg_deploy.recipe import Recipe, recipe_from_dict
 from tests.exporting import families
 
 torch.set_num_threads(1)
+
+# A shell starts jobs in the background with Ctrl-C ignored, and so would every command that a test starts and stops.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

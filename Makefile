@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint test-gpu test-all-engines clean
+.PHONY: demo test lint test-gpu test-all-engines test-corpus clean
 
 # Builds .venv once; rebuilt when the dependencies change.
 $(STAMP): pyproject.toml constraints.txt
@@ -28,6 +28,10 @@ test-gpu: $(STAMP)
 # Engines of every precision of every backbone family for every GPU generation; `make test` builds a spread of them.
 test-all-engines: $(STAMP)
 	PROTOSEG_ALL_ENGINES=1 $(BIN)/python -m pytest tests/exporting/test_engines.py -n auto
+
+# All broken and hostile inputs; `make test` tries every second one.
+test-corpus: $(STAMP)
+	PROTOSEG_WHOLE_CORPUS=1 $(BIN)/python -m pytest tests/corpus -n auto --dist loadfile
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

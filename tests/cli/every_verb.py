@@ -17,7 +17,7 @@ def main(recipe: str, folder: Path) -> None:
         ["distill", run, "--run", student, "model.decoder_channels=8"],
         ["evaluate", student, "--recipe", recipe],
         ["export", student, "--bundle", bundle],
-        ["verify", bundle, "--images", images, "--count", "1", *openvino],
+        ["verify", bundle, "--images", images, *openvino],
         ["predict", bundle, images, "--out", folder / "out", *openvino],
         ["bench", bundle, "--size", "64", "--runs", "1"],
         ["bench-train", recipe, "--rounds", "2", "--steps", "1"],

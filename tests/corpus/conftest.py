@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,23 @@ from tests.corpus.launching import Ended, Launcher
 
 if os.name != "posix":
     collect_ignore_glob = ["test_*.py"]  # named pipes, links and forked processes
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Every second case of each file, unless PROTOSEG_WHOLE_CORPUS is set: `make test-corpus` runs all of them."""
+    if "PROTOSEG_WHOLE_CORPUS" in os.environ or any("::" in argument for argument in config.args):
+        return
+    here = Path(__file__).parent
+    seen: Counter[Path] = Counter()
+    left_out = []
+    for item in items:
+        if item.path.parent == here:
+            seen[item.path] += 1
+            if seen[item.path] % 2 == 0:
+                left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    out = set(left_out)
+    items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture(scope="session")

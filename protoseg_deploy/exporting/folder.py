@@ -6,10 +6,11 @@ from pathlib import Path
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import LOCK_FILE, settle
-from protoseg_deploy.files import is_scratch, resolved
+from protoseg_deploy.files import is_scratch, open_regular, read_at_most, resolved
 from protoseg_deploy.runtimes.manifest import ENGINE_FOLDER, MANIFEST_FILE
 
 VERIFICATION_FOLDER = "verification"
+_MOST_BYTES = 2**28
 
 _OURS = {".": (MANIFEST_FILE, LOCK_FILE), ENGINE_FOLDER: ("*.engine", "*.json", "*.onnx", "*.cache")}
 _OURS[VERIFICATION_FOLDER] = ("worst-*.png",)
@@ -55,7 +56,8 @@ def _is_bundle(folder: Path) -> bool:
 def _files_of(folder: Path) -> set[str] | None:
     """Names in the manifest of a bundle of any version; None where it is none."""
     try:
-        content = json.loads((folder / MANIFEST_FILE).read_bytes())
+        with open_regular(folder / MANIFEST_FILE) as file:
+            content = json.loads(read_at_most(file, _MOST_BYTES) or b"")
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or not {"format", "network", "classes", "files"} <= content.keys():

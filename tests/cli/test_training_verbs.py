@@ -226,6 +226,8 @@ def test_a_run_that_diverges_says_how_to_look_at_the_step_and_that_works(recipe,
         "train.head_lr_factor=1000",
         "train.optimizer=sgd",
         "train.max_skipped_steps=2",
+        "train.eval_every=8",
+        "train.checkpoint_every=8",
         "method.name=fixmatch",
     ]
     fails("train", recipe, "--run", folder, *spoilt, says=["stopped being a number", "--replay"])

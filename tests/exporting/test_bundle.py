@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from importlib.metadata import version
 from itertools import pairwise
@@ -133,6 +134,19 @@ def test_a_bundle_with_files_of_somebody_else_is_not_replaced(
         export_bundle(colour_run, target)
     assert contents(target) == before
     assert stranger.read_text() == "years of work"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_folder_whose_manifest_is_a_named_pipe_is_refused_and_not_waited_for(
+    good_bundle: Path, colour_run: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "mine"
+    shutil.copytree(good_bundle, target)
+    (target / "manifest.json").unlink()
+    os.mkfifo(target / "manifest.json")
+    with pytest.raises(UsageError, match="is not a bundle"):
+        export_bundle(colour_run, target)
+    assert (target / "model.onnx").is_file()
 
 
 def test_a_bundle_that_is_read_from_is_not_replaced(good_bundle: Path, tmp_path: Path) -> None:

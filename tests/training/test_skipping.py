@@ -163,7 +163,16 @@ def test_skipped_steps_are_counted_and_said(tiny_recipe, tmp_path, monkeypatch, 
 
 def test_too_many_in_a_row_stop_the_run_and_leave_a_replay_behind(tiny_recipe, tmp_path):
     recipe = with_values(
-        tiny_recipe, train={"lr": 1e30, "optimizer": "sgd", "max_skipped_steps": 3}, method={"name": "fixmatch"}
+        tiny_recipe,
+        train={
+            "lr": 1000.0,
+            "head_lr_factor": 1000.0,
+            "optimizer": "sgd",
+            "max_skipped_steps": 3,
+            "eval_every": 8,  # an evaluation would find the network not finite first
+            "checkpoint_every": 8,
+        },
+        method={"name": "fixmatch"},
     )
     with pytest.raises(TooManySkipped, match="stopped being a number") as caught:
         train(recipe, tmp_path / "run", build_method, quiet=True)

@@ -9,6 +9,7 @@ from PIL import Image
 from protoseg_deploy.data.scenes.appearance import KINDS
 from protoseg_deploy.data.scenes.composing import Scene, draw_scene
 from protoseg_deploy.errors import UsageError
+from protoseg_deploy.files import open_regular, read_at_most
 
 CLASSES_FILE = "classes.json"
 _SPLITS = {"labeled": 0, "unlabeled": 1, "val": 2}
@@ -57,8 +58,9 @@ def write_scenes(
 def is_scene_folder(folder: Path) -> bool:
     """Whether `write_scenes` has written a folder."""
     try:
-        return (folder / CLASSES_FILE).read_text(encoding="utf-8") == _classes_text()
-    except (OSError, UnicodeDecodeError):
+        with open_regular(folder / CLASSES_FILE) as file:
+            return read_at_most(file, 2**16) == _classes_text().encode()
+    except OSError:
         return False
 
 

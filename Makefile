@@ -19,8 +19,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A test process that dies ends the tests; one put in its place would wait for ever (pytest-xdist, --dist loadfile).
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest tests/gpu -rs
@@ -31,7 +32,7 @@ test-all-engines: $(STAMP)
 
 # All broken and hostile inputs; `make test` tries every third one.
 test-corpus: $(STAMP)
-	PROTOSEG_WHOLE_CORPUS=1 $(BIN)/python -m pytest tests/corpus -n auto --dist loadfile
+	PROTOSEG_WHOLE_CORPUS=1 $(BIN)/python -m pytest tests/corpus -n auto --dist loadfile --max-worker-restart 0
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class OpenVinoRuntime:
     def __init__(self, path: Path, *, threads: int | None = None, precision: Precision | None = None) -> None:
         openvino = _load_openvino()
         graph, self._metadata = open_graph(path, precision, library="openvino")
-        core = openvino.Core()
+        core = _core()
         computed = _computed_types(core)
         if self._metadata.precision == "bf16" and "BF16" not in computed:
             raise UsageError(
@@ -117,10 +118,10 @@ _NO_BF16 = "OpenVINO cannot compute bf16 on this processor"
 def why_no_bf16() -> str | None:
     """Why a bf16 graph would be refused on this machine; None where it would run, or OpenVINO is not installed."""
     try:
-        openvino = _load_openvino()
+        core = _core()
     except UsageError:
         return None
-    return None if "BF16" in _computed_types(openvino.Core()) else _NO_BF16
+    return None if "BF16" in _computed_types(core) else _NO_BF16
 
 
 def _computed_types(core: Any) -> frozenset[str]:
@@ -132,6 +133,16 @@ def _computed_types(core: Any) -> frozenset[str]:
     types = frozenset(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     return types - {"BF16"} if limit.upper() in _WITHOUT_BF16 else types
+
+
+@cache
+def _core() -> Any:
+    """The one core of this process, which never goes.
+
+    Each gives the thread that makes it a stack for signal handlers, and the one before back when it goes. Of two, the
+    one that goes last may bring back a stack that is gone, and the next signal, such as Ctrl-C, ends the process.
+    """
+    return _load_openvino().Core()
 
 
 def _load_openvino() -> Any:

@@ -76,14 +76,16 @@ def test_flags_may_be_repeated_and_verbs_have_options_enough_for_this_test_to_me
 )
 def test_precisions_add_up(arguments, expected):
     command = dict(VERBS)[arguments[:1][0],]
-    assert command.make_context("x", arguments[1:]).params["precisions"] == expected
+    with command.make_context("x", arguments[1:]) as context:
+        assert context.params["precisions"] == expected
 
 
 def test_other_lists_add_up_too(tmp_path):
     compare = dict(VERBS)["compare",]
 
     def parsed(*arguments):
-        return compare.make_context("x", ["R", "--run", "x", *arguments]).params
+        with compare.make_context("x", ["R", "--run", "x", *arguments]) as context:
+            return context.params
 
     assert parsed("--seeds", "0,3", "--seeds", "5,")["seeds"] == (0, 3, 5)
     assert parsed("--seeds", "2")["seeds"] == (0, 1)

@@ -1,6 +1,8 @@
 """OpenVINO computes the same graphs as ONNX Runtime, in the precision that the graph has."""
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,9 +23,11 @@ from tests.exporting.families import FAMILIES, Family, exported
 
 openvino = pytest.importorskip("openvino")
 
+from protoseg_deploy.runtimes import openvino as openvino_module  # noqa: E402
 from protoseg_deploy.runtimes.openvino import OpenVinoRuntime, why_no_bf16  # noqa: E402
 
-CAPABILITIES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CAPABILITIES = openvino_module._core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+ROOT = Path(__file__).resolve().parents[2]
 NO_BF16 = why_no_bf16()
 
 
@@ -114,13 +118,37 @@ def no_bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # read by oneDNN at its first call, here at each
         return
 
-    class Core(openvino.Core):
+    core = openvino_module._core()
+
+    class Core:
+        compile_model = core.compile_model
+
         def get_property(self, *arguments):
-            found = super().get_property(*arguments)
+            found = core.get_property(*arguments)
             return [name for name in found if name != "BF16"] if "OPTIMIZATION_CAPABILITIES" in arguments else found
 
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    monkeypatch.setattr(openvino, "Core", Core)
+    monkeypatch.setattr(openvino_module, "_core", Core)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals on this system")
+def test_a_signal_reaches_its_handler_after_runtimes_have_come_and_gone(bundle: Path) -> None:
+    """A core of OpenVINO brings back the stack of signal handlers that it found, also one that is gone by then."""
+    program = (
+        "import pathlib, signal, sys\n"
+        "from protoseg_deploy.runtimes import open_runtime\n"
+        "caught = []\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))\n"
+        "def runtime():\n"
+        "    return open_runtime(pathlib.Path(sys.argv[1]), backend='openvino', threads=1)\n"
+        "first, second = runtime(), runtime()\n"
+        "del first\n"
+        "del second\n"
+        "signal.raise_signal(signal.SIGUSR1)\n"
+        "assert caught == [1]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(bundle)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.usefixtures("no_bf16")

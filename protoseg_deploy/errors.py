@@ -4,6 +4,7 @@ Everything raised from here is shown by the command line without a traceback: wh
 about it. Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,14 @@ class RecipeError(UsageError):
         self.faults = tuple(faults)
 
 
+_WRITE_HINTS = (
+    dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free some space or choose another folder")
+    | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write into")
+    | dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "Something else has this name: choose another one")
+    | {errno.ENAMETOOLONG: "Choose a shorter name"}
+)
+
+
 class WriteError(ProtosegError):
     """A file could not be written; what was there before is as it was.
 
@@ -58,7 +67,7 @@ class WriteError(ProtosegError):
     def __init__(self, path: Path, error: OSError) -> None:
         super().__init__(
             f"cannot write {path}: {error.strerror or error}",
-            "Free some space or choose another folder; nothing was replaced.",
+            f"{_WRITE_HINTS.get(error.errno or 0, 'Choose another place')}; nothing was replaced.",
         )
         self.errno = error.errno
 

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
 )
 @click.option("--images", type=PATH, help="Verify on these images.  [default: validation images of the recipe]")
 @click.option("--masks", type=PATH, help="Masks of --images, to compare the mIoU too.")
+@click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
 @click.option(
     "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Verify on at most so many."
 )
@@ -91,6 +92,7 @@ def command(
     max_drop: float,
     images: Path | None,
     masks: Path | None,
+    mask_template: str,
     verify_images: int,
     no_verify: bool,
     as_json: bool,
@@ -124,7 +126,7 @@ def command(
     samples: tuple[Sample, ...] = ()
     unverified = ""
     if images is not None:
-        samples = folder_samples(images, masks, count=verify_images)
+        samples = folder_samples(images, masks, mask_template, verify_images)
     elif not no_verify or "int8" in precisions:
         try:
             samples = run_samples(run, verify_images)

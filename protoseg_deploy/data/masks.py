@@ -5,7 +5,7 @@ integers of up to 64 bits and whole floats as far as their values fit into 0..25
 colours of the classes, exactly, or are grey saved as RGB. Formats and compressions that change values are refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from protoseg_deploy.recipe import Color, MaskReading
 
 _CHANNELS = ("LA", "La", "RGB", "RGBA", "RGBX")
 _NAMED = 8
+_ALMOST = 8
+"""Levels in each channel by which a colour may miss that of a class to be named with it."""
 _PNG_HINT = "Save masks as single-channel PNG."
 _COLOR_HINT = (
     "Masks of three channels show the colours of the classes: list them in data.colors, in the order of data.classes, "
@@ -150,7 +152,7 @@ def _indices(values: NDArray[Any], reading: MaskReading, path: Path) -> UInt8Arr
         return _fitting(values[..., 0], path)
     if not eight_bit:
         raise DataError(f"{path}: a mask with three channels of {values.dtype}; colours have 8 bits", hint=_PNG_HINT)
-    raise _strange_colors(values[~found], path)
+    raise _strange_colors(values[~found], reading.colors, path)
 
 
 def _fitting(values: NDArray[Any], path: Path) -> UInt8Array:
@@ -216,16 +218,25 @@ def _codes(values: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return codes
 
 
-def _strange_colors(pixels: NDArray[np.uint8], path: Path) -> DataError:
+def _strange_colors(pixels: NDArray[np.uint8], colors: Sequence[Color], path: Path) -> DataError:
     codes, counts = np.unique(_codes(pixels), return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_NAMED]
-    named = [f"{_color(int(codes[i]))} in {counts[i]}" for i in order]
+    named = [f"{_color(int(codes[i]))} in {counts[i]}{_beside(_color(int(codes[i])), colors)}" for i in order]
     more = f" and {len(codes) - _NAMED} more colours" if len(codes) > _NAMED else ""
     many = " Antialiased or resampled edges make colours between those of the classes." if len(codes) > 256 else ""
     return DataError(
         f"{path}: a colour mask with colours that are no class: {', '.join(named)}{more}, {len(pixels)} pixels in all",
         hint=_COLOR_HINT + many,
     )
+
+
+def _beside(color: Color, colors: Sequence[Color]) -> str:
+    """The class whose colour this one almost is."""
+    distance, index = min(
+        ((max(abs(a - b) for a, b in zip(color, other, strict=True)), index) for index, other in enumerate(colors)),
+        default=(256, 0),
+    )
+    return f" (almost class {index}, {colors[index]})" if distance <= _ALMOST else ""
 
 
 def _palette(image: Image.Image) -> dict[int, Color] | None:

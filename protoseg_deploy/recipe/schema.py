@@ -6,7 +6,7 @@ Every field is followed by its own docstring; ``protoseg recipe show`` prints a 
 import math
 import re
 from fractions import Fraction
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from protoseg_deploy.files import path_fault
-from protoseg_deploy.text import printable
+from protoseg_deploy.text import printable, shown
 
 
 def _plain(text: str) -> str:
@@ -199,6 +199,13 @@ class Data(Section):
         if bands is not None and len(bands) not in (1, 3):
             raise ValueError(f"give one band or three, counted from 1, got {list(bands)}")
         return bands
+
+    @field_validator("value_range", mode="before")
+    @classmethod
+    def _one_kind_of_range(cls, value: Any) -> Any:
+        if value is None or isinstance(value, str) or (isinstance(value, list | tuple) and len(value) == 2):
+            return value
+        raise ValueError(f"a range is [LOW, HIGH] or percentiles such as percentile_2_98, got {shown(value)}")
 
     @field_validator("value_range")
     @classmethod

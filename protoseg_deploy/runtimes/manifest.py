@@ -273,7 +273,8 @@ def check_file(bundle: Path, manifest: Manifest, name: str) -> Path:
     if entry is None:
         raise ProtosegError(f"{bundle / MANIFEST_FILE} does not list {name}", _HINT)
     if not path.is_file():
-        raise ProtosegError(f"{path} is missing from the bundle", _HINT)
+        what = "is not a regular file" if path.exists() else "is missing from the bundle"
+        raise ProtosegError(f"{path} {what}", _HINT)
     if not path.resolve().is_relative_to(bundle.resolve()):
         raise ProtosegError(
             f"{path} is a link to a file outside the bundle", "Copy the bundle with the files that its links point to."

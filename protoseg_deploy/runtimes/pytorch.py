@@ -111,6 +111,8 @@ def network_file(path: Path, which: str = "best") -> Path:
     if file.is_file():
         return file
     if not path.is_dir():
+        if path.exists():
+            raise ProtosegError(f"{path} is neither a run folder nor a regular file")
         raise ProtosegError(f"no run folder and no network file at {path}")
     others = sorted(other.name for other in path.glob("*.safetensors") if other.stem in {"best", "last"})
     if others:

@@ -127,9 +127,7 @@ class Trainer:
         """
         spec, device = self.recipe.train, self.compute.device
         images_per_step = spec.batch_labeled + (spec.batch_unlabeled if self.method.uses_unlabeled else 0)
-        progress = TrainingProgress(spec.steps, self.step, quiet=self.quiet or not world().is_first)
-        for note in self.notes:
-            progress.say(note)
+        progress = self._progress()
         pin_memory = device.type == "cuda"
         loader = TrainingLoader(self.batches, self.step, self.workers, pin_memory=pin_memory, timeout_s=spec.timeout_s)
         averages = StepAverages(images_per_step)
@@ -196,6 +194,21 @@ class Trainer:
         if world().is_first:
             self.run.forget_after(self.step)
             self.run.keep_recipe(self.recipe)
+
+    def already_done(self) -> dict[str, Any]:
+        """The summary of a run that was resumed where it had ended."""
+        if not self.run.is_finished(self.step):
+            return self.finish()
+        self.notes.append("the run had ended already; --extend-to N trains on")
+        self._progress()
+        return self.run.summary()
+
+    def _progress(self) -> TrainingProgress:
+        """What shows how far the run is, after it has said what there is to say."""
+        progress = TrainingProgress(self.recipe.train.steps, self.step, quiet=self.quiet or not world().is_first)
+        for note in self.notes:
+            progress.say(note)
+        return progress
 
     def train_step(self, batch: Batch) -> StepOutcome:
         """One optimiser step on a batch on the device; the host waits for nothing."""
@@ -407,7 +420,7 @@ def _train(
     if resume:
         trainer.resume()
         if trainer.step >= recipe.train.steps:
-            return run.summary() if run.is_finished(trainer.step) else trainer.finish()
+            return trainer.already_done()
     elif world().is_first:
         run.start(recipe, sets)
     wait_for_others()

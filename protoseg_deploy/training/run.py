@@ -73,14 +73,17 @@ class Run:
         """Raises UsageError where the folder already holds something; what a start that was killed left is nothing."""
         if not self.folder.exists():
             return
+        self._require_folder()
         begun = {path.name for path in (self.images_path, self.labeled_list, self.recipe_copy, self.lock_path)}
-        if not self.folder.is_dir() or any(
-            path.name not in begun and not _is_unfinished(path) for path in self.folder.iterdir()
-        ):
+        if any(path.name not in begun and not _is_unfinished(path) for path in self.folder.iterdir()):
             hint = "Choose another --run folder."
             if self.exists():
                 hint = "Continue it with --resume, or choose another --run folder."
             raise UsageError(f"{self.folder} already exists and is not empty", hint)
+
+    def _require_folder(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is not a folder", "Choose another --run folder.")
 
     @contextmanager
     def owned(self, *, take_over: bool = False) -> Iterator[None]:
@@ -93,8 +96,7 @@ class Run:
             LockedError: another process is training this run.
             UsageError: part of it is a link to somewhere else, or a file in the place of a folder.
         """
-        if self.folder.exists() and not self.folder.is_dir():
-            self.refuse_to_overwrite()
+        self._require_folder()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

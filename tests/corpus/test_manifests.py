@@ -56,8 +56,8 @@ def unverified(name: str, spoil: Spoil) -> Case:
     return Case(name, _predict(spoil), ("bundle",), right=_and_says_unverified)
 
 
-def refuses(name: str, spoil: Spoil) -> Case:
-    return Case(name, _predict(spoil), ("bundle/", "bundle has"))
+def refuses(name: str, spoil: Spoil, says: str = "") -> Case:
+    return Case(name, _predict(spoil), (says,) if says else ("bundle/", "bundle has"))
 
 
 def _manifest(change: Callable[[Any], object]) -> Spoil:
@@ -249,7 +249,7 @@ FILES = [
     refuses("graph-missing", lambda bundle: (bundle / "model.onnx").unlink()),
     refuses("graph-empty", _swap("model.onnx", Path.touch)),
     refuses("graph-a-folder", _swap("model.onnx", Path.mkdir)),
-    refuses("graph-a-named-pipe", _swap("model.onnx", os.mkfifo)),
+    refuses("graph-a-named-pipe", _swap("model.onnx", os.mkfifo), "bundle/model.onnx is not a regular file"),
     refuses("graph-a-link-to-a-device", _swap("model.onnx", lambda path: path.symlink_to("/dev/zero"))),
     refuses("graph-not-listed", _manifest(lambda tree: tree["files"].pop("model.onnx"))),
     refuses("checksum-of-zeros", _manifest(lambda tree: tree["files"]["model.onnx"].update(sha256="0" * 64))),

@@ -46,8 +46,8 @@ def either(name: str, spoil: Spoil) -> Case:
     return Case(name, _predict(spoil), ("net.safetensors",), right=_is_a_class_map)
 
 
-def refuses(name: str, spoil: Spoil) -> Case:
-    return Case(name, _predict(spoil), ("net.safetensors",))
+def refuses(name: str, spoil: Spoil, says: str = "net.safetensors") -> Case:
+    return Case(name, _predict(spoil), (says,))
 
 
 def _with_header(change: Callable[[Any], Any]) -> Spoil:
@@ -205,7 +205,7 @@ FILES = [
     refuses("text", lambda path: path.write_bytes(b"no network")),
     refuses("pointer-of-git-lfs", lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")),
     refuses("folder", lambda path: (path.unlink(), path.mkdir())),
-    refuses("named-pipe", lambda path: (path.unlink(), os.mkfifo(path))),
+    refuses("named-pipe", lambda path: (path.unlink(), os.mkfifo(path)), "net.safetensors is neither a run folder nor"),
     refuses("link-to-a-device", lambda path: (path.unlink(), path.symlink_to("/dev/zero"))),
     refuses("no-header-of-ours", lambda path: save_file({"a": torch.zeros(3)}, path)),
     refuses("pickle", lambda path: torch.save({"a": torch.zeros(3)}, path)),

@@ -82,6 +82,10 @@ def test_colours_of_the_classes_become_their_indices(tmp_path: Path) -> None:
         mask_of(path, colors=COLORS)
     assert "data.colors" in caught.value.hint
     assert "data.ignore_colors" in caught.value.hint
+    blurred = COLORED.copy()
+    blurred[0] = (255, 3, 8)
+    with pytest.raises(DataError, match=r"\(255, 3, 8\) in 9 \(almost class 1, \(255, 0, 0\)\)"):
+        mask_of(save(tmp_path / "blurred.png", blurred), colors=COLORS)
     found = mask_of(path, colors=COLORS, ignore_colors=[(224, 224, 192)], ignore_index=77)
     assert (found[0] == 77).all()
     np.testing.assert_array_equal(found[1:], INDICES[1:])
@@ -96,7 +100,7 @@ def test_colours_of_a_recipe_are_those_of_its_classes(tmp_path: Path) -> None:
 def test_many_strange_colours_are_counted_and_some_named(tmp_path: Path) -> None:
     noise = np.arange(400 * 3).reshape(20, 20, 3).astype(np.uint8)
     noise[0] = (1, 2, 3)
-    with pytest.raises(DataError, match=r"\(1, 2, 3\) in 21, .*more colours, 400 pixels in all") as caught:
+    with pytest.raises(DataError, match=r"\(1, 2, 3\) in 21 .*more colours, 400 pixels in all") as caught:
         mask_of(save(tmp_path / "a.png", noise), colors=COLORS)
     assert len(caught.value.message) < 1000
 

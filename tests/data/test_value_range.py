@@ -73,6 +73,9 @@ def test_images_that_cannot_be_measured_are_left_out(twelve_bits: tuple[Path, np
 def test_ranges_that_are_none_are_errors_of_the_recipe(tmp_path: Path, value: object) -> None:
     with pytest.raises(RecipeError, match=r"data\.value_range"):
         recipe_of(tmp_path, value_range=[float("inf") if part == ".inf" else part for part in value])
+    for kind in (4095, True, {"low": 0}, [0, 1, 2]):
+        with pytest.raises(RecipeError, match=r"data\.value_range: a range is \[LOW, HIGH\] or percentiles such as"):
+            recipe_of(tmp_path, value_range=kind)
     if isinstance(value, str):
         with pytest.raises(RecipeError, match=r"data\.value_range: .*percentile_2_98"):
             recipe_of(tmp_path, value_range=value)

@@ -4,6 +4,7 @@ import os
 import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of programs that tests start: there is a test on every core already
 
 from pathlib import Path
 

@@ -179,7 +179,7 @@ def test_the_program_ends_even_where_a_loader_process_cannot_be_killed(batches, 
         "TrainingBatches.batch = stop\n"
         "multiprocessing.Process.kill = multiprocessing.Process.terminate = lambda self: None\n"
         "batches = pickle.loads(sys.stdin.buffer.read())\n"
-        "next(iter(TrainingLoader(batches, 0, WorkerPlan(1), pin_memory=False, timeout_s=8.0)))\n"
+        "next(iter(TrainingLoader(batches, 0, WorkerPlan(1), pin_memory=False, timeout_s=4.0)))\n"
     )
     said = tmp_path / "said"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -189,7 +189,7 @@ def test_the_program_ends_even_where_a_loader_process_cannot_be_killed(batches, 
             subprocess.run(
                 command, input=pickle.dumps(batches), stderr=file, cwd=tmp_path, env=environment, timeout=120
             )
-        assert "LoaderError: no batch has come for 8 s" in said.read_text()
+        assert "LoaderError: no batch has come for 4 s" in said.read_text()
     finally:
         os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)
 

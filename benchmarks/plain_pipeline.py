@@ -38,12 +38,12 @@ from torch.nn import functional as F
 
 from protoseg_deploy.benchmarking.inputs import read_batch
 from protoseg_deploy.benchmarking.latency import LatencyReport, measure_interleaved
+from protoseg_deploy.bundles.manifest import REFERENCE_FILE, check_file
 from protoseg_deploy.cli.arguments import PATH, height_and_width, json_option, print_json, print_table
 from protoseg_deploy.models import Segmenter, load_network
 from protoseg_deploy.models.deployed import scale_images
 from protoseg_deploy.models.segmenter import resize_logits
 from protoseg_deploy.runtimes import Runtime, RuntimeInfo, UInt8Array, open_runtime, read_manifest
-from protoseg_deploy.runtimes.manifest import REFERENCE_FILE, check_file
 
 _OPSET = 18
 _PROFILE_TURNS, _PROFILE_TURN = 12, 5

@@ -18,9 +18,9 @@ from protoseg_deploy.text import printable
 from protoseg_deploy.time_limit import DEFAULT_SECONDS, MOST_SECONDS, limit_calls
 
 if TYPE_CHECKING:
+    from protoseg_deploy.bundles.metadata import Precision
     from protoseg_deploy.models import Windows
     from protoseg_deploy.runtimes.base import Backend, Runtime, RuntimeInfo
-    from protoseg_deploy.runtimes.metadata import Precision
 
 
 def _limit_calls(context: click.Context, _option: click.Parameter, seconds: float) -> float:

@@ -21,10 +21,10 @@ from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
+    from protoseg_deploy.bundles.metadata import Precision
     from protoseg_deploy.errors import ProtosegError
-    from protoseg_deploy.exporting.engines import BuiltEngine
+    from protoseg_deploy.exporting.engines.building import BuiltEngine
     from protoseg_deploy.runtimes import Verification
-    from protoseg_deploy.runtimes.metadata import Precision
     from protoseg_deploy.runtimes.tensorrt import Profile
 
 _UNITS = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -133,8 +133,8 @@ def command(
 
     from protoseg_deploy.errors import ProtosegError, UsageError
     from protoseg_deploy.exporting import failure_message
-    from protoseg_deploy.exporting.engine_options import EngineOptions, check_options, why_impossible
-    from protoseg_deploy.exporting.engines import build_into_bundle
+    from protoseg_deploy.exporting.engines.building import build_into_bundle
+    from protoseg_deploy.exporting.engines.options import EngineOptions, check_options, why_impossible
     from protoseg_deploy.runtimes import read_manifest
 
     if masks is not None and images is None:

@@ -19,9 +19,9 @@ from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
+    from protoseg_deploy.bundles.metadata import Precision
     from protoseg_deploy.exporting import Bundle
-    from protoseg_deploy.exporting.calibration import Method
-    from protoseg_deploy.runtimes.metadata import Precision
+    from protoseg_deploy.exporting.int8.calibration import Method
 
 
 @click.command(name="export", cls=Verb)

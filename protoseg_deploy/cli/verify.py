@@ -17,10 +17,10 @@ from protoseg_deploy.cli.arguments import (
 from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
+    from protoseg_deploy.bundles.metadata import Precision
+    from protoseg_deploy.bundles.verdicts import Limits
     from protoseg_deploy.exporting import Bisection
     from protoseg_deploy.runtimes import Verification
-    from protoseg_deploy.runtimes.metadata import Precision
-    from protoseg_deploy.runtimes.verdicts import Limits
 
 
 @click.command(name="verify", cls=Verb)

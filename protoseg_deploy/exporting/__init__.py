@@ -1,11 +1,11 @@
 """From a trained network to a verified bundle."""
 
-from protoseg_deploy.exporting.bisecting import Bisection, bisect_graph
 from protoseg_deploy.exporting.bundle import Bundle, VerificationFailedError, export_bundle, failure_message
-from protoseg_deploy.exporting.onnx_export import DEFAULT_OPSET, OPSETS, GraphOptions, export_onnx
+from protoseg_deploy.exporting.gate.bisecting import Bisection, bisect_graph
+from protoseg_deploy.exporting.gate.stages import LIMITS, int8_limits
+from protoseg_deploy.exporting.gate.verification import verify_bundle, worst_picture
 from protoseg_deploy.exporting.precisions import Calibration
-from protoseg_deploy.exporting.stages import LIMITS, int8_limits
-from protoseg_deploy.exporting.verification import verify_bundle, worst_picture
+from protoseg_deploy.exporting.tracing.onnx_export import DEFAULT_OPSET, OPSETS, GraphOptions, export_onnx
 
 __all__ = [
     "DEFAULT_OPSET",

@@ -11,25 +11,7 @@ from pathlib import Path
 import onnxruntime
 
 import protoseg_deploy
-from protoseg_deploy.data import Sample
-from protoseg_deploy.errors import ProtosegError, WriteError
-from protoseg_deploy.exchange import replacing
-from protoseg_deploy.exporting.folder import check_target
-from protoseg_deploy.exporting.onnx_export import (
-    DEFAULT_OPSET,
-    GraphOptions,
-    export_onnx,
-    input_shape,
-    normalisation,
-    output_specs,
-)
-from protoseg_deploy.exporting.precisions import Calibration, make_graph
-from protoseg_deploy.exporting.truth import Truth
-from protoseg_deploy.exporting.verification import verify_bundle, worst_picture
-from protoseg_deploy.files import resolved
-from protoseg_deploy.models import NetworkSpec, Segmenter, count_parameters, load_network
-from protoseg_deploy.recipe import load_recipe
-from protoseg_deploy.runtimes.manifest import (
+from protoseg_deploy.bundles.manifest import (
     GRAPH_FILE,
     REFERENCE_FILE,
     GraphInfo,
@@ -43,9 +25,27 @@ from protoseg_deploy.runtimes.manifest import (
     read_manifest,
     write_manifest,
 )
-from protoseg_deploy.runtimes.metadata import PRECISIONS, Classes, GraphMetadata, Precision
+from protoseg_deploy.bundles.metadata import PRECISIONS, Classes, GraphMetadata, Precision
+from protoseg_deploy.bundles.verdicts import Verification
+from protoseg_deploy.data import Sample
+from protoseg_deploy.errors import ProtosegError, WriteError
+from protoseg_deploy.exchange import replacing
+from protoseg_deploy.exporting.gate.labels import Truth
+from protoseg_deploy.exporting.gate.verification import verify_bundle, worst_picture
+from protoseg_deploy.exporting.precisions import Calibration, make_graph
+from protoseg_deploy.exporting.target import check_target
+from protoseg_deploy.exporting.tracing.onnx_export import (
+    DEFAULT_OPSET,
+    GraphOptions,
+    export_onnx,
+    input_shape,
+    normalisation,
+    output_specs,
+)
+from protoseg_deploy.files import resolved
+from protoseg_deploy.models import NetworkSpec, Segmenter, count_parameters, load_network
+from protoseg_deploy.recipe import load_recipe
 from protoseg_deploy.runtimes.pytorch import network_file
-from protoseg_deploy.runtimes.verdicts import Verification
 
 
 @dataclass(frozen=True)

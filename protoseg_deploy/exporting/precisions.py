@@ -7,16 +7,16 @@ from typing import Any
 
 import onnx
 
+from protoseg_deploy.bundles.manifest import GRAPH_FILE, GraphInfo, graph_file
+from protoseg_deploy.bundles.metadata import GraphMetadata, Precision
 from protoseg_deploy.data import Sample, read_image
 from protoseg_deploy.errors import UsageError
-from protoseg_deploy.exporting.calibration import DEFAULT_METHOD, Method
-from protoseg_deploy.exporting.casting import cast_graph
-from protoseg_deploy.exporting.onnx_export import save_graph
-from protoseg_deploy.exporting.quantization import RECOMMENDED_IMAGES, quantize_graph
-from protoseg_deploy.exporting.truth import Truth
+from protoseg_deploy.exporting.gate.labels import Truth
+from protoseg_deploy.exporting.int8.calibration import DEFAULT_METHOD, Method
+from protoseg_deploy.exporting.int8.quantization import RECOMMENDED_IMAGES, quantize_graph
+from protoseg_deploy.exporting.low_precision.casting import cast_graph
+from protoseg_deploy.exporting.tracing.onnx_export import save_graph
 from protoseg_deploy.runtimes.base import UInt8Array
-from protoseg_deploy.runtimes.manifest import GRAPH_FILE, GraphInfo, graph_file
-from protoseg_deploy.runtimes.metadata import GraphMetadata, Precision
 from protoseg_deploy.runtimes.onnx import OnnxRuntime
 from protoseg_deploy.runtimes.tiling import fit_image
 

@@ -1,13 +1,13 @@
 """Whatever segments, behind one protocol: a PyTorch run or network file, an ONNX bundle or graph."""
 
+from protoseg_deploy.bundles.manifest import Manifest, read_manifest
+from protoseg_deploy.bundles.metadata import GraphMetadata
+from protoseg_deploy.bundles.verdicts import Verification
 from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array, check_images
-from protoseg_deploy.runtimes.manifest import Manifest, read_manifest
-from protoseg_deploy.runtimes.metadata import GraphMetadata
 from protoseg_deploy.runtimes.onnx import OnnxRuntime
 from protoseg_deploy.runtimes.opening import open_runtime
 from protoseg_deploy.runtimes.pytorch import PyTorchRuntime, network_file, recipe_windows
 from protoseg_deploy.runtimes.tiling import default_overlap, fit_image, predict_tiled
-from protoseg_deploy.runtimes.verdicts import Verification
 
 __all__ = [
     "GraphMetadata",

@@ -9,9 +9,9 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from protoseg_deploy.bundles.manifest import file_sha256
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.recipe import ClassTable, ImageReading
-from protoseg_deploy.runtimes.manifest import file_sha256
 
 UInt8Array = NDArray[np.uint8]
 

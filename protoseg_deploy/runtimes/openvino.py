@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from protoseg_deploy.bundles.contract import check_class_map
+from protoseg_deploy.bundles.graphs import Graph, open_graph
+from protoseg_deploy.bundles.metadata import GraphMetadata, Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
-from protoseg_deploy.runtimes.contract import check_class_map
-from protoseg_deploy.runtimes.graphs import Graph, open_graph
-from protoseg_deploy.runtimes.metadata import GraphMetadata, Precision
 from protoseg_deploy.time_limit import time_limit
 
 _NAMES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}

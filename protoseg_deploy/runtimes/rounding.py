@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from protoseg_deploy.runtimes.graph_types import element_types
+from protoseg_deploy.bundles.element_types import element_types
 
 EMULATION = "emulated: computed in float32, every result rounded to its type"
 """What a runtime that loads an emulated graph says about it."""

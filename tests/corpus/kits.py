@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from protoseg_deploy.bundles.metadata import Classes, GraphMetadata
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model
-from protoseg_deploy.runtimes.metadata import Classes, GraphMetadata
 from tests.corpus.launching import Launcher
 
 UInt8 = NDArray[np.uint8]

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
+from protoseg_deploy.bundles.metadata import PRECISIONS
 from protoseg_deploy.evaluation.samples import run_samples
 from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model, dump_recipe, recipe_from_dict
-from protoseg_deploy.runtimes.metadata import PRECISIONS
 
 NAMES = ("red", "green", "blue", "grey")
 COLORS = ((200, 40, 40), (40, 180, 60), (40, 60, 200), (120, 120, 120))

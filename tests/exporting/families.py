@@ -16,11 +16,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from protoseg_deploy.exporting.casting import cast_graph
-from protoseg_deploy.exporting.onnx_export import GraphOptions, export_onnx, normalisation, save_graph
+from protoseg_deploy.bundles.metadata import Classes, GraphMetadata, Precision
+from protoseg_deploy.exporting.low_precision.casting import cast_graph
+from protoseg_deploy.exporting.tracing.onnx_export import GraphOptions, export_onnx, normalisation, save_graph
 from protoseg_deploy.models import NetworkSpec, Segmenter, build_segmenter
 from protoseg_deploy.recipe import ClassTable, Model
-from protoseg_deploy.runtimes.metadata import Classes, GraphMetadata, Precision
 
 CLASSES = ClassTable(("a", "b", "c", "d", "e"), ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)))
 

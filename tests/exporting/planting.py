@@ -9,9 +9,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from protoseg_deploy.bundles.manifest import file_entry, write_manifest
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.runtimes import read_manifest
-from protoseg_deploy.runtimes.manifest import file_entry, write_manifest
 
 Fault = Callable[[onnx.ModelProto], None]
 

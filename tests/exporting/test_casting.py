@@ -10,9 +10,9 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from protoseg_deploy.exporting.casting import cast_graph
-from protoseg_deploy.exporting.onnx_export import save_graph
-from protoseg_deploy.runtimes.graph_types import element_types
+from protoseg_deploy.bundles.element_types import element_types
+from protoseg_deploy.exporting.low_precision.casting import cast_graph
+from protoseg_deploy.exporting.tracing.onnx_export import save_graph
 from protoseg_deploy.runtimes.rounding import emulate_rounding, loadable_on_cpu
 from tests.exporting.families import Family, exported, pictures
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.exporting.engine_layers import Layer, check_precision, engine_layers, layer_table
+from protoseg_deploy.exporting.engines.layers import Layer, check_precision, engine_layers, layer_table
 
 HEAVY = ["conv1", "conv2", "conv10", "proj/MatMul"]
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from protoseg_deploy.bundles.manifest import file_sha256
+from protoseg_deploy.bundles.metadata import PRECISIONS, GraphMetadata, Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.exporting.engine_options import EngineOptions, engine_name
-from protoseg_deploy.exporting.engines import build_engine
-from protoseg_deploy.exporting.onnx_export import save_graph
-from protoseg_deploy.exporting.quantization import quantize_graph
-from protoseg_deploy.exporting.symmetry import symmetric_graph
-from protoseg_deploy.runtimes.manifest import file_sha256
-from protoseg_deploy.runtimes.metadata import PRECISIONS, GraphMetadata, Precision
+from protoseg_deploy.exporting.engines.building import build_engine
+from protoseg_deploy.exporting.engines.options import EngineOptions, engine_name
+from protoseg_deploy.exporting.int8.quantization import quantize_graph
+from protoseg_deploy.exporting.int8.symmetry import symmetric_graph
+from protoseg_deploy.exporting.tracing.onnx_export import save_graph
 from protoseg_deploy.runtimes.tensorrt import Profile, read_sidecar
 from tests.exporting.families import FAMILIES, Family, exported, pictures
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.exporting.engine_options import EngineOptions, engine_name
-from protoseg_deploy.exporting.engines import build_engine
+from protoseg_deploy.exporting.engines.building import build_engine
+from protoseg_deploy.exporting.engines.options import EngineOptions, engine_name
 from protoseg_deploy.runtimes.tensorrt import Profile
 from tests.exporting.families import FAMILIES, exported
 

@@ -10,15 +10,16 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from protoseg_deploy.bundles.manifest import GRAPH_FILE, REFERENCE_FILE
 from protoseg_deploy.cli import cli
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.samples import folder_samples, run_samples
-from protoseg_deploy.exporting import export_bundle, verification, verify_bundle
+from protoseg_deploy.exporting import export_bundle, verify_bundle
+from protoseg_deploy.exporting.gate import verification
 from protoseg_deploy.models import load_network, save_network
 from protoseg_deploy.models.tensor_checks import NotFiniteError
 from protoseg_deploy.runtimes import open_runtime, read_manifest
-from protoseg_deploy.runtimes.manifest import GRAPH_FILE, REFERENCE_FILE
 from tests.exporting.planting import edit_graph, swap_red_and_blue
 
 
@@ -153,8 +154,8 @@ def test_a_network_of_other_classes_is_not_the_one_described(bundle: Path, colou
     """The checksum is right, and the network has as many classes."""
     from dataclasses import replace
 
+    from protoseg_deploy.bundles.manifest import file_entry, write_manifest
     from protoseg_deploy.recipe import ClassTable
-    from protoseg_deploy.runtimes.manifest import file_entry, write_manifest
 
     segmenter, spec = load_network(bundle / REFERENCE_FILE)
     other = replace(spec, classes=ClassTable(("a", "b", "c", "d"), spec.classes.colors))

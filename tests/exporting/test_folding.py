@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from protoseg_deploy.exporting.folding import fold_deviation
-from protoseg_deploy.exporting.resampling import translations
+from protoseg_deploy.exporting.tracing.folding import fold_deviation
+from protoseg_deploy.exporting.tracing.resampling import translations
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, build_segmenter
 from protoseg_deploy.models.deployed import upsample_rows
 from protoseg_deploy.recipe import ClassTable, Model

@@ -9,16 +9,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from protoseg_deploy.bundles.manifest import EngineEntry, add_engine, graph_file
+from protoseg_deploy.bundles.metadata import PRECISIONS
 from protoseg_deploy.cli import cli
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.samples import run_samples
-from protoseg_deploy.exporting import VerificationFailedError, bisect_graph, export_bundle, stages, verify_bundle
-from protoseg_deploy.exporting.engine_options import EngineOptions
-from protoseg_deploy.exporting.engines import build_into_bundle
+from protoseg_deploy.exporting import VerificationFailedError, bisect_graph, export_bundle, verify_bundle
+from protoseg_deploy.exporting.engines.building import build_into_bundle
+from protoseg_deploy.exporting.engines.options import EngineOptions
+from protoseg_deploy.exporting.gate import stages
 from protoseg_deploy.models import load_network, save_network
 from protoseg_deploy.runtimes import open_runtime, read_manifest
-from protoseg_deploy.runtimes.manifest import EngineEntry, add_engine, graph_file
-from protoseg_deploy.runtimes.metadata import PRECISIONS
 from protoseg_deploy.runtimes.openvino import why_no_bf16
 from protoseg_deploy.runtimes.tensorrt import Profile
 from tests.exporting.planting import align_the_corners, beyond_fp16, double_a_scale, edit_graph, swap_red_and_blue

@@ -11,6 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from protoseg_deploy.bundles.manifest import Manifest, read_manifest
+from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.data import read_image
 from protoseg_deploy.data.folders import Sample
 from protoseg_deploy.evaluation.evaluate import evaluate
@@ -19,8 +21,6 @@ from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.models import load_network, save_network
 from protoseg_deploy.models.saved import read_network_spec
 from protoseg_deploy.recipe import ImageReading
-from protoseg_deploy.runtimes.manifest import Manifest, read_manifest
-from protoseg_deploy.runtimes.metadata import GraphMetadata
 from protoseg_deploy.runtimes.opening import open_runtime
 from tests.data.image_files import deep_png
 from tests.exporting.conftest import COLORS, scene

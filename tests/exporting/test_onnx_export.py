@@ -10,8 +10,8 @@ import torch
 
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting import GraphOptions, export_onnx
-from protoseg_deploy.exporting.onnx_export import OPSETS, save_graph
-from protoseg_deploy.exporting.resampling import translations
+from protoseg_deploy.exporting.tracing.onnx_export import OPSETS, save_graph
+from protoseg_deploy.exporting.tracing.resampling import translations
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, build_segmenter
 from protoseg_deploy.recipe import ClassTable, Model
 from tests.exporting.families import Family, exported, metadata, pictures

@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 from PIL import Image
 
+from protoseg_deploy.bundles.manifest import GRAPH_FILE, MANIFEST_FILE
+from protoseg_deploy.bundles.verdicts import Limits
 from protoseg_deploy.cli import cli
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.samples import run_samples
 from protoseg_deploy.exporting import export_bundle, verify_bundle, worst_picture
 from protoseg_deploy.runtimes import read_manifest
-from protoseg_deploy.runtimes.manifest import GRAPH_FILE, MANIFEST_FILE
-from protoseg_deploy.runtimes.verdicts import Limits
 from tests.exporting.planting import Fault, align_the_corners, edit_graph, forget_the_mean, swap_red_and_blue
 
 

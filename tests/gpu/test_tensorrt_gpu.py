@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from protoseg_deploy.errors import UsageError
-from protoseg_deploy.exporting.engine_options import EngineOptions
-from protoseg_deploy.exporting.engines import build_engine
+from protoseg_deploy.exporting.engines.building import build_engine
+from protoseg_deploy.exporting.engines.options import EngineOptions
 from protoseg_deploy.runtimes import OnnxRuntime, open_runtime
 from protoseg_deploy.runtimes.tensorrt import Profile, TensorRTRuntime, load_library, read_sidecar
 from tests.exporting.families import FAMILIES, exported, pictures

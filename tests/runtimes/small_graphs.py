@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from protoseg_deploy.runtimes.metadata import Classes, GraphMetadata
+from protoseg_deploy.bundles.metadata import Classes, GraphMetadata
 
 N, H, W = "n", "h", "w"
 

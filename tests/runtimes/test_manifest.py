@@ -9,16 +9,16 @@ from typing import Any
 import onnx
 import pytest
 
-from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.runtimes import GraphMetadata, open_runtime, read_manifest
-from protoseg_deploy.runtimes.manifest import (
+from protoseg_deploy.bundles.manifest import (
     Manifest,
     file_entry,
     file_sha256,
     joint_digest,
     write_manifest,
 )
-from protoseg_deploy.runtimes.verdicts import StageVerdict, Verification
+from protoseg_deploy.bundles.verdicts import StageVerdict, Verification
+from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.runtimes import GraphMetadata, open_runtime, read_manifest
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import onnx
 import pytest
 import torch
 
+from protoseg_deploy.bundles.manifest import file_entry, read_manifest, write_manifest
+from protoseg_deploy.bundles.verdicts import StageVerdict, Verification
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.exporting.onnx_export import save_graph
+from protoseg_deploy.exporting.tracing.onnx_export import save_graph
 from protoseg_deploy.models import DeployedSegmenter, load_network
 from protoseg_deploy.runtimes import OnnxRuntime, PyTorchRuntime, Runtime, open_runtime, providers
-from protoseg_deploy.runtimes.manifest import file_entry, read_manifest, write_manifest
-from protoseg_deploy.runtimes.verdicts import StageVerdict, Verification
 from tests.runtimes.conftest import CLASSES, noise
 
 

@@ -8,9 +8,9 @@ import onnx
 import pytest
 import torch
 
+from protoseg_deploy.bundles.graphs import find_graph
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes import OnnxRuntime, open_runtime, providers
-from protoseg_deploy.runtimes.graphs import find_graph
 from tests.runtimes.conftest import noise
 
 

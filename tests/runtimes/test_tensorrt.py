@@ -9,9 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.runtimes import open_runtime
-from protoseg_deploy.runtimes.manifest import (
+from protoseg_deploy.bundles.manifest import (
     InputSpec,
     Manifest,
     Masks,
@@ -21,7 +19,10 @@ from protoseg_deploy.runtimes.manifest import (
     file_sha256,
     write_manifest,
 )
-from protoseg_deploy.runtimes.metadata import Classes, GraphMetadata
+from protoseg_deploy.bundles.metadata import Classes, GraphMetadata
+from protoseg_deploy.bundles.verdicts import StageVerdict, Verification
+from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.runtimes import open_runtime
 from protoseg_deploy.runtimes.tensorrt import EngineSidecar, LayerTable, Profile, load_library, read_sidecar
 from protoseg_deploy.runtimes.tensorrt.launching import Binding, Launcher
 from protoseg_deploy.runtimes.tensorrt.loading import output_types
@@ -34,7 +35,6 @@ from protoseg_deploy.runtimes.tensorrt.sidecar import (
     check_version,
     write_sidecar,
 )
-from protoseg_deploy.runtimes.verdicts import StageVerdict, Verification
 
 METADATA = GraphMetadata(
     program="test",

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from protoseg_deploy.bundles.contract import INPUT, Port, check_ports
+from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.runtimes.contract import INPUT, Port, check_ports
-from protoseg_deploy.runtimes.metadata import GraphMetadata
 from protoseg_deploy.runtimes.tensorrt.library import reasons
 from protoseg_deploy.runtimes.tensorrt.sidecar import EngineSidecar
 from protoseg_deploy.time_limit import time_limit

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT, check_class_map
+from protoseg_deploy.bundles.graphs import check_described, manifest_of
+from protoseg_deploy.bundles.manifest import ENGINE_FOLDER, check_file
+from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
-from protoseg_deploy.runtimes.contract import CLASS_MAP, INPUT, check_class_map
-from protoseg_deploy.runtimes.graphs import check_described, manifest_of
-from protoseg_deploy.runtimes.manifest import ENGINE_FOLDER, check_file
-from protoseg_deploy.runtimes.metadata import GraphMetadata
 from protoseg_deploy.runtimes.tensorrt.launching import Binding, Launcher, record_cuda_graph
 from protoseg_deploy.runtimes.tensorrt.library import load_library, open_log
 from protoseg_deploy.runtimes.tensorrt.loading import deserialize, open_context, output_types

@@ -9,11 +9,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from protoseg_deploy.bundles.manifest import file_sha256
+from protoseg_deploy.bundles.metadata import Document, GraphMetadata, Precision, Side
 from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.files import write_atomically
-from protoseg_deploy.runtimes.manifest import file_sha256
-from protoseg_deploy.runtimes.metadata import Document, GraphMetadata, Precision, Side
 from protoseg_deploy.runtimes.tensorrt.library import LIBRARY_NAMES, EngineKind
 
 Shape = tuple[Side, Side, Side]

@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from protoseg_deploy.bundles.metadata import Precision
 from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.runtimes.metadata import Precision
 from protoseg_deploy.runtimes.tensorrt import LayerTable
 
 HEAVY_KINDS = frozenset({"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"})

@@ -12,9 +12,19 @@ from typing import Any
 import onnx
 import torch
 
+from protoseg_deploy.bundles.graphs import graph_files, read_metadata
+from protoseg_deploy.bundles.manifest import (
+    ENGINE_FOLDER,
+    EngineEntry,
+    add_engine,
+    check_graph,
+    file_sha256,
+    read_manifest,
+)
+from protoseg_deploy.bundles.metadata import Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.exporting.engine_layers import check_precision, engine_layers, layer_table, network_layers
-from protoseg_deploy.exporting.engine_options import (
+from protoseg_deploy.exporting.engines.layers import check_precision, engine_layers, layer_table, network_layers
+from protoseg_deploy.exporting.engines.options import (
     EngineOptions,
     capability_of,
     check_profile,
@@ -23,19 +33,9 @@ from protoseg_deploy.exporting.engine_options import (
     engine_name,
     targets_of,
 )
-from protoseg_deploy.exporting.onnx_export import save_graph
-from protoseg_deploy.exporting.symmetry import symmetric_graph
+from protoseg_deploy.exporting.int8.symmetry import symmetric_graph
+from protoseg_deploy.exporting.tracing.onnx_export import save_graph
 from protoseg_deploy.files import require_inside, write_atomically
-from protoseg_deploy.runtimes.graphs import graph_files, read_metadata
-from protoseg_deploy.runtimes.manifest import (
-    ENGINE_FOLDER,
-    EngineEntry,
-    add_engine,
-    check_graph,
-    file_sha256,
-    read_manifest,
-)
-from protoseg_deploy.runtimes.metadata import Precision
 from protoseg_deploy.runtimes.tensorrt import EngineSidecar, LayerTable, Profile, load_library
 from protoseg_deploy.runtimes.tensorrt.library import LIBRARY_NAMES, open_log, reasons
 from protoseg_deploy.runtimes.tensorrt.sidecar import AMPERE, sidecar_file, write_sidecar

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from protoseg_deploy.bundles.metadata import Precision
 from protoseg_deploy.errors import UsageError
-from protoseg_deploy.runtimes.metadata import Precision
 from protoseg_deploy.runtimes.tensorrt import EngineKind, Profile, load_library
 from protoseg_deploy.runtimes.tensorrt.sidecar import AMPERE
 

@@ -16,13 +16,13 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor
 
+from protoseg_deploy.bundles.manifest import Axis, OutputSpec
+from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
-from protoseg_deploy.exporting.folding import fold_deviation
-from protoseg_deploy.exporting.resampling import translations
+from protoseg_deploy.exporting.tracing.folding import fold_deviation
+from protoseg_deploy.exporting.tracing.resampling import translations
 from protoseg_deploy.files import scratch_path
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, class_map_dtype
-from protoseg_deploy.runtimes.manifest import Axis, OutputSpec
-from protoseg_deploy.runtimes.metadata import GraphMetadata
 from protoseg_deploy.time_limit import time_limit
 
 DEFAULT_OPSET = 18

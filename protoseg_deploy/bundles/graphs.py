@@ -9,11 +9,8 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 from pydantic import TypeAdapter
 
-from protoseg_deploy.documents import read_document
-from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.files import open_regular, read_at_most
-from protoseg_deploy.runtimes.contract import check_ports, graph_ports
-from protoseg_deploy.runtimes.manifest import (
+from protoseg_deploy.bundles.contract import check_ports, graph_ports
+from protoseg_deploy.bundles.manifest import (
     ENGINE_FOLDER,
     MANIFEST_FILE,
     Manifest,
@@ -23,8 +20,11 @@ from protoseg_deploy.runtimes.manifest import (
     joint_digest,
     read_manifest,
 )
-from protoseg_deploy.runtimes.metadata import Classes, GraphMetadata, Precision
-from protoseg_deploy.runtimes.stored_weights import check_stored_weights
+from protoseg_deploy.bundles.metadata import Classes, GraphMetadata, Precision
+from protoseg_deploy.bundles.stored_weights import check_stored_weights
+from protoseg_deploy.documents import read_document
+from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.files import open_regular, read_at_most
 
 _MOST_BYTES = 2**31
 """Protobuf ends there."""

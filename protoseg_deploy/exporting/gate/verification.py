@@ -21,19 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from protoseg_deploy.data import Sample, read_image
-from protoseg_deploy.errors import DataError, ProtosegError
-from protoseg_deploy.evaluation.metrics import ConfusionMatrix
-from protoseg_deploy.exporting.bisecting import bisect_opened
-from protoseg_deploy.exporting.comparing import ClassMap, Evidence, Tally
-from protoseg_deploy.exporting.folder import VERIFICATION_FOLDER
-from protoseg_deploy.exporting.stages import Pass, Stage, exported_limits, find_stages, passes_of, with_next_step
-from protoseg_deploy.exporting.truth import Truth
-from protoseg_deploy.files import require_inside, require_no_overwriting
-from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, load_network
-from protoseg_deploy.recipe import ClassTable
-from protoseg_deploy.runtimes.base import UInt8Array
-from protoseg_deploy.runtimes.manifest import (
+from protoseg_deploy.bundles.manifest import (
     REFERENCE_FILE,
     Manifest,
     changing,
@@ -41,8 +29,20 @@ from protoseg_deploy.runtimes.manifest import (
     read_manifest,
     write_manifest,
 )
-from protoseg_deploy.runtimes.metadata import Classes, Precision
-from protoseg_deploy.runtimes.verdicts import Limits, StageVerdict, Verification
+from protoseg_deploy.bundles.metadata import Classes, Precision
+from protoseg_deploy.bundles.verdicts import Limits, StageVerdict, Verification
+from protoseg_deploy.data import Sample, read_image
+from protoseg_deploy.errors import DataError, ProtosegError
+from protoseg_deploy.evaluation.metrics import ConfusionMatrix
+from protoseg_deploy.exporting.gate.bisecting import bisect_opened
+from protoseg_deploy.exporting.gate.comparing import ClassMap, Evidence, Tally
+from protoseg_deploy.exporting.gate.labels import Truth
+from protoseg_deploy.exporting.gate.stages import Pass, Stage, exported_limits, find_stages, passes_of, with_next_step
+from protoseg_deploy.exporting.target import VERIFICATION_FOLDER
+from protoseg_deploy.files import require_inside, require_no_overwriting
+from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, load_network
+from protoseg_deploy.recipe import ClassTable
+from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.time_limit import time_limit
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-from protoseg_deploy.runtimes.graph_types import element_types
+from protoseg_deploy.bundles.element_types import element_types
 
 _NETWORK = "segmenter."
 HEAD_WEIGHT = f"{_NETWORK}head.weight"

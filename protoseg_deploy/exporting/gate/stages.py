@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from protoseg_deploy.bundles.graphs import verified_as
+from protoseg_deploy.bundles.manifest import Manifest
+from protoseg_deploy.bundles.metadata import Precision
+from protoseg_deploy.bundles.verdicts import Limits, StageVerdict
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import Runtime, UInt8Array
-from protoseg_deploy.runtimes.graphs import verified_as
-from protoseg_deploy.runtimes.manifest import Manifest
-from protoseg_deploy.runtimes.metadata import Precision
 from protoseg_deploy.runtimes.opening import open_runtime
 from protoseg_deploy.runtimes.tiling import fit_image
-from protoseg_deploy.runtimes.verdicts import Limits, StageVerdict
 
 LIMITS: Mapping[Precision, Limits] = {
     "fp32": Limits(min_agreement_percent=99.9, max_relative_margin=1e-2, max_miou_drop_points=0.1),
@@ -34,7 +34,7 @@ def int8_limits(max_drop: float) -> Limits:
 SizeRange = tuple[tuple[int, int], tuple[int, int]]
 
 _SYMMETRIC = "symmetric int8"
-"""The int8 graph as TensorRT takes it, see `protoseg_deploy.exporting.symmetry`."""
+"""The int8 graph as TensorRT takes it, see `protoseg_deploy.exporting.int8.symmetry`."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from protoseg_deploy.runtimes.graph_types import element_types
+from protoseg_deploy.bundles.element_types import element_types
 
 LowPrecision = Literal["fp16", "bf16"]
 

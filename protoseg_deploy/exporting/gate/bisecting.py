@@ -18,20 +18,20 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from protoseg_deploy.data import read_image
-from protoseg_deploy.exporting.onnx_export import GraphOptions, export_onnx
-from protoseg_deploy.models import load_network
-from protoseg_deploy.runtimes.base import UInt8Array
-from protoseg_deploy.runtimes.graph_types import element_types
-from protoseg_deploy.runtimes.graphs import open_graph
-from protoseg_deploy.runtimes.manifest import (
+from protoseg_deploy.bundles.element_types import element_types
+from protoseg_deploy.bundles.graphs import open_graph
+from protoseg_deploy.bundles.manifest import (
     GRAPH_FILE,
     REFERENCE_FILE,
     Manifest,
     check_file,
     read_manifest,
 )
-from protoseg_deploy.runtimes.metadata import GraphMetadata, Precision
+from protoseg_deploy.bundles.metadata import GraphMetadata, Precision
+from protoseg_deploy.data import read_image
+from protoseg_deploy.exporting.tracing.onnx_export import GraphOptions, export_onnx
+from protoseg_deploy.models import load_network
+from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.runtimes.providers import run_session
 from protoseg_deploy.runtimes.rounding import emulate_rounding
 from protoseg_deploy.runtimes.tiling import fit_image

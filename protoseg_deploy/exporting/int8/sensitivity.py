@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.exporting.int8_plan import Int8Plan
+from protoseg_deploy.exporting.int8.plan import Int8Plan
 from protoseg_deploy.runtimes.base import UInt8Array
 
 Build = Callable[[frozenset[str]], ModelProto]

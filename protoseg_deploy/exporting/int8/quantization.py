@@ -3,7 +3,7 @@
 Weights are int8, symmetric, one scale a channel; values are uint8 with a zero point, so that what a rectifier cuts off
 costs no levels and the rectifier itself falls out: a range that starts at zero rectifies. That is the form in which
 ONNX Runtime and OpenVINO compute whole networks in integers on a CPU. TensorRT knows signed values without zero point
-only; `protoseg_deploy.exporting.symmetry` rewrites the graph for it.
+only; `protoseg_deploy.exporting.int8.symmetry` rewrites the graph for it.
 """
 
 import hashlib
@@ -22,15 +22,15 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
+from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.data import read_image
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.evaluation.samples import evenly_spaced
-from protoseg_deploy.exporting.calibration import DEFAULT_METHOD, Method, Ranges, value_ranges
-from protoseg_deploy.exporting.int8_plan import FLOAT_RESULT, plan_int8
-from protoseg_deploy.exporting.onnx_export import save_graph
-from protoseg_deploy.exporting.sensitivity import Step, rank_groups, spend_least
+from protoseg_deploy.exporting.int8.calibration import DEFAULT_METHOD, Method, Ranges, value_ranges
+from protoseg_deploy.exporting.int8.plan import FLOAT_RESULT, plan_int8
+from protoseg_deploy.exporting.int8.sensitivity import Step, rank_groups, spend_least
+from protoseg_deploy.exporting.tracing.onnx_export import save_graph
 from protoseg_deploy.runtimes.base import UInt8Array
-from protoseg_deploy.runtimes.metadata import GraphMetadata
 from protoseg_deploy.runtimes.tiling import fit_image
 
 RECOMMENDED_IMAGES = 300
@@ -78,7 +78,7 @@ def quantize_graph(
     """Write an int8 graph that loses no more accuracy than allowed.
 
     If all of the network in int8 loses more than `max_drop`, the parts of it that suffer most stay in float32: as few
-    as measuring finds, see `protoseg_deploy.exporting.sensitivity`.
+    as measuring finds, see `protoseg_deploy.exporting.int8.sensitivity`.
 
     Args:
         graph: a float32 graph of this program.

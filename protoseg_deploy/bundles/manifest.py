@@ -13,14 +13,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from protoseg_deploy.bundles.metadata import Classes, Document, Informative, Precision, Scale, Sides
+from protoseg_deploy.bundles.verdicts import StageVerdict, Verification
 from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exchange import LOCK_FILE, settle
 from protoseg_deploy.files import remove_scratch, write_atomically
 from protoseg_deploy.locks import sole_writer
 from protoseg_deploy.recipe import ClassTable, Color, ImageReading, MaskReading
-from protoseg_deploy.runtimes.metadata import Classes, Document, Informative, Precision, Scale, Sides
-from protoseg_deploy.runtimes.verdicts import StageVerdict, Verification
 
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from protoseg_deploy.runtimes.metadata import Document
+from protoseg_deploy.bundles.metadata import Document
 
 
 class Limits(Document):

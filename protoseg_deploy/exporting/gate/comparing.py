@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from protoseg_deploy.bundles.verdicts import Limits
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.colors import colorize
@@ -18,7 +19,6 @@ from protoseg_deploy.files import write_atomically
 from protoseg_deploy.models.tensor_checks import NotFiniteError
 from protoseg_deploy.recipe import ClassTable
 from protoseg_deploy.runtimes.base import UInt8Array
-from protoseg_deploy.runtimes.verdicts import Limits
 
 ClassMap = NDArray[np.integer]
 

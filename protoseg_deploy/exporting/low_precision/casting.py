@@ -13,7 +13,13 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxscript import ir, version_converter
 
-from protoseg_deploy.exporting.precision_plan import ELEMENT_TYPES, SIZES, LowPrecision, PrecisionPlan, plan_precision
+from protoseg_deploy.exporting.low_precision.plan import (
+    ELEMENT_TYPES,
+    SIZES,
+    LowPrecision,
+    PrecisionPlan,
+    plan_precision,
+)
 
 _ARRAY_TYPES: dict[LowPrecision, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 # Before 22, convolutions and poolings do not take bfloat16.

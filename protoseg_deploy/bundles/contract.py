@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto, ValueInfoProto
 
+from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.runtimes.metadata import GraphMetadata
 
 INPUT, CLASS_MAP = "images", "class_map"
 _HINT = "It is not as `protoseg export` and `protoseg build` write it: export or build it again."

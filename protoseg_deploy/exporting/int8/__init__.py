@@ -1,0 +1,1 @@
+"""Quantised graphs: calibration, which layers stay in higher precision, Q/DQ nodes."""

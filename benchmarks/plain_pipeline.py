@@ -38,12 +38,12 @@ from torch.nn import functional as F
 
 from protoseg_deploy.benchmarking.inputs import read_batch
 from protoseg_deploy.benchmarking.latency import LatencyReport, measure_interleaved
-from protoseg_deploy.bundles.manifest import REFERENCE_FILE, check_file
+from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.cli.arguments import PATH, height_and_width, json_option, print_json, print_table
 from protoseg_deploy.models import Segmenter, load_network
 from protoseg_deploy.models.deployed import scale_images
 from protoseg_deploy.models.segmenter import resize_logits
-from protoseg_deploy.runtimes import Runtime, RuntimeInfo, UInt8Array, open_runtime, read_manifest
+from protoseg_deploy.runtimes import Runtime, RuntimeInfo, UInt8Array, open_runtime
 
 _OPSET = 18
 _PROFILE_TURNS, _PROFILE_TURN = 12, 5
@@ -213,8 +213,8 @@ def main(
     as_json: bool,
 ) -> None:
     """Compare BUNDLE with the plain pipeline made from the same weights, on this CPU."""
-    manifest = read_manifest(bundle)
-    segmenter, spec = load_network(check_file(bundle, manifest, REFERENCE_FILE))
+    manifest = Bundle.open(bundle).manifest
+    segmenter, spec = load_network(Bundle.open(bundle).reference())
     images = read_batch(folder, count, spec.reading, size)
     precisions = [precision for precision in ("fp32", "int8") if precision in manifest.graphs]
     with tempfile.TemporaryDirectory() as scratch:

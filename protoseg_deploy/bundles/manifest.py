@@ -4,22 +4,14 @@ Every file it names lies inside the bundle and has a checksum, which is compared
 holds for the files that were compared: it names their digests, and says nothing of files that took their place.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from protoseg_deploy.bundles.digests import joint_digest
 from protoseg_deploy.bundles.metadata import Classes, Document, Informative, Precision, Scale, Sides
 from protoseg_deploy.bundles.verdicts import StageVerdict, Verification
-from protoseg_deploy.documents import read_document
-from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.exchange import LOCK_FILE, settle
-from protoseg_deploy.files import remove_scratch, write_atomically
-from protoseg_deploy.locks import sole_writer
 from protoseg_deploy.recipe import ClassTable, Color, ImageReading, MaskReading
 
 MANIFEST_FILE = "manifest.json"
@@ -27,9 +19,10 @@ GRAPH_FILE = "model.onnx"
 """The fp32 graph; see `graph_file` for the others."""
 REFERENCE_FILE = "reference.safetensors"
 ENGINE_FOLDER = "engines"
+VERIFICATION_FOLDER = "verification"
 
 Axis = int | str
-_HINT = "Export the bundle again."
+HINT = "Export the bundle again."
 
 
 def _inside(name: str) -> str:
@@ -242,124 +235,3 @@ class Manifest(Document):
 def graph_file(precision: Precision) -> str:
     """Name of the graph of a precision: ``model.onnx``, ``model.int8.onnx``."""
     return GRAPH_FILE if precision == "fp32" else f"model.{precision}.onnx"
-
-
-def read_manifest(bundle: Path) -> Manifest:
-    """Read the manifest of a bundle folder.
-
-    Raises:
-        ProtosegError: the folder is no bundle, or its manifest is damaged.
-    """
-    settle(bundle)
-    try:
-        if bundle.is_dir():
-            return read_document(bundle / MANIFEST_FILE, Manifest, _HINT)
-    except FileNotFoundError:
-        pass
-    raise ProtosegError(
-        f"{bundle} is not a bundle: it has no {MANIFEST_FILE}",
-        "Bundles are folders written by `protoseg export RUN --bundle DIR`.",
-    )
-
-
-def check_file(bundle: Path, manifest: Manifest, name: str) -> Path:
-    """Path of a file of the bundle, after comparing it with its checksum.
-
-    Raises:
-        ProtosegError: the file is missing, cut off, changed, or a link to a file outside the bundle.
-    """
-    path = bundle / name
-    entry = manifest.files.get(name)
-    if entry is None:
-        raise ProtosegError(f"{bundle / MANIFEST_FILE} does not list {name}", _HINT)
-    if not path.is_file():
-        what = "is not a regular file" if path.exists() else "is missing from the bundle"
-        raise ProtosegError(f"{path} {what}", _HINT)
-    if not path.resolve().is_relative_to(bundle.resolve()):
-        raise ProtosegError(
-            f"{path} is a link to a file outside the bundle", "Copy the bundle with the files that its links point to."
-        )
-    size = path.stat().st_size
-    if size != entry.bytes or file_sha256(path) != entry.sha256:
-        detail = f"{size} bytes instead of {entry.bytes}" if size != entry.bytes else "its checksum differs"
-        raise ProtosegError(
-            f"{path} is not the file the manifest describes: {detail}",
-            "It was damaged or replaced after the export: copy or export the bundle again.",
-        )
-    return path
-
-
-def check_graph(bundle: Path, manifest: Manifest, precision: Precision) -> Path:
-    """Path of a graph of the bundle, after comparing all its files with their checksums.
-
-    Raises:
-        UsageError: the bundle has no graph of that precision.
-        ProtosegError: a file is missing, cut off or changed.
-    """
-    info = manifest.graphs.get(precision)
-    if info is None:
-        raise UsageError(
-            f"{bundle} has no {precision} graph; it has {', '.join(manifest.graphs)}",
-            f"Export it with `protoseg export RUN --bundle DIR --precision {','.join((*manifest.graphs, precision))}`.",
-        )
-    for name in info.files:
-        check_file(bundle, manifest, name)
-    return bundle / info.file
-
-
-@contextmanager
-def changing(bundle: Path) -> Iterator[Manifest]:
-    """The manifest of a bundle, which nobody else changes, and no export exchanges, until the end of the block.
-
-    Raises:
-        ProtosegError: the folder is no bundle, or another process does not let go of it.
-    """
-    read_manifest(bundle)
-    with sole_writer(bundle / LOCK_FILE, str(bundle), wait_s=60):
-        remove_scratch(bundle)
-        yield read_manifest(bundle)
-
-
-def write_manifest(bundle: Path, manifest: Manifest) -> None:
-    """Replace the manifest of a bundle in one step."""
-    write_atomically(bundle / MANIFEST_FILE, manifest.to_json().encode())
-
-
-def add_engine(bundle: Path, name: str, entry: EngineEntry) -> Manifest:
-    """Note an engine that was built into a bundle; one of the same name is replaced.
-
-    A verdict about an earlier engine of that name is dropped with it.
-
-    Returns:
-        The manifest as it is now.
-    """
-    with changing(bundle) as manifest:
-        verification = manifest.verification
-        if verification is not None:
-            changed = {entry.file, entry.graph} - manifest.files_of_graphs()
-            stages = tuple(stage for stage in verification.stages if stage.artefact not in changed)
-            passed = all(stage.status != "failed" for stage in stages)
-            verification = verification.model_copy(update={"stages": stages, "passed": passed})
-        added = {entry.file, entry.sidecar, entry.graph} - manifest.files_of_graphs()
-        files = {**manifest.files, **{file: file_entry(bundle / file) for file in sorted(added)}}
-        engines = {**manifest.engines, name: entry}
-        manifest = manifest.model_copy(update={"engines": engines, "files": files, "verification": verification})
-        write_manifest(bundle, manifest)
-    return manifest
-
-
-def file_entry(path: Path) -> FileEntry:
-    return FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
-
-
-def joint_digest(digests: Sequence[str | None]) -> str | None:
-    """One SHA-256 for several files by theirs, in order; of one file its own. None where one is unknown."""
-    known = [digest for digest in digests if digest is not None]
-    if len(known) < len(digests) or not known:
-        return None
-    return known[0] if len(known) == 1 else hashlib.sha256("".join(known).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

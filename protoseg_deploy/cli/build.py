@@ -21,10 +21,10 @@ from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
+    from protoseg_deploy.bundles import Verification
     from protoseg_deploy.bundles.metadata import Precision
     from protoseg_deploy.errors import ProtosegError
     from protoseg_deploy.exporting.engines.building import BuiltEngine
-    from protoseg_deploy.runtimes import Verification
     from protoseg_deploy.runtimes.tensorrt import Profile
 
 _UNITS = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -57,7 +57,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
 
 
 @click.command(name="build", cls=Verb)
-@click.argument("bundle", type=PATH)
+@click.argument("folder", metavar="BUNDLE", type=PATH)
 @click.option(
     "--engine",
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
@@ -101,7 +101,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
 @timeout_option
 @json_option
 def command(
-    bundle: Path,
+    folder: Path,
     engine: str,
     precisions: "tuple[Precision, ...]",
     profile: "Profile | None",
@@ -131,11 +131,11 @@ def command(
     """
     import torch
 
+    from protoseg_deploy.bundles import Bundle
     from protoseg_deploy.errors import ProtosegError, UsageError
     from protoseg_deploy.exporting import failure_message
     from protoseg_deploy.exporting.engines.building import build_into_bundle
     from protoseg_deploy.exporting.engines.options import EngineOptions, check_options, why_impossible
-    from protoseg_deploy.runtimes import read_manifest
 
     if masks is not None and images is None:
         raise UsageError("--masks without --images", "Give the folder of the images too.")
@@ -149,14 +149,11 @@ def command(
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
     )
-    manifest = read_manifest(bundle)
-    wanted = precisions or tuple(manifest.graphs)
+    bundle = Bundle.open(folder)
+    wanted = precisions or tuple(bundle.manifest.graphs)
     check_options(options)
-    if missing := [precision for precision in wanted if precision not in manifest.graphs]:
-        raise UsageError(
-            f"{bundle} has no {missing[0]} graph; it has {', '.join(manifest.graphs)}",
-            "Export it with `protoseg export RUN --bundle DIR --precision ...`.",
-        )
+    for precision in wanted:
+        bundle.require_graph(precision)
     built: list[BuiltEngine] = []
     skipped: dict[Precision, str] = {}
     failed: dict[Precision, ProtosegError] = {}
@@ -175,11 +172,11 @@ def command(
         raise UsageError(f"nothing to build: {'; '.join(skipped.values())}", "Choose other targets or precisions.")
     verification = None
     if built and images is not None:
-        verification = _verify(bundle, images, masks, verify_images, as_json)
+        verification = _verify(folder, images, masks, verify_images, as_json)
     if as_json:
-        print_json(_document(bundle, built, skipped, failed, verification))
+        print_json(_document(folder, built, skipped, failed, verification))
     else:
-        _show(bundle, built, verification)
+        _show(folder, built, verification)
     for precision, reason in skipped.items():
         note(f"{precision} left out: {reason}")
     if failed:
@@ -188,37 +185,38 @@ def command(
         raise ProtosegError("\n".join(["not built", *faults]), "\n".join(hints))
     if verification is not None and not verification.passed:
         raise ProtosegError(*failure_message(bundle, verification))
-    later = f"`protoseg verify {bundle} --images DIR`"
+    later = f"`protoseg verify {folder} --images DIR`"
     if not torch.cuda.is_available():
         note(f"the engines are not verified: there is no NVIDIA GPU here; {later} does it on the machine they are for")
     elif verification is None and no_verify:
         note(f"the engines are not verified; {later} does it later")
     elif verification is None:
         raise ProtosegError(
-            f"{bundle}: the engines are built but NOT verified: there are no images to verify them on",
+            f"{folder}: the engines are built but NOT verified: there are no images to verify them on",
             f"Give them with --images DIR, now or to {later}, or accept unverified engines with --no-verify.",
         )
 
 
-def _verify(bundle: Path, images: Path, masks: Path | None, count: int, hidden: bool) -> "Verification":
+def _verify(folder: Path, images: Path, masks: Path | None, count: int, hidden: bool) -> "Verification":
     """The gate over the whole bundle."""
+    from protoseg_deploy.bundles import Bundle
     from protoseg_deploy.evaluation.samples import folder_samples
     from protoseg_deploy.exporting import verify_bundle
 
     samples = folder_samples(images, masks, count=count)
     with progress_bar("verifying", hidden=hidden) as show:
-        return verify_bundle(bundle, samples, progress=show)
+        return verify_bundle(Bundle.open(folder), samples, progress=show)
 
 
 def _document(
-    bundle: Path,
+    folder: Path,
     built: list["BuiltEngine"],
     skipped: "dict[Precision, str]",
     failed: "dict[Precision, ProtosegError]",
     verification: "Verification | None",
 ) -> dict[str, object]:
     return {
-        "bundle": str(bundle),
+        "bundle": str(folder),
         "engines": {
             engine.name: {"file": str(engine.file), **engine.sidecar.model_dump(mode="json", exclude={"metadata"})}
             for engine in built
@@ -229,7 +227,7 @@ def _document(
     }
 
 
-def _show(bundle: Path, built: list["BuiltEngine"], verification: "Verification | None") -> None:
+def _show(folder: Path, built: list["BuiltEngine"], verification: "Verification | None") -> None:
     if not built:
         return
     rows = []
@@ -242,7 +240,7 @@ def _show(bundle: Path, built: list["BuiltEngine"], verification: "Verification 
     print_table(
         ["engine", "compute capability", "convolutions and products", "seen in", "MB", "built in s"],
         rows,
-        title=f"{bundle}: {built[0].sidecar.library}, shapes {built[0].sidecar.profile}",
+        title=f"{folder}: {built[0].sidecar.library}, shapes {built[0].sidecar.profile}",
     )
     if verification is not None:
-        show_verification(bundle, verification)
+        show_verification(folder, verification)

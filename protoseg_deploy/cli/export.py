@@ -19,8 +19,8 @@ from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
+    from protoseg_deploy.bundles import Bundle
     from protoseg_deploy.bundles.metadata import Precision
-    from protoseg_deploy.exporting import Bundle
     from protoseg_deploy.exporting.int8.calibration import Method
 
 
@@ -184,7 +184,7 @@ def command(
 def _document(made: "Bundle") -> dict[str, object]:
     manifest = made.manifest
     return {
-        "bundle": str(made.path),
+        "bundle": str(made.folder),
         "graphs": {
             precision: {"file": graph.file, "bytes": _bytes(made, precision), "opset": graph.opset, **graph.conversion}
             for precision, graph in manifest.graphs.items()
@@ -199,14 +199,14 @@ def _document(made: "Bundle") -> dict[str, object]:
 def _show(made: "Bundle") -> None:
     manifest = made.manifest
     inputs = "x".join(str(axis) for axis in manifest.input.shape)
-    click.echo(f"{made.path}: {manifest.network.backbone} + {manifest.network.decoder}")
+    click.echo(f"{made.folder}: {manifest.network.backbone} + {manifest.network.decoder}")
     for precision, graph in manifest.graphs.items():
         click.echo(f"  {precision:4} {graph.file}, {_bytes(made, precision) / 1e6:.1f} MB, opset {graph.opset}")
     click.echo(f"  in   images {inputs} uint8 RGB")
     for output in manifest.outputs:
         click.echo(f"  out  {output.name} {'x'.join(str(axis) for axis in output.shape)} {output.dtype}")
     if manifest.verification is not None:
-        show_verification(made.path, manifest.verification)
+        show_verification(made.folder, manifest.verification)
 
 
 def _bytes(made: "Bundle", precision: "Precision") -> int:

@@ -17,14 +17,14 @@ from protoseg_deploy.cli.arguments import (
 from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
+    from protoseg_deploy.bundles import Bundle, Verification
     from protoseg_deploy.bundles.metadata import Precision
     from protoseg_deploy.bundles.verdicts import Limits
     from protoseg_deploy.exporting import Bisection
-    from protoseg_deploy.runtimes import Verification
 
 
 @click.command(name="verify", cls=Verb)
-@click.argument("bundle", type=PATH)
+@click.argument("folder", metavar="BUNDLE", type=PATH)
 @click.option("--images", type=PATH, required=True, help="Folder of images, searched recursively.")
 @click.option("--masks", type=PATH, help="Folder of their index masks, to compare the mIoU too.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @timeout_option
 @json_option
 def command(
-    bundle: Path,
+    folder: Path,
     images: Path,
     masks: Path | None,
     mask_template: str,
@@ -73,11 +73,13 @@ def command(
     protoseg verify bundles/mine --images photos --backend openvino
     protoseg verify bundles/mine --images photos --bisect fp16
     """
+    from protoseg_deploy.bundles import Bundle
     from protoseg_deploy.errors import ProtosegError
     from protoseg_deploy.evaluation.samples import folder_samples
     from protoseg_deploy.exporting import bisect_graph, failure_message, int8_limits, verify_bundle
 
     samples = folder_samples(images, masks, mask_template, count)
+    bundle = Bundle.open(folder)
     if bisect is not None:
         found = bisect_graph(bundle, bisect, _worst_image(bundle, bisect, [sample.image for sample in samples]))
         if as_json:
@@ -91,23 +93,21 @@ def command(
             bundle, samples, limits=limits, device=device, openvino=backend == "openvino", progress=show
         )
     if as_json:
-        print_json({"bundle": str(bundle), **verification.model_dump(mode="json")})
+        print_json({"bundle": str(folder), **verification.model_dump(mode="json")})
     else:
-        show_verification(bundle, verification)
+        show_verification(folder, verification)
     if not verification.passed:
         raise ProtosegError(*failure_message(bundle, verification))
 
 
-def _worst_image(bundle: Path, precision: "Precision", images: list[Path]) -> Path:
+def _worst_image(bundle: "Bundle", precision: "Precision", images: list[Path]) -> Path:
     """The image on which the gate found the graph to differ most, if it is among them; else the first."""
-    from protoseg_deploy.runtimes import read_manifest
-
-    verification = read_manifest(bundle).verification
+    verification = bundle.manifest.verification
     stage = None if verification is None else verification.stage(f"onnx {precision}")
     return next((image for image in images if stage is not None and image.name == stage.worst_image), images[0])
 
 
-def show_verification(bundle: Path, verification: "Verification") -> None:
+def show_verification(folder: Path, verification: "Verification") -> None:
     """One line a stage."""
     rows: list[tuple[str, ...]] = []
     if verification.miou_pytorch_percent is not None:
@@ -121,7 +121,7 @@ def show_verification(bundle: Path, verification: "Verification") -> None:
     print_table(
         ["stage", "against", "agree %", "margin", "mIoU %", "drop", "verdict"],
         rows,
-        title=f"{bundle}: {verdict} on {verification.images} images",
+        title=f"{folder}: {verdict} on {verification.images} images",
     )
     for stage in verification.stages:
         if stage.status == "not run":

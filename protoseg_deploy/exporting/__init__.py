@@ -1,6 +1,6 @@
 """From a trained network to a verified bundle."""
 
-from protoseg_deploy.exporting.bundle import Bundle, VerificationFailedError, export_bundle, failure_message
+from protoseg_deploy.exporting.bundle import VerificationFailedError, export_bundle, failure_message
 from protoseg_deploy.exporting.gate.bisecting import Bisection, bisect_graph
 from protoseg_deploy.exporting.gate.stages import LIMITS, int8_limits
 from protoseg_deploy.exporting.gate.verification import verify_bundle, worst_picture
@@ -12,7 +12,6 @@ __all__ = [
     "LIMITS",
     "OPSETS",
     "Bisection",
-    "Bundle",
     "Calibration",
     "GraphOptions",
     "VerificationFailedError",

@@ -4,13 +4,14 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import onnxruntime
 
 import protoseg_deploy
+from protoseg_deploy.bundles.bundle import Bundle, file_entry
+from protoseg_deploy.bundles.digests import file_sha256
 from protoseg_deploy.bundles.manifest import (
     GRAPH_FILE,
     REFERENCE_FILE,
@@ -20,10 +21,6 @@ from protoseg_deploy.bundles.manifest import (
     Masks,
     NetworkInfo,
     Provenance,
-    file_entry,
-    file_sha256,
-    read_manifest,
-    write_manifest,
 )
 from protoseg_deploy.bundles.metadata import PRECISIONS, Classes, GraphMetadata, Precision
 from protoseg_deploy.bundles.verdicts import Verification
@@ -48,24 +45,16 @@ from protoseg_deploy.recipe import load_recipe
 from protoseg_deploy.runtimes.pytorch import network_file
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """A finished bundle."""
-
-    path: Path
-    manifest: Manifest
-
-
 class VerificationFailedError(ProtosegError):
     """Some graph does not do what the network does; the failed bundle is kept for inspection."""
 
-    def __init__(self, verification: Verification, kept: Path) -> None:
+    def __init__(self, verification: Verification, kept: Bundle) -> None:
         super().__init__(*failure_message(kept, verification))
         self.verification = verification
-        self.kept = kept
+        self.kept = kept.folder
 
 
-def failure_message(bundle: Path, verification: Verification) -> tuple[str, str]:
+def failure_message(bundle: Bundle, verification: Verification) -> tuple[str, str]:
     """What a failed verification tells people: the first stage that falls short, and what to do now."""
     failed = verification.first_failure()
     assert failed is not None
@@ -73,14 +62,15 @@ def failure_message(bundle: Path, verification: Verification) -> tuple[str, str]
     also = f" (after it also {', '.join(later)})" if later else ""
     picture = worst_picture(bundle, failed.stage)
     return (
-        f"{bundle}: `{failed.stage}` does not do what `{failed.against}` does: {'; '.join(failed.reasons)}{also}",
-        failed.next_step.replace("BUNDLE", str(bundle)) + (f"\nWorst image: {picture}" if picture else ""),
+        f"{bundle.folder}: `{failed.stage}` does not do what `{failed.against}` does: "
+        f"{'; '.join(failed.reasons)}{also}",
+        failed.next_step.replace("BUNDLE", str(bundle.folder)) + (f"\nWorst image: {picture}" if picture else ""),
     )
 
 
 def export_bundle(
     run: Path,
-    bundle: Path,
+    folder: Path,
     *,
     precisions: Sequence[Precision] = ("fp32",),
     size: tuple[int, int] | None = None,
@@ -97,7 +87,7 @@ def export_bundle(
 
     Args:
         run: a run folder or a network file.
-        bundle: folder to write. A bundle that is there is replaced at the very end; anything else is not touched.
+        folder: to write. A bundle that is there is replaced at the very end; anything else is not touched.
         precisions: one graph each; fp32 is always among them, the others are made from it.
         size: height and width to bind the graphs to; None: images of any size.
         confidence: add the output ``confidence``, uint8 ``[B,H,W]``.
@@ -111,45 +101,45 @@ def export_bundle(
 
     Raises:
         UsageError: the target is something other than a bundle, or int8 lacks images.
-        VerificationFailedError: a graph does not do what the network does; what was made lies in ``<bundle>-failed``.
+        VerificationFailedError: a graph does not do what the network does; what was made lies in ``<folder>-failed``.
         ProtosegError: no network there, it cannot be exported, or int8 would cost too much.
     """
     network = network_file(run, which)
     inputs = [network, *(file for sample in samples for file in (sample.image, sample.mask) if file is not None)]
-    place = resolved(bundle)
+    place = resolved(folder)
     failed = place.with_name(f"{place.name}-failed")
-    check_target(bundle, inputs)
+    check_target(folder, inputs)
     check_target(failed, inputs)
     options = GraphOptions(size, confidence, logits, opset)
     segmenter, spec = load_network(network)
     masks = _masks(network, spec)
     truth = Truth(spec.classes, spec.reading, masks.reading(spec.classes, spec.reading))
-    with replacing(bundle) as replacement, _writing(bundle):
-        folder = replacement.folder
+    with replacing(folder) as replacement, _writing(folder):
+        made = replacement.folder
         metadata = _metadata(segmenter, spec, options, file_sha256(network))
-        files = export_onnx(segmenter, spec, metadata, folder / GRAPH_FILE, options)
+        files = export_onnx(segmenter, spec, metadata, made / GRAPH_FILE, options)
         graphs: dict[Precision, GraphInfo] = {"fp32": GraphInfo(file=GRAPH_FILE, files=files, opset=options.opset)}
         for precision in PRECISIONS[1:]:
             if precision in precisions:
-                graphs[precision] = make_graph(folder, precision, metadata, calibration, samples, truth)
-        shutil.copyfile(network, folder / REFERENCE_FILE)
-        write_manifest(folder, _manifest(folder, metadata, masks, graphs, spec, options, run, network))
+                graphs[precision] = make_graph(made, precision, metadata, calibration, samples, truth)
+        shutil.copyfile(network, made / REFERENCE_FILE)
+        bundle = Bundle.create(made, _manifest(made, metadata, masks, graphs, spec, options, run, network))
         if samples and verify:
-            verification = verify_bundle(folder, samples, progress=progress)
+            verification = verify_bundle(bundle, samples, progress=progress)
             if not verification.passed:
                 replacement.put_in_place(failed)
-                raise VerificationFailedError(verification, failed)
+                raise VerificationFailedError(verification, Bundle.open(failed))
         replacement.put_in_place()
-    return Bundle(bundle, read_manifest(bundle))
+    return Bundle.open(folder)
 
 
 @contextmanager
-def _writing(bundle: Path) -> Iterator[None]:
+def _writing(folder: Path) -> Iterator[None]:
     """Libraries write graphs by themselves, and say of a full disk what the operating system says."""
     try:
         yield
     except OSError as error:
-        raise WriteError(bundle, error) from None
+        raise WriteError(folder, error) from None
 
 
 def _metadata(segmenter: Segmenter, spec: NetworkSpec, options: GraphOptions, digest: str) -> GraphMetadata:

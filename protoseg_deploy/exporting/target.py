@@ -4,12 +4,11 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from protoseg_deploy.bundles.manifest import ENGINE_FOLDER, MANIFEST_FILE
+from protoseg_deploy.bundles.manifest import ENGINE_FOLDER, MANIFEST_FILE, VERIFICATION_FOLDER
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import LOCK_FILE, settle
 from protoseg_deploy.files import is_scratch, open_regular, read_at_most, resolved
 
-VERIFICATION_FOLDER = "verification"
 _MOST_BYTES = 2**28
 
 _OURS = {".": (MANIFEST_FILE, LOCK_FILE), ENGINE_FOLDER: ("*.engine", "*.json", "*.onnx", "*.cache")}

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from protoseg_deploy.bundles.manifest import file_sha256
+from protoseg_deploy.bundles.digests import file_sha256
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.recipe import ClassTable, ImageReading
 

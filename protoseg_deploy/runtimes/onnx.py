@@ -9,7 +9,7 @@ import onnxruntime as ort
 import torch
 
 from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT, check_class_map
-from protoseg_deploy.bundles.graphs import open_graph
+from protoseg_deploy.bundles.finding import open_graph
 from protoseg_deploy.bundles.metadata import GraphMetadata, Precision
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
 from protoseg_deploy.runtimes.providers import engine_cache, open_session, run_session

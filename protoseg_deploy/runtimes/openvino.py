@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from protoseg_deploy.bundles.contract import check_class_map
-from protoseg_deploy.bundles.graphs import Graph, open_graph
+from protoseg_deploy.bundles.finding import open_graph
+from protoseg_deploy.bundles.graph import Graph
 from protoseg_deploy.bundles.metadata import GraphMetadata, Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images

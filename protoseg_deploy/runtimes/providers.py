@@ -18,7 +18,7 @@ import onnxruntime as ort
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from protoseg_deploy.bundles.graphs import Graph, unreadable
+from protoseg_deploy.bundles.graph import Graph, unreadable
 from protoseg_deploy.bundles.metadata import Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes.rounding import EMULATION, loadable_on_cpu

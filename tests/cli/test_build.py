@@ -8,11 +8,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.cli import cli
 from protoseg_deploy.exporting import export_bundle
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model
-from protoseg_deploy.runtimes import read_manifest
 from protoseg_deploy.runtimes.tensorrt import read_sidecar
 
 pytest.importorskip("tensorrt_rtx")
@@ -59,7 +59,7 @@ def test_engines_of_all_precisions(bundle: Path) -> None:
         "--workspace",
         "2GiB",
     )
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
     assert set(manifest.engines) == {f"{precision}-rtx-sm86-sm89" for precision in ("fp32", "fp16", "bf16")}
     for entry in manifest.engines.values():
         sidecar = read_sidecar(bundle / entry.file)
@@ -90,7 +90,7 @@ def test_one_failure_does_not_lose_the_others(bundle: Path) -> None:
     failed = run(*arguments, exit_code=1)
     assert "fp16: " in failed.output
     assert "is not the file the manifest describes" in failed.output
-    assert set(read_manifest(bundle).engines) == {"fp32-rtx-sm86", "bf16-rtx-sm86"}
+    assert set(Bundle.open(bundle).manifest.engines) == {"fp32-rtx-sm86", "bf16-rtx-sm86"}
 
 
 @pytest.mark.parametrize(

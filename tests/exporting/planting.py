@@ -9,9 +9,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from protoseg_deploy.bundles.manifest import file_entry, write_manifest
+from protoseg_deploy.bundles import Bundle
+from protoseg_deploy.bundles.bundle import file_entry
 from protoseg_deploy.models import Segmenter
-from protoseg_deploy.runtimes import read_manifest
 
 Fault = Callable[[onnx.ModelProto], None]
 
@@ -22,8 +22,8 @@ def edit_graph(bundle: Path, name: str, edit: Fault) -> None:
     edit(model)
     onnx.checker.check_model(model)
     onnx.save(model, bundle / name)
-    manifest = read_manifest(bundle)
-    write_manifest(bundle, manifest.model_copy(update={"files": {**manifest.files, name: file_entry(bundle / name)}}))
+    manifest = Bundle.open(bundle).manifest
+    Bundle.create(bundle, manifest.model_copy(update={"files": {**manifest.files, name: file_entry(bundle / name)}}))
 
 
 def swap_red_and_blue(model: onnx.ModelProto) -> None:

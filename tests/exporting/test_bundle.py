@@ -12,13 +12,13 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
+from protoseg_deploy.bundles import Bundle, GraphMetadata
 from protoseg_deploy.cli import cli
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import DataError, ProtosegError, UsageError
 from protoseg_deploy.evaluation.samples import evenly_spaced, folder_samples, run_samples
 from protoseg_deploy.exporting import export_bundle, verify_bundle
 from protoseg_deploy.models import DeployedSegmenter, load_network
-from protoseg_deploy.runtimes import GraphMetadata, read_manifest
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -33,7 +33,7 @@ def test_manifest_says_what_is_there(good_bundle: Path, colour_run: Path) -> Non
     files = contents(good_bundle)
     pictures = {name for name in files if name.startswith("verification/")}
     assert set(files) - pictures == {"model.onnx", "reference.safetensors", "manifest.json"}
-    manifest = read_manifest(good_bundle)
+    manifest = Bundle.open(good_bundle).manifest
     assert {name: entry.sha256 for name, entry in manifest.files.items()} == {
         name: digest for name, digest in files.items() if name not in {"manifest.json", *pictures}
     }
@@ -84,13 +84,13 @@ def test_export_replaces_a_bundle_only_when_it_succeeds(
     assert "`onnx fp32` does not do what `pytorch` does" in result.stderr
     assert contents(target) == before
     failed = tmp_path / "bundles" / "mine-failed"
-    assert read_manifest(failed).verification.passed is False
+    assert Bundle.open(failed).manifest.verification.passed is False
     assert len(list((failed / "verification").glob("worst-*.png"))) == 1
     assert sorted(path.name for path in target.parent.iterdir()) == ["mine", "mine-failed"]
 
     export_bundle(colour_run, target)
     assert contents(target) != before
-    assert read_manifest(target).verification is None
+    assert Bundle.open(target).manifest.verification is None
     assert sorted(path.name for path in target.parent.iterdir()) == ["mine", "mine-failed"]
 
 
@@ -164,7 +164,7 @@ def test_a_bundle_that_is_read_from_is_not_replaced(good_bundle: Path, tmp_path:
     with pytest.raises(UsageError, match="would be replaced"):
         export_bundle(good_bundle / "reference.safetensors", target, samples=[Sample(picture, None)])
     with pytest.raises(UsageError, match="would be replaced"):
-        verify_bundle(target, [Sample(picture, None)])
+        verify_bundle(Bundle.open(target), [Sample(picture, None)])
     assert contents(target) == before
 
 
@@ -219,7 +219,7 @@ def test_command_line_verifies_or_says_that_it_did_not(colour_run: Path, tmp_pat
     assert "NOT verified" in result.stderr
     assert "recipe.yaml" in result.stderr
     assert json.loads(result.stdout)["verification"] is None
-    assert read_manifest(bundle).verification is None
+    assert Bundle.open(bundle).manifest.verification is None
 
     arguments = ["export", str(moved), "--bundle", str(bundle), "--size", "64x96"]
     result = runner.invoke(cli, [*arguments, "--no-verify"])

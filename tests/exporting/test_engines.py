@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from protoseg_deploy.bundles.manifest import file_sha256
+from protoseg_deploy.bundles.digests import file_sha256
 from protoseg_deploy.bundles.metadata import PRECISIONS, GraphMetadata, Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting.engines.building import build_engine

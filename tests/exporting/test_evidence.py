@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.bundles.manifest import GRAPH_FILE, REFERENCE_FILE
 from protoseg_deploy.cli import cli
 from protoseg_deploy.data import Sample
@@ -19,7 +20,7 @@ from protoseg_deploy.exporting import export_bundle, verify_bundle
 from protoseg_deploy.exporting.gate import verification
 from protoseg_deploy.models import load_network, save_network
 from protoseg_deploy.models.tensor_checks import NotFiniteError
-from protoseg_deploy.runtimes import open_runtime, read_manifest
+from protoseg_deploy.runtimes import open_runtime
 from tests.exporting.planting import edit_graph, swap_red_and_blue
 
 
@@ -93,11 +94,11 @@ def test_images_of_one_class_prove_nothing_and_change_no_verdict(bundle: Path, t
     assert len(np.unique(maps)) == 1
     before = (bundle / "manifest.json").read_bytes()
     with pytest.raises(DataError, match="gives the class `red` at every pixel of 2 images") as caught:
-        verify_bundle(bundle, samples)
+        verify_bundle(Bundle.open(bundle), samples)
     assert "--images" in caught.value.hint
     assert (bundle / "manifest.json").read_bytes() == before
     # one image that shows more is enough
-    assert verify_bundle(bundle, [*samples, Sample(run_image(bundle), None)]).passed
+    assert verify_bundle(Bundle.open(bundle), [*samples, Sample(run_image(bundle), None)]).passed
 
 
 def run_image(bundle: Path) -> Path:
@@ -109,8 +110,8 @@ def run_image(bundle: Path) -> Path:
 
 
 def test_verdicts_name_the_digests_of_what_was_compared(bundle: Path, colour_run: Path) -> None:
-    verify_bundle(bundle, run_samples(colour_run))
-    manifest = read_manifest(bundle)
+    verify_bundle(Bundle.open(bundle), run_samples(colour_run))
+    manifest = Bundle.open(bundle).manifest
     (stage,) = manifest.verification.stages
     assert stage.artefact_sha256 == manifest.files[GRAPH_FILE].sha256
     assert stage.against_sha256 == manifest.files[REFERENCE_FILE].sha256
@@ -144,24 +145,24 @@ def test_a_bundle_exchanged_while_it_is_verified_gets_no_verdict(
     manifests: list[bytes] = []
     monkeypatch.setattr(verification, "_record", exchange)
     with pytest.raises(ProtosegError, match=r"exchanged while it was verified|is not the file the manifest describes"):
-        verify_bundle(bundle, run_samples(colour_run))
+        verify_bundle(Bundle.open(bundle), run_samples(colour_run))
     assert (bundle / "manifest.json").read_bytes() == manifests[0]
     if "graph" not in exchanged.split() or exchanged == "graph and checksum":
-        assert read_manifest(bundle).verified(GRAPH_FILE) is (True if exchanged == "network" else None)
+        assert Bundle.open(bundle).manifest.verified(GRAPH_FILE) is (True if exchanged == "network" else None)
 
 
 def test_a_network_of_other_classes_is_not_the_one_described(bundle: Path, colour_run: Path) -> None:
     """The checksum is right, and the network has as many classes."""
     from dataclasses import replace
 
-    from protoseg_deploy.bundles.manifest import file_entry, write_manifest
+    from protoseg_deploy.bundles.bundle import file_entry
     from protoseg_deploy.recipe import ClassTable
 
     segmenter, spec = load_network(bundle / REFERENCE_FILE)
     other = replace(spec, classes=ClassTable(("a", "b", "c", "d"), spec.classes.colors))
     save_network(bundle / REFERENCE_FILE, segmenter.state_dict(), other)
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
     files = {**manifest.files, REFERENCE_FILE: file_entry(bundle / REFERENCE_FILE)}
-    write_manifest(bundle, manifest.model_copy(update={"files": files}))
+    Bundle.create(bundle, manifest.model_copy(update={"files": files}))
     with pytest.raises(ProtosegError, match="is not the network the manifest describes"):
-        verify_bundle(bundle, run_samples(colour_run))
+        verify_bundle(Bundle.open(bundle), run_samples(colour_run))

@@ -9,7 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from protoseg_deploy.bundles.manifest import EngineEntry, add_engine, graph_file
+from protoseg_deploy.bundles import Bundle
+from protoseg_deploy.bundles.manifest import EngineEntry, graph_file
 from protoseg_deploy.bundles.metadata import PRECISIONS
 from protoseg_deploy.cli import cli
 from protoseg_deploy.errors import UsageError
@@ -19,7 +20,7 @@ from protoseg_deploy.exporting.engines.building import build_into_bundle
 from protoseg_deploy.exporting.engines.options import EngineOptions
 from protoseg_deploy.exporting.gate import stages
 from protoseg_deploy.models import load_network, save_network
-from protoseg_deploy.runtimes import open_runtime, read_manifest
+from protoseg_deploy.runtimes import open_runtime
 from protoseg_deploy.runtimes.openvino import why_no_bf16
 from protoseg_deploy.runtimes.tensorrt import Profile
 from tests.exporting.planting import align_the_corners, beyond_fp16, double_a_scale, edit_graph, swap_red_and_blue
@@ -32,7 +33,7 @@ def bundle(every_precision: Path, tmp_path: Path) -> Path:
 
 
 def outcome(bundle: Path, colour_run: Path) -> dict[str, str]:
-    return {stage.stage: stage.status for stage in verify_bundle(bundle, run_samples(colour_run)).stages}
+    return {stage.stage: stage.status for stage in verify_bundle(Bundle.open(bundle), run_samples(colour_run)).stages}
 
 
 def _is_ampere() -> bool:
@@ -40,7 +41,7 @@ def _is_ampere() -> bool:
 
 
 def test_all_precisions_pass(every_precision: Path) -> None:
-    manifest = read_manifest(every_precision)
+    manifest = Bundle.open(every_precision).manifest
     verification = manifest.verification
     assert [stage.stage for stage in verification.stages] == [f"onnx {precision}" for precision in PRECISIONS]
     assert {stage.against for stage in verification.stages[1:]} == {"onnx fp32"}
@@ -62,11 +63,11 @@ def test_a_wrong_scale_is_found_in_int8(bundle: Path, colour_run: Path) -> None:
     statuses = outcome(bundle, colour_run)
     assert statuses.pop("onnx int8") == "failed"
     assert set(statuses.values()) == {"passed"}
-    failed = read_manifest(bundle).verification.first_failure()
+    failed = Bundle.open(bundle).manifest.verification.first_failure()
     assert failed.stage == "onnx int8"
     assert "--bisect int8" in failed.next_step
     image = run_samples(colour_run)[0].image
-    found = bisect_graph(bundle, "int8", image)
+    found = bisect_graph(Bundle.open(bundle), "int8", image)
     assert found.culprit is not None
     assert found.culprit.kind == "Conv"
     assert found.culprit.gain == pytest.approx(2, abs=0.4)  # not quite: what is too large is cut off
@@ -86,7 +87,7 @@ def test_an_overflow_is_found_in_fp16(colour_run: Path, tmp_path: Path) -> None:
     assert ".tmp" not in caught.value.hint
     assert f"protoseg verify {caught.value.kept} --images DIR --bisect fp16" in caught.value.hint
     assert str(tmp_path) not in (caught.value.kept / "manifest.json").read_text()
-    found = bisect_graph(caught.value.kept, "fp16", run_samples(run)[0].image)
+    found = bisect_graph(Bundle.open(caught.value.kept), "fp16", run_samples(run)[0].image)
     assert found.culprit is not None
     assert found.culprit.output_db < 0
 
@@ -101,7 +102,7 @@ def test_a_fault_in_the_first_graph_is_not_blamed_on_later_ones(bundle: Path, co
     assert result.exit_code == 1
     assert "`onnx fp32` does not do what `pytorch` does" in result.stderr
     assert "--bisect fp32" in result.stderr
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
     assert manifest.verification.first_failure().stage == "onnx fp32"
     # what was made from a faulty graph is not verified, however faithful a copy it is
     assert not any(manifest.verified(graph_file(precision)) for precision in PRECISIONS)
@@ -110,7 +111,7 @@ def test_a_fault_in_the_first_graph_is_not_blamed_on_later_ones(bundle: Path, co
 def test_a_sound_graph_has_no_culprit(every_precision: Path, colour_run: Path) -> None:
     image = run_samples(colour_run)[0].image
     for precision in PRECISIONS:
-        found = bisect_graph(every_precision, precision, image)
+        found = bisect_graph(Bundle.open(every_precision), precision, image)
         assert found.culprit is None, (precision, found.summary())
         assert found.compared > 20
     arguments = ["verify", str(every_precision), "--images", str(image.parent), "--bisect", "fp16"]
@@ -131,25 +132,25 @@ def test_what_tensorrt_takes_for_int8_is_a_stage_of_its_own(bundle: Path, colour
     pytest.importorskip("tensorrt_rtx")
     shape = (1, 64, 64)
     options = EngineOptions("tensorrt-rtx", target_sm=("8.6",), profile=Profile(min=shape, opt=shape, max=shape))
-    built = build_into_bundle(bundle, "int8", options)
-    manifest = read_manifest(bundle)
+    built = build_into_bundle(Bundle.open(bundle), "int8", options)
+    manifest = Bundle.open(bundle).manifest
     twin = manifest.engines[built.name].graph
     assert manifest.verified(twin) is None
     statuses = outcome(bundle, colour_run)
     assert statuses.pop(f"engine {built.name}") == ("passed" if _is_ampere() else "not run")
     assert set(statuses.values()) == {"passed"}
-    stage = read_manifest(bundle).verification.stage("symmetric int8")
+    stage = Bundle.open(bundle).manifest.verification.stage("symmetric int8")
     assert (stage.artefact, stage.against) == (twin, "onnx fp32")
-    assert read_manifest(bundle).verified(twin) is True
+    assert Bundle.open(bundle).manifest.verified(twin) is True
 
     edit_graph(bundle, twin, swap_red_and_blue)
     statuses = outcome(bundle, colour_run)
     assert statuses["symmetric int8"] == "failed"
     assert statuses["onnx int8"] == "passed"
-    assert read_manifest(bundle).verified(f"engines/{built.name}.engine") is False
+    assert Bundle.open(bundle).manifest.verified(f"engines/{built.name}.engine") is False
     # built again, an engine is of the graph as it should be, and its earlier verdict is gone
-    build_into_bundle(bundle, "int8", options)
-    assert read_manifest(bundle).verified(f"engines/{built.name}.engine") is None
+    build_into_bundle(Bundle.open(bundle), "int8", options)
+    assert Bundle.open(bundle).manifest.verified(f"engines/{built.name}.engine") is None
 
 
 def test_openvino_has_verdicts_of_its_own(bundle: Path, colour_run: Path) -> None:
@@ -194,17 +195,17 @@ def test_an_engine_is_compared_with_its_graph(bundle: Path, colour_run: Path, mo
         graph="model.fp16.onnx",
         engine="tensorrt",
     )
-    add_engine(bundle, "fp16-sm99", entry)
+    Bundle.open(bundle).add_engine("fp16-sm99", entry)
     monkeypatch.setattr(
         stages, "open_runtime", lambda path, **options: Engine() if path.suffix == ".engine" else real(path, **options)
     )
-    verification = verify_bundle(bundle, run_samples(colour_run))
+    verification = verify_bundle(Bundle.open(bundle), run_samples(colour_run))
     stage = verification.stage("engine fp16-sm99")
     assert stage.against == "onnx fp16"
     assert {shape[0] for shape in shapes} == {2}
     assert {shape[1:3] for shape in shapes} == {(96, 96), (64, 96), (96, 75)}
     assert stage.status == ("passed" if sound else "failed")
-    assert read_manifest(bundle).verified(entry.file) is sound
+    assert Bundle.open(bundle).manifest.verified(entry.file) is sound
     if not sound:
         assert verification.first_failure() == stage
         assert "`protoseg build" in stage.next_step
@@ -216,4 +217,4 @@ def test_an_engine_is_compared_with_its_graph(bundle: Path, colour_run: Path, mo
         return real(path, **options)
 
     monkeypatch.setattr(stages, "open_runtime", refuse)
-    assert verify_bundle(bundle, run_samples(colour_run)).stage("engine fp16-sm99").status == stage.status
+    assert verify_bundle(Bundle.open(bundle), run_samples(colour_run)).stage("engine fp16-sm99").status == stage.status

@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from protoseg_deploy.bundles.manifest import Manifest, read_manifest
+from protoseg_deploy.bundles import Bundle
+from protoseg_deploy.bundles.manifest import Manifest
 from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.data import read_image
 from protoseg_deploy.data.folders import Sample
@@ -53,7 +54,7 @@ def exported(colour_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_everything_made_of_a_network_reads_images_as_it_does(exported: tuple[Path, Path, tuple[Sample, ...]]) -> None:
     run, bundle, _ = exported
     assert read_network_spec(run / "best.safetensors").reading == READING
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
     assert manifest.input.reading == READING
     assert manifest.verification.passed
     assert manifest.verification.masks == 3, "colours of the classes were read"

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
+from protoseg_deploy.bundles import GraphMetadata
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting.int8.calibration import METHODS, value_ranges
 from protoseg_deploy.exporting.int8.plan import plan_int8
 from protoseg_deploy.exporting.int8.quantization import load_float32, quantize_graph, quantize_model
 from protoseg_deploy.exporting.int8.sensitivity import GroupNoise, spend_least
 from protoseg_deploy.exporting.int8.symmetry import symmetric_graph
-from protoseg_deploy.runtimes import GraphMetadata
 from tests.exporting.conftest import scene
 from tests.exporting.families import FAMILIES, Family, exported, pictures
 

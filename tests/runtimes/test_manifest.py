@@ -9,16 +9,13 @@ from typing import Any
 import onnx
 import pytest
 
-from protoseg_deploy.bundles.manifest import (
-    Manifest,
-    file_entry,
-    file_sha256,
-    joint_digest,
-    write_manifest,
-)
+from protoseg_deploy.bundles import Bundle, GraphMetadata
+from protoseg_deploy.bundles.bundle import file_entry
+from protoseg_deploy.bundles.digests import file_sha256, joint_digest
+from protoseg_deploy.bundles.manifest import Manifest
 from protoseg_deploy.bundles.verdicts import StageVerdict, Verification
 from protoseg_deploy.errors import ProtosegError
-from protoseg_deploy.runtimes import GraphMetadata, open_runtime, read_manifest
+from protoseg_deploy.runtimes import open_runtime
 
 
 @pytest.fixture
@@ -106,8 +103,8 @@ def test_no_checksum_can_be_left_out(bundle: Path) -> None:
 
 def test_a_file_that_no_manifest_names_is_unverified(bundle: Path) -> None:
     """Though it lies in a verified bundle, and is a copy of a verified graph."""
-    manifest = read_manifest(bundle)
-    write_manifest(bundle, manifest.model_copy(update={"verification": passed(manifest)}))
+    manifest = Bundle.open(bundle).manifest
+    Bundle.create(bundle, manifest.model_copy(update={"verification": passed(manifest)}))
     assert open_runtime(bundle / "model.onnx").info.verified is True
     shutil.copy(bundle / "model.onnx", bundle / "other.onnx")
     assert open_runtime(bundle / "other.onnx").info.verified is None
@@ -202,7 +199,7 @@ def passed(manifest: Manifest, **changes: Any) -> Verification:
 
 def test_a_verdict_is_about_the_files_that_were_compared(bundle: Path) -> None:
     """Whatever takes the place of one of them is unverified, and so is what was compared with it."""
-    before = read_manifest(bundle)
+    before = Bundle.open(bundle).manifest
     verification = passed(before)
     assert before.digest_of("model.onnx") == file_sha256(bundle / "model.onnx")
     for name, remaining in (
@@ -220,16 +217,16 @@ def test_a_verdict_is_about_the_files_that_were_compared(bundle: Path) -> None:
 
 def test_verdicts_without_digests_are_read(bundle: Path) -> None:
     """As earlier versions wrote them: they hold for the files listed beside them."""
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
     verification = passed(manifest, artefact_sha256=None, against_sha256=None)
-    write_manifest(bundle, manifest.model_copy(update={"verification": verification}))
+    Bundle.create(bundle, manifest.model_copy(update={"verification": verification}))
     edit(bundle, lambda tree: [stage.pop("artefact_sha256") for stage in tree["verification"]["stages"]])
     edit(bundle, lambda tree: [stage.pop("against_sha256") for stage in tree["verification"]["stages"]])
     assert open_runtime(bundle, precision="fp16").info.verified is True
 
 
 def test_stages_that_refer_to_each_other_verify_nothing(bundle: Path) -> None:
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
     verification = passed(manifest, against="onnx fp16", against_sha256=None)
     assert manifest.model_copy(update={"verification": verification}).verified("model.onnx") is None
 

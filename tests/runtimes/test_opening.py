@@ -9,7 +9,8 @@ import onnx
 import pytest
 import torch
 
-from protoseg_deploy.bundles.manifest import file_entry, read_manifest, write_manifest
+from protoseg_deploy.bundles import Bundle
+from protoseg_deploy.bundles.bundle import file_entry
 from protoseg_deploy.bundles.verdicts import StageVerdict, Verification
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting.tracing.onnx_export import save_graph
@@ -124,7 +125,7 @@ def test_a_graph_of_a_bundle_is_checked_and_verified_as_such(
     """Each graph has a verdict of its own, and a changed one is refused even when opened as a file."""
     bundle = tmp_path / "bundle"
     shutil.copytree(folder / "bundle", bundle)
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
     assert open_runtime(bundle).info.verified is None
     stages = (
         StageVerdict(stage="onnx fp32", artefact="model.onnx", against="pytorch", status="passed"),
@@ -139,7 +140,7 @@ def test_a_graph_of_a_bundle_is_checked_and_verified_as_such(
         miou_pytorch_percent=None,
         stages=stages,
     )
-    write_manifest(bundle, manifest.model_copy(update={"verification": verdict}))
+    Bundle.create(bundle, manifest.model_copy(update={"verification": verdict}))
     for precision, verified in (("fp32", True), ("fp16", False), ("bf16", None)):
         file = manifest.graphs[precision].file
         assert open_runtime(bundle, precision=precision).info.verified is verified
@@ -166,13 +167,13 @@ def test_weights_outside_the_graph(folder: Path, tmp_path: Path, precision) -> N
     """As above 2 GB: weights in a file of their own, which is checked like the graph."""
     bundle = tmp_path / "bundle"
     shutil.copytree(folder / "bundle", bundle)
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
     name = manifest.graphs[precision].file
     files = save_graph(onnx.load(bundle / name), bundle / name, external_above=1000)
     assert files == (name, f"{name}.data")
     graphs = {**manifest.graphs, precision: manifest.graphs[precision].model_copy(update={"files": files})}
     entries = {**manifest.files, **{file: file_entry(bundle / file) for file in files}}
-    write_manifest(bundle, manifest.model_copy(update={"graphs": graphs, "files": entries}))
+    Bundle.create(bundle, manifest.model_copy(update={"graphs": graphs, "files": entries}))
     images = noise(1, 40, 40)
     expected = open_runtime(folder / "bundle", precision=precision)
     runtime = open_runtime(bundle, precision=precision)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from protoseg_deploy.bundles.graphs import find_graph
+from protoseg_deploy.bundles.finding import find_graph
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes import OnnxRuntime, open_runtime, providers
 from tests.runtimes.conftest import noise

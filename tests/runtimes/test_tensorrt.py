@@ -9,16 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from protoseg_deploy.bundles.manifest import (
-    InputSpec,
-    Manifest,
-    Masks,
-    NetworkInfo,
-    Provenance,
-    file_entry,
-    file_sha256,
-    write_manifest,
-)
+from protoseg_deploy.bundles import Bundle
+from protoseg_deploy.bundles.bundle import file_entry
+from protoseg_deploy.bundles.digests import file_sha256
+from protoseg_deploy.bundles.manifest import InputSpec, Manifest, Masks, NetworkInfo, Provenance
 from protoseg_deploy.bundles.metadata import Classes, GraphMetadata
 from protoseg_deploy.bundles.verdicts import StageVerdict, Verification
 from protoseg_deploy.errors import ProtosegError, UsageError
@@ -225,7 +219,7 @@ def test_a_replaced_engine_does_not_keep_the_verdict(
     made = sidecar(path)
     write_sidecar(path, made)
     assert _verdict(path, made) is None
-    write_manifest(tmp_path, manifest_of(tmp_path, "engines/fp16-sm86.engine", "engines/fp16-sm86.json"))
+    Bundle.create(tmp_path, manifest_of(tmp_path, "engines/fp16-sm86.engine", "engines/fp16-sm86.json"))
     assert _verdict(path, made) is True
     assert _verdict(path.with_stem("fp32"), made) is None  # lies there without being listed
     other = made.model_copy(update={"metadata": METADATA.model_copy(update={"ignore_index": 7})})

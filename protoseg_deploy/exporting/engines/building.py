@@ -12,15 +12,10 @@ from typing import Any
 import onnx
 import torch
 
-from protoseg_deploy.bundles.graphs import graph_files, read_metadata
-from protoseg_deploy.bundles.manifest import (
-    ENGINE_FOLDER,
-    EngineEntry,
-    add_engine,
-    check_graph,
-    file_sha256,
-    read_manifest,
-)
+from protoseg_deploy.bundles import Bundle
+from protoseg_deploy.bundles.digests import file_sha256
+from protoseg_deploy.bundles.graph import graph_files, read_metadata
+from protoseg_deploy.bundles.manifest import ENGINE_FOLDER, EngineEntry
 from protoseg_deploy.bundles.metadata import Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting.engines.layers import check_precision, engine_layers, layer_table, network_layers
@@ -52,7 +47,7 @@ class BuiltEngine:
     sidecar: EngineSidecar
 
 
-def build_into_bundle(bundle: Path, precision: Precision, options: EngineOptions) -> BuiltEngine:
+def build_into_bundle(bundle: Bundle, precision: Precision, options: EngineOptions) -> BuiltEngine:
     """Build an engine of a bundle's graph into ``engines/`` and note it in the manifest.
 
     Raises:
@@ -60,23 +55,24 @@ def build_into_bundle(bundle: Path, precision: Precision, options: EngineOptions
         ProtosegError: the library refuses the graph, or the engine is not of the precision asked for.
     """
     check_target(precision, options)
-    require_inside(bundle, bundle / ENGINE_FOLDER)
-    graph = check_graph(bundle, read_manifest(bundle), precision)
+    folder = bundle.folder
+    require_inside(folder, folder / ENGINE_FOLDER)
+    graph = bundle.graph(precision).file
     if precision == "int8":
-        graph = _symmetric_twin(graph, bundle / ENGINE_FOLDER)
+        graph = _symmetric_twin(graph, folder / ENGINE_FOLDER)
     name = engine_name(precision, options)
     file = f"{ENGINE_FOLDER}/{name}.engine"
-    require_inside(bundle, bundle / file)
-    sidecar = build_engine(graph, bundle / file, options)
+    require_inside(folder, folder / file)
+    sidecar = build_engine(graph, folder / file, options)
     entry = EngineEntry(
         file=file,
-        sidecar=f"{ENGINE_FOLDER}/{sidecar_file(bundle / file).name}",
+        sidecar=f"{ENGINE_FOLDER}/{sidecar_file(folder / file).name}",
         precision=precision,
-        graph=graph.relative_to(bundle).as_posix(),
+        graph=graph.relative_to(folder).as_posix(),
         engine=options.engine,
     )
-    add_engine(bundle, name, entry)
-    return BuiltEngine(name, bundle / file, sidecar)
+    bundle.add_engine(name, entry)
+    return BuiltEngine(name, folder / file, sidecar)
 
 
 def _symmetric_twin(graph: Path, folder: Path) -> Path:

@@ -18,15 +18,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.bundles.element_types import element_types
-from protoseg_deploy.bundles.graphs import open_graph
-from protoseg_deploy.bundles.manifest import (
-    GRAPH_FILE,
-    REFERENCE_FILE,
-    Manifest,
-    check_file,
-    read_manifest,
-)
+from protoseg_deploy.bundles.finding import open_graph
+from protoseg_deploy.bundles.manifest import GRAPH_FILE, Manifest
 from protoseg_deploy.bundles.metadata import GraphMetadata, Precision
 from protoseg_deploy.data import read_image
 from protoseg_deploy.exporting.tracing.onnx_export import GraphOptions, export_onnx
@@ -122,11 +117,11 @@ class Bisection:
         }
 
 
-def bisect_graph(bundle: Path, precision: Precision, image: Path) -> Bisection:
+def bisect_graph(bundle: Bundle, precision: Precision, image: Path) -> Bisection:
     """Compare the tensors of a graph with those of the one it was made from, on one image.
 
     Args:
-        bundle: a bundle folder.
+        bundle: what it belongs to.
         precision: the graph to examine; ``fp32`` is compared with a fresh export of the bundle's network.
         image: larger ones are cut to their middle 512x512 pixels, all tensors are held in memory.
 
@@ -136,18 +131,20 @@ def bisect_graph(bundle: Path, precision: Precision, image: Path) -> Bisection:
         DataError: the image cannot be read.
     """
     for one in dict.fromkeys((precision, "fp32")):
-        open_graph(bundle, one)
-    return bisect_opened(bundle, read_manifest(bundle), precision, image)
+        bundle.require_graph(one)
+        open_graph(bundle.folder, one)
+    return bisect_checked(bundle, precision, image)
 
 
-def bisect_opened(bundle: Path, manifest: Manifest, precision: Precision, image: Path) -> Bisection:
+def bisect_checked(bundle: Bundle, precision: Precision, image: Path) -> Bisection:
     """`bisect_graph` for a bundle whose graphs have been compared with their checksums just now."""
-    path = bundle / manifest.graphs[precision].file
+    manifest = bundle.manifest
+    path = bundle.folder / manifest.graphs[precision].file
     examined = onnx.load(path)
     if precision == "fp32":
-        reference, against = _fresh_export(bundle, manifest, examined), "a fresh export"
+        reference, against = _fresh_export(bundle, examined), "a fresh export"
     else:
-        reference, against = onnx.load(bundle / manifest.graphs["fp32"].file), GRAPH_FILE
+        reference, against = onnx.load(bundle.folder / manifest.graphs["fp32"].file), GRAPH_FILE
     if precision in ("fp16", "bf16"):
         examined = emulate_rounding(examined)
     steps = compare_graphs(reference, examined, _picture(image, manifest), precision)
@@ -272,8 +269,9 @@ def _gain(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
     return 1.0 if constant else float((centred * other).sum()) / variance
 
 
-def _fresh_export(bundle: Path, manifest: Manifest, examined: onnx.ModelProto) -> onnx.ModelProto:
-    network, spec = load_network(check_file(bundle, manifest, REFERENCE_FILE))
+def _fresh_export(bundle: Bundle, examined: onnx.ModelProto) -> onnx.ModelProto:
+    manifest = bundle.manifest
+    network, spec = load_network(bundle.reference())
     outputs = {output.name for output in manifest.outputs}
     options = GraphOptions(
         size=manifest.input.fixed_size,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from protoseg_deploy.bundles.graphs import verified_as
+from protoseg_deploy.bundles.bundle import Bundle, verified_as
 from protoseg_deploy.bundles.manifest import Manifest
 from protoseg_deploy.bundles.metadata import Precision
 from protoseg_deploy.bundles.verdicts import Limits, StageVerdict
@@ -60,27 +60,25 @@ def exported_limits(manifest: Manifest) -> dict[Precision, Limits]:
     return dict(LIMITS) if allowed is None else {**LIMITS, "int8": int8_limits(allowed)}
 
 
-def find_stages(
-    bundle: Path, manifest: Manifest, device: str, openvino: bool, limits: Mapping[Precision, Limits]
-) -> list[Stage]:
+def find_stages(bundle: Bundle, device: str, openvino: bool, limits: Mapping[Precision, Limits]) -> list[Stage]:
     """Every artefact of a bundle, opened; which compares its files with their checksums."""
-    stages = []
+    stages, folder, manifest = [], bundle.folder, bundle.manifest
     for precision, graph in manifest.graphs.items():
         against = "pytorch" if precision == "fp32" else "onnx fp32"
-        runtime = open_runtime(bundle, device=device, precision=precision)
+        runtime = open_runtime(folder, device=device, precision=precision)
         stages.append(Stage(f"onnx {precision}", graph.file, precision, against, limits[precision], runtime))
     for precision, graph in manifest.graphs.items() if openvino else ():
-        other, reason = _opened(bundle, precision=precision, backend="openvino")
+        other, reason = _opened(folder, precision=precision, backend="openvino")
         artefact, against = verified_as(graph.file, "openvino"), f"onnx {precision}"
         stages.append(Stage(f"openvino {precision}", artefact, precision, against, limits[precision], other, reason))
     twins = {entry.graph for entry in manifest.engines.values() if entry.graph not in manifest.files_of_graphs()}
     for twin in sorted(twins):
-        runtime = open_runtime(bundle / twin, device=device)
+        runtime = open_runtime(folder / twin, device=device)
         stages.append(Stage(_SYMMETRIC, twin, "int8", "onnx fp32", limits["int8"], runtime))
     for name, entry in manifest.engines.items():
         against = _SYMMETRIC if entry.graph in twins else f"onnx {entry.precision}"
         held_to = limits["fp16" if entry.precision == "fp32" else entry.precision]
-        engine, reason = _opened(bundle / entry.file)
+        engine, reason = _opened(folder / entry.file)
         stages.append(Stage(f"engine {name}", entry.file, entry.precision, against, held_to, engine, reason))
     return stages
 

@@ -21,25 +21,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from protoseg_deploy.bundles.manifest import (
-    REFERENCE_FILE,
-    Manifest,
-    changing,
-    check_file,
-    read_manifest,
-    write_manifest,
-)
+from protoseg_deploy.bundles import Bundle
+from protoseg_deploy.bundles.manifest import REFERENCE_FILE, Manifest
 from protoseg_deploy.bundles.metadata import Classes, Precision
 from protoseg_deploy.bundles.verdicts import Limits, StageVerdict, Verification
 from protoseg_deploy.data import Sample, read_image
 from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
-from protoseg_deploy.exporting.gate.bisecting import bisect_opened
+from protoseg_deploy.exporting.gate.bisecting import bisect_checked
 from protoseg_deploy.exporting.gate.comparing import ClassMap, Evidence, Tally
 from protoseg_deploy.exporting.gate.labels import Truth
 from protoseg_deploy.exporting.gate.stages import Pass, Stage, exported_limits, find_stages, passes_of, with_next_step
-from protoseg_deploy.exporting.target import VERIFICATION_FOLDER
-from protoseg_deploy.files import require_inside, require_no_overwriting
+from protoseg_deploy.files import require_no_overwriting
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, load_network
 from protoseg_deploy.recipe import ClassTable
 from protoseg_deploy.runtimes.base import UInt8Array
@@ -47,7 +40,7 @@ from protoseg_deploy.time_limit import time_limit
 
 
 def verify_bundle(
-    bundle: Path,
+    bundle: Bundle,
     samples: Sequence[Sample],
     *,
     device: str = "cpu",
@@ -61,7 +54,7 @@ def verify_bundle(
     picture: image, expected, found, difference.
 
     Args:
-        bundle: a bundle folder.
+        bundle: what to verify.
         samples: images, one by one at their own size, with or without masks. Artefacts bound to one size see the
             centre of larger images and mirrored borders around smaller ones, and so does what they are compared with.
         device: where ONNX Runtime computes; PyTorch is the reference and stays on the CPU.
@@ -80,13 +73,13 @@ def verify_bundle(
     """
     if not samples:
         raise DataError("verification needs at least one image")
-    manifest = read_manifest(bundle)
-    require_no_overwriting(_pictures(bundle), [sample.image for sample in samples], "--images folder")
+    manifest = bundle.manifest
+    require_no_overwriting(bundle.pictures(), [sample.image for sample in samples], "--images folder")
     masks = Truth(manifest.classes.table(), manifest.input.reading, manifest.mask_reading())
-    segmenter, spec = load_network(check_file(bundle, manifest, REFERENCE_FILE))
-    _require_described(bundle, manifest, spec)
+    segmenter, spec = load_network(bundle.reference())
+    _require_described(bundle, spec)
     reference = DeployedSegmenter(segmenter, spec.input_scale).eval()
-    stages = find_stages(bundle, manifest, device, openvino, {**exported_limits(manifest), **(limits or {})})
+    stages = find_stages(bundle, device, openvino, {**exported_limits(manifest), **(limits or {})})
     passes = passes_of(stages, manifest.input.fixed_size)
     tallies = {stage.name: Tally(masks.matrix(), masks.matrix()) for stage in stages if stage.runtime is not None}
     pytorch = masks.matrix()
@@ -106,7 +99,7 @@ def verify_bundle(
         if progress is not None:
             progress(number + 1, len(samples))
     evidence.require(masks.classes, len(samples))
-    verdicts = [_verdict(bundle, manifest, stage, tallies.get(stage.name)) for stage in stages]
+    verdicts = [_verdict(bundle, stage, tallies.get(stage.name)) for stage in stages]
     earlier = manifest.verification
     if earlier is not None and earlier.images_sha256 == digest.hexdigest():
         verdicts = _with_earlier(verdicts, earlier, manifest)
@@ -120,17 +113,18 @@ def verify_bundle(
         miou_pytorch_percent=pytorch.miou_percent() if counted else None,
         stages=tuple(verdicts),
     )
-    _record(bundle, verification, manifest)
+    bundle.record(verification)
     _keep_pictures(bundle, tallies, masks.classes)
     return verification
 
 
-def _require_described(bundle: Path, manifest: Manifest, spec: NetworkSpec) -> None:
+def _require_described(bundle: Bundle, spec: NetworkSpec) -> None:
+    manifest = bundle.manifest
     described = (manifest.classes, manifest.masks.ignore_index, manifest.input.input_scale)
     if described != (Classes.of(spec.classes), spec.ignore_index, spec.input_scale):
         raise ProtosegError(
-            f"{bundle / REFERENCE_FILE} is not the network the manifest describes: classes, ignore index or input "
-            "scale differ",
+            f"{bundle.folder / REFERENCE_FILE} is not the network the manifest describes: classes, ignore index or "
+            "input scale differ",
             "Export the bundle again.",
         )
 
@@ -148,37 +142,9 @@ def _bound(verdict: StageVerdict, stages: Sequence[Stage], manifest: Manifest) -
     return verdict.model_copy(update=digests)
 
 
-def _record(bundle: Path, verification: Verification, opened: Manifest) -> None:
-    """Write the verdicts into the manifest, if the files they are about still lie there.
-
-    Args:
-        bundle: its folder.
-        verification: all verdicts.
-        opened: the manifest as it was when the files were opened.
-
-    Raises:
-        ProtosegError: a file, or the whole bundle, was exchanged meanwhile; nothing is written.
-    """
-    with changing(bundle) as manifest:  # read again: an engine may have been built meanwhile
-        new = manifest.model_copy(update={"verification": verification})
-        names = {name for graph in opened.graphs.values() for name in graph.files} | {REFERENCE_FILE}
-        names |= {verdict.artefact for verdict in verification.stages if verdict.artefact in opened.files}
-        exchanged = sorted(name for name in names if manifest.files.get(name) != opened.files.get(name))
-        exchanged += [verdict.artefact for verdict in verification.stages if not new.is_about_these_files(verdict)]
-        if exchanged:
-            raise ProtosegError(
-                f"{bundle} was exchanged while it was verified ({exchanged[0]} is another file): no verdict "
-                "was written",
-                "Verify it again.",
-            )
-        for name in sorted(names):
-            check_file(bundle, manifest, name)
-        write_manifest(bundle, new)
-
-
-def worst_picture(bundle: Path, stage: str) -> Path | None:
+def worst_picture(bundle: Bundle, stage: str) -> Path | None:
     """The picture of the worst image of a stage; None if no pixel of it differed."""
-    path = _picture(bundle, stage)
+    path = bundle.picture_of(stage)
     return path if path.is_file() else None
 
 
@@ -208,7 +174,7 @@ def _compare(
             tallies[stage.name].add(sample, image, expected, maps[stage.name], logits, mask)
 
 
-def _verdict(bundle: Path, manifest: Manifest, stage: Stage, tally: Tally | None) -> StageVerdict:
+def _verdict(bundle: Bundle, stage: Stage, tally: Tally | None) -> StageVerdict:
     constant = tally is not None and len(tally.expected_classes) < 2
     if tally is None or stage.runtime is None or constant:
         reason = f"{stage.against} gives one class only at the sizes it takes, which proves nothing"
@@ -221,7 +187,7 @@ def _verdict(bundle: Path, manifest: Manifest, stage: Stage, tally: Tally | None
             limits=stage.limits,
         )
     assert tally.worst is not None
-    inner = _inner_faults(bundle, manifest, stage, tally.worst.sample.image)
+    inner = _inner_faults(bundle, stage, tally.worst.sample.image)
     reasons = (*tally.faults(stage.limits, stage.against), *inner)
     return StageVerdict(
         stage=stage.name,
@@ -242,11 +208,11 @@ def _verdict(bundle: Path, manifest: Manifest, stage: Stage, tally: Tally | None
     )
 
 
-def _inner_faults(bundle: Path, manifest: Manifest, stage: Stage, image: Path) -> tuple[str, ...]:
+def _inner_faults(bundle: Bundle, stage: Stage, image: Path) -> tuple[str, ...]:
     """What is wrong inside a graph made from the fp32 graph, whether or not class maps show it."""
     if stage.against != "onnx fp32" or not stage.is_graph:
         return ()
-    found = bisect_opened(bundle, manifest, stage.precision, image)
+    found = bisect_checked(bundle, stage.precision, image)
     wrong = next((step for step in found.steps if step.wrong), None)
     return () if wrong is None else (f"{wrong.operation} ({wrong.kind}) {wrong.describe()} on {image.name}",)
 
@@ -260,27 +226,12 @@ def _with_earlier(verdicts: list[StageVerdict], earlier: Verification, manifest:
     return merged + [stage for name, stage in kept.items() if name not in names and name.startswith("openvino ")]
 
 
-def _picture(bundle: Path, stage: str) -> Path:
-    return bundle / VERIFICATION_FOLDER / f"worst-{stage.replace(' ', '-')}.png"
-
-
-def _pictures(bundle: Path) -> list[Path]:
-    """Pictures of an earlier verification.
-
-    Raises:
-        UsageError: their folder is a link: what lies there is not the bundle's.
-    """
-    folder = bundle / VERIFICATION_FOLDER
-    require_inside(bundle, folder)
-    return list(folder.glob("worst-*.png"))
-
-
-def _keep_pictures(bundle: Path, tallies: Mapping[str, Tally], classes: ClassTable) -> None:
-    for picture in _pictures(bundle):
+def _keep_pictures(bundle: Bundle, tallies: Mapping[str, Tally], classes: ClassTable) -> None:
+    for picture in bundle.pictures():
         try:
             picture.unlink()
         except OSError as error:
             raise ProtosegError(f"cannot remove {picture}: {error.strerror}") from None
     for name, tally in tallies.items():
         if tally.disagreeing:
-            tally.save_worst(_picture(bundle, name), classes)
+            tally.save_worst(bundle.picture_of(name), classes)

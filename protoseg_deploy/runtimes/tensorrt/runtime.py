@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT, check_class_map
-from protoseg_deploy.bundles.graphs import check_described, manifest_of
-from protoseg_deploy.bundles.manifest import ENGINE_FOLDER, check_file
+from protoseg_deploy.bundles.finding import bundle_in, check_described
+from protoseg_deploy.bundles.manifest import ENGINE_FOLDER
 from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
@@ -210,14 +210,14 @@ def _verdict(path: Path, sidecar: EngineSidecar) -> bool | None:
     Raises:
         ProtosegError: the engine or its sidecar is not the file the bundle lists, though the two may fit each other.
     """
-    bundle = path.absolute().parent.parent
-    manifest = manifest_of(bundle) if path.absolute().parent.name == ENGINE_FOLDER else None
+    in_bundle = path.absolute().parent.name == ENGINE_FOLDER
+    bundle = bundle_in(path.absolute().parent.parent) if in_bundle else None
     name = f"{ENGINE_FOLDER}/{path.name}"
-    if manifest is None or name not in manifest.files:
+    if bundle is None or name not in bundle.manifest.files:
         return None
-    check_file(bundle, manifest, name)
-    if (described := f"{ENGINE_FOLDER}/{sidecar_file(path).name}") in manifest.files:
-        check_file(bundle, manifest, described)
-    entry = next((entry for entry in manifest.engines.values() if entry.file == name), None)
-    check_described(path, entry.precision if entry else None, sidecar.metadata, manifest)
-    return manifest.verified(name)
+    bundle.file(name)
+    if (described := f"{ENGINE_FOLDER}/{sidecar_file(path).name}") in bundle.manifest.files:
+        bundle.file(described)
+    entry = next((entry for entry in bundle.manifest.engines.values() if entry.file == name), None)
+    check_described(path, entry.precision if entry else None, sidecar.metadata, bundle.manifest)
+    return bundle.manifest.verified(name)

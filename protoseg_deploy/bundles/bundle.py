@@ -17,8 +17,8 @@ from protoseg_deploy.bundles.manifest import (
     FileEntry,
     Manifest,
 )
-from protoseg_deploy.bundles.metadata import Precision
 from protoseg_deploy.bundles.verdicts import Verification
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exchange import LOCK_FILE, settle

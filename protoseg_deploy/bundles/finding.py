@@ -8,7 +8,8 @@ from protoseg_deploy.bundles.bundle import Bundle, verified_as
 from protoseg_deploy.bundles.digests import identities
 from protoseg_deploy.bundles.graph import Graph, graph_files, read_metadata
 from protoseg_deploy.bundles.manifest import ENGINE_FOLDER, MANIFEST_FILE, Manifest
-from protoseg_deploy.bundles.metadata import Classes, GraphMetadata, Precision
+from protoseg_deploy.bundles.metadata import Classes, GraphMetadata
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import ProtosegError
 

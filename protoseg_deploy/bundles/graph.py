@@ -10,8 +10,9 @@ from onnx import ModelProto
 from protoseg_deploy.bundles.contract import check_ports, graph_ports
 from protoseg_deploy.bundles.digests import Identity, file_sha256, identities, joint_digest
 from protoseg_deploy.bundles.manifest import Manifest
-from protoseg_deploy.bundles.metadata import GraphMetadata, Precision
+from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.bundles.stored_weights import check_stored_weights
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.files import open_regular, read_at_most
 

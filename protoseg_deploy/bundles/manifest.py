@@ -10,8 +10,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from protoseg_deploy.bundles.digests import joint_digest
-from protoseg_deploy.bundles.metadata import Classes, Document, Informative, Precision, Scale, Sides
+from protoseg_deploy.bundles.metadata import Classes, Document, Informative, Scale, Sides
 from protoseg_deploy.bundles.verdicts import StageVerdict, Verification
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.recipe import ClassTable, Color, ImageReading, MaskReading
 
 MANIFEST_FILE = "manifest.json"

@@ -3,10 +3,11 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.documents import first_fault, parse_document
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.recipe import ClassTable, Color, ImageReading
@@ -15,9 +16,6 @@ _PREFIX = "protoseg."
 _MOST_BYTES = 4 * 2**20
 """Of one property; thousands of classes take less."""
 _HINT = "It may come from another version of this program: export it again."
-
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class Document(BaseModel):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from protoseg_deploy.choices import BACKENDS, PRECISIONS, Backend, Precision
 from protoseg_deploy.cli.output import fitted
 from protoseg_deploy.documents import dump_document
 from protoseg_deploy.exchange import settle
@@ -18,9 +19,8 @@ from protoseg_deploy.text import printable
 from protoseg_deploy.time_limit import DEFAULT_SECONDS, MOST_SECONDS, limit_calls
 
 if TYPE_CHECKING:
-    from protoseg_deploy.bundles.metadata import Precision
     from protoseg_deploy.models import Windows
-    from protoseg_deploy.runtimes.base import Backend, Runtime, RuntimeInfo
+    from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo
 
 
 def _limit_calls(context: click.Context, _option: click.Parameter, seconds: float) -> float:
@@ -43,9 +43,6 @@ class _Path(click.Path):
 
 PATH = _Path(path_type=Path)
 
-# Spelled out, because importing them would load PyTorch before a verb is known to need it.
-PRECISIONS: tuple["Precision", ...] = ("fp32", "fp16", "bf16", "int8")
-_BACKENDS = ("onnxruntime", "tensorrt-ep", "openvino")
 
 timeout_option: Callable[[Any], Any] = click.option(
     "--timeout",
@@ -74,7 +71,7 @@ precision_option: Callable[[Any], Any] = click.option(
 )
 backend_option: Callable[[Any], Any] = click.option(
     "--backend",
-    type=click.Choice(_BACKENDS),
+    type=click.Choice(BACKENDS),
     help="What computes a graph: ONNX Runtime, its TensorRT provider, or OpenVINO.  [default: onnxruntime]",
 )
 take_over_option: Callable[[Any], Any] = click.option(
@@ -124,7 +121,7 @@ def runtime_argument(text: str, precision: str | None, backend: str | None) -> R
     path = text
     while not _is_there(Path(path)):
         rest, _, word = path.rpartition("@")
-        name = "precision" if word in PRECISIONS else "backend" if word in _BACKENDS else None
+        name = "precision" if word in PRECISIONS else "backend" if word in BACKENDS else None
         if name is None or not rest:
             break
         if name in typed:
@@ -132,7 +129,7 @@ def runtime_argument(text: str, precision: str | None, backend: str | None) -> R
         path, typed[name] = rest, word
     if not Path(path).exists() and "@" in path:
         raise click.BadParameter(
-            f"no such file or folder: {path}. After an @ comes one of {', '.join((*PRECISIONS, *_BACKENDS))}"
+            f"no such file or folder: {path}. After an @ comes one of {', '.join((*PRECISIONS, *BACKENDS))}"
         )
     given = {"precision": precision, "backend": backend, **typed}
     return RuntimeArgument(
@@ -168,7 +165,7 @@ def describe_runtime(info: "RuntimeInfo") -> dict[str, object]:
         "device": info.device,
         "backend": info.backend,
         "verified": info.verified,
-        "emulated": info.details.get("emulated") or None,
+        "emulated": info.emulated or None,
     }
 
 

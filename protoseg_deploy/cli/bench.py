@@ -84,7 +84,7 @@ def command(
     runtimes = [argument.open(device=device, threads=threads, which=which) for argument in arguments]
     for text, runtime in zip(runtime_texts, runtimes, strict=True):
         note_verification(runtime.info)
-        emulated = runtime.info.details.get("emulated")
+        emulated = runtime.info.emulated
         if emulated:
             note(f"{text}: {emulated}. Its latency here says nothing about hardware that has the type.")
     if images is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.cli.arguments import (
     PATH,
     comma_list,
@@ -22,7 +23,6 @@ from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
     from protoseg_deploy.bundles import Verification
-    from protoseg_deploy.bundles.metadata import Precision
     from protoseg_deploy.errors import ProtosegError
     from protoseg_deploy.exporting.engines.building import BuiltEngine
     from protoseg_deploy.runtimes.tensorrt import Profile

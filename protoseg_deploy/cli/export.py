@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.cli.arguments import (
     PATH,
     height_and_width,
@@ -20,7 +21,6 @@ from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
     from protoseg_deploy.bundles import Bundle
-    from protoseg_deploy.bundles.metadata import Precision
     from protoseg_deploy.exporting.int8.calibration import Method
 
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from protoseg_deploy.choices import PRECISIONS, Precision
 from protoseg_deploy.cli.arguments import (
     PATH,
-    PRECISIONS,
     json_option,
     print_json,
     print_table,
@@ -18,7 +18,6 @@ from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
     from protoseg_deploy.bundles import Bundle, Verification
-    from protoseg_deploy.bundles.metadata import Precision
     from protoseg_deploy.bundles.verdicts import Limits
     from protoseg_deploy.exporting import Bisection
 

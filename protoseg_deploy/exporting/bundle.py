@@ -22,8 +22,9 @@ from protoseg_deploy.bundles.manifest import (
     NetworkInfo,
     Provenance,
 )
-from protoseg_deploy.bundles.metadata import PRECISIONS, Classes, GraphMetadata, Precision
+from protoseg_deploy.bundles.metadata import Classes, GraphMetadata
 from protoseg_deploy.bundles.verdicts import Verification
+from protoseg_deploy.choices import PRECISIONS, Precision
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import ProtosegError, WriteError
 from protoseg_deploy.exchange import replacing

@@ -8,7 +8,8 @@ from typing import Any
 import onnx
 
 from protoseg_deploy.bundles.manifest import GRAPH_FILE, GraphInfo, graph_file
-from protoseg_deploy.bundles.metadata import GraphMetadata, Precision
+from protoseg_deploy.bundles.metadata import GraphMetadata
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.data import Sample, read_image
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exporting.gate.labels import Truth

@@ -1,36 +1,32 @@
 """One protocol for everything that segments: a run, a compiled file, an engine, later a server."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protoseg_deploy.bundles.digests import file_sha256
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.recipe import ClassTable, ImageReading
 
 UInt8Array = NDArray[np.uint8]
-
-Backend = Literal["onnxruntime", "tensorrt-ep", "openvino"]
-"""What computes an ONNX graph: ONNX Runtime with its CPU or CUDA provider, with its TensorRT provider, or OpenVINO."""
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 @dataclass(frozen=True)
 class RuntimeInfo:
     """What a runtime is and where it computes."""
 
-    kind: str
-    """``pytorch``, ``onnx`` or ``tensorrt``."""
+    kind: Literal["pytorch", "onnx", "openvino", "tensorrt"]
+    """The library that computes; ``onnx`` is ONNX Runtime."""
     path: Path
     classes: ClassTable
     ignore_index: int
-    precision: str
-    """``fp32``, ``fp16``, ``bf16`` or ``int8``."""
+    precision: Precision
     device: str
     """``cpu`` or ``cuda``; the device really used, not the one wished for."""
     backend: str
@@ -50,9 +46,15 @@ class RuntimeInfo:
     """Smallest and largest batch of an engine's profile; None where there is no such bound."""
     verified: bool | None = None
     """Verdict of the parity check stored with the artefact; None where there is none."""
-    details: dict[str, Any] = field(default_factory=dict)
-    """What only this kind of runtime can say. ``emulated``, where it is not empty, says which types of the artefact are
-    not computed as such here: accuracy is that of the artefact, latency is not."""
+    emulated: str = ""
+    """Which types of the artefact are not computed as such here: its accuracy is that of the artefact, its latency is
+    not. Empty where there are none."""
+    device_choice: str = ""
+    """Why it computes on this device, where there was a choice."""
+    layer_types: Mapping[str, int] = field(default_factory=dict)
+    """How many convolutions and matrix products compute in which type, where the library tells."""
+    engine_cache: Path | None = None
+    """Where ONNX Runtime's TensorRT provider keeps the engines that it builds."""
 
 
 class Runtime(Protocol):

@@ -10,7 +10,8 @@ import torch
 
 from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT, check_class_map
 from protoseg_deploy.bundles.finding import open_graph
-from protoseg_deploy.bundles.metadata import GraphMetadata, Precision
+from protoseg_deploy.bundles.metadata import GraphMetadata
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
 from protoseg_deploy.runtimes.providers import engine_cache, open_session, run_session
 
@@ -19,17 +20,17 @@ class OnnxRuntime:
     """A graph of a bundle, or one ``.onnx`` file of this program, under ONNX Runtime.
 
     A graph that does not run where it was asked to is an error: ONNX Runtime itself would fall back and only log it.
-    ``info.details["emulated"]`` says what is computed in other types than those of the graph: on a CPU that is fp16 and
+    ``info.emulated`` says what is computed in other types than those of the graph: on a CPU that is fp16 and
     bf16, whose class maps are right there and whose latency means nothing.
 
     Args:
         path: a bundle folder, or an ``.onnx`` file; what belongs to a bundle is compared with its checksum.
         device: ``cpu``, ``cuda``, or ``auto``: the GPU if the graph really runs there, else the CPU;
-            ``info.details`` says which and why.
+            ``info.device_choice`` says why.
         threads: intra-op threads of the CPU provider; the same number as PyTorch's when absent.
         precision: of the graph of a bundle folder; fp32 when absent.
         tensorrt: by ONNX Runtime's TensorRT provider instead of the CUDA one. The first call at a new size builds an
-            engine, which is kept in ``info.details["engine_cache"]``.
+            engine, which is kept in ``info.engine_cache``.
 
     Raises:
         ProtosegError: not an ONNX file, damaged, changed, or not written by this program.
@@ -54,14 +55,6 @@ class OnnxRuntime:
         self._session = opened.session
         self._builds = tensorrt
         self._buffers: _Buffers | None = None
-        details = {
-            "device_asked": device,
-            "device_choice": opened.choice,
-            "nodes_elsewhere": opened.nodes_elsewhere,
-            "emulated": opened.emulated,
-        }
-        if tensorrt:
-            details["engine_cache"] = str(engine_cache(graph))
         self._info = RuntimeInfo(
             kind="onnx",
             path=path,
@@ -77,7 +70,9 @@ class OnnxRuntime:
             reading=self._metadata.reading,
             fixed_size=self._metadata.fixed_size,
             verified=graph.verified,
-            details=details,
+            emulated=opened.emulated,
+            device_choice=opened.choice,
+            engine_cache=engine_cache(graph) if tensorrt else None,
         )
 
     @property

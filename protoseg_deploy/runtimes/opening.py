@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from protoseg_deploy.bundles.manifest import GRAPH_FILE, MANIFEST_FILE
-from protoseg_deploy.bundles.metadata import Precision
+from protoseg_deploy.choices import Backend, Precision
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import settle
 from protoseg_deploy.models import Windows
-from protoseg_deploy.runtimes.base import Backend, Runtime
+from protoseg_deploy.runtimes.base import Runtime
 from protoseg_deploy.runtimes.onnx import OnnxRuntime
 from protoseg_deploy.runtimes.pytorch import PyTorchRuntime
 

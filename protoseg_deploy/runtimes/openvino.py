@@ -13,13 +13,13 @@ import torch
 from protoseg_deploy.bundles.contract import check_class_map
 from protoseg_deploy.bundles.finding import open_graph
 from protoseg_deploy.bundles.graph import Graph
-from protoseg_deploy.bundles.metadata import GraphMetadata, Precision
+from protoseg_deploy.bundles.metadata import GraphMetadata
+from protoseg_deploy.bundles.precisions import SPECS
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
 from protoseg_deploy.time_limit import time_limit
 
-_NAMES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-"""OpenVINO's names of the types."""
 _HEAVY = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution"})
 """Its names of the layers that decide what a network costs."""
 _OTHER = "Use --backend onnxruntime, or another --precision."
@@ -32,7 +32,7 @@ class OpenVinoRuntime:
 
     OpenVINO by itself lowers fp32 graphs to bf16 where the processor has it. Here the graph's own precision is asked
     for, so that what was verified is what runs. fp16 is computed in fp32 where the processor lacks it, and
-    ``info.details["emulated"]`` says so; bf16 is refused there. ``info.details["layer_precisions"]`` counts what
+    ``info.emulated`` says so; bf16 is refused there. ``info.layer_types`` counts what
     convolutions and matrix products really run in. Two things differ from the letter of a graph. Of a bf16 graph also
     the few nodes kept in fp32 are computed in bf16: faster, and over all families as close to fp32. Of an int8 graph
     OpenVINO fuses the rescaling its own way, so that its class maps differ from ONNX Runtime's by more than rounding.
@@ -62,9 +62,9 @@ class OpenVinoRuntime:
         graph.require_unchanged()
         self._request = compiled.create_infer_request()
         self._tensor: Callable[..., Any] = openvino.Tensor
-        layers = _layer_precisions(compiled)
+        layers = _layer_types(compiled)
         self._info = RuntimeInfo(
-            kind="onnx",
+            kind="openvino",
             path=path,
             classes=self._metadata.classes.table(),
             ignore_index=self._metadata.ignore_index,
@@ -78,7 +78,8 @@ class OpenVinoRuntime:
             reading=self._metadata.reading,
             fixed_size=self._metadata.fixed_size,
             verified=graph.verified,
-            details={"layer_precisions": layers, "emulated": _emulation(self._metadata.precision, layers)},
+            emulated=_emulation(self._metadata.precision, layers),
+            layer_types=layers,
         )
 
     @property
@@ -161,7 +162,7 @@ def _hint(precision: Precision, computed: frozenset[str]) -> str:
 
     Asked for fp16 on a processor without it OpenVINO would take bf16, which keeps three bits less.
     """
-    return _NAMES.get(precision, "f32") if precision.upper() in computed else "f32"
+    return SPECS[precision].openvino_hint if precision.upper() in computed else "f32"
 
 
 def _compile(core: Any, graph: Graph, hint: str, threads: int) -> Any:
@@ -184,7 +185,7 @@ def _reason(error: Exception) -> str:
     return next((line for line in lines if line and not line.startswith("Exception from")), "no reason given")[:200]
 
 
-def _layer_precisions(compiled: Any) -> dict[str, int]:
+def _layer_types(compiled: Any) -> dict[str, int]:
     """Convolutions and matrix products by the type they are computed in."""
     counts: Counter[str] = Counter()
     for layer in compiled.get_runtime_model().get_ordered_ops():
@@ -195,7 +196,6 @@ def _layer_precisions(compiled: Any) -> dict[str, int]:
 
 
 def _emulation(precision: Precision, layers: dict[str, int]) -> str:
-    wanted = {"i8", "u8"} if precision == "int8" else {_NAMES[precision]}
-    if not layers or wanted & layers.keys():
+    if not layers or SPECS[precision].openvino_names & layers.keys():
         return ""
     return f"{precision} not computed as such on this processor: OpenVINO computes in {', '.join(layers)}"

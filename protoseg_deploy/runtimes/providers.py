@@ -19,9 +19,10 @@ import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from protoseg_deploy.bundles.graph import Graph, unreadable
-from protoseg_deploy.bundles.metadata import Precision
+from protoseg_deploy.bundles.precisions import SPECS
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.runtimes.rounding import EMULATION, loadable_on_cpu
+from protoseg_deploy.runtimes.rounding import loadable_on_cpu
 from protoseg_deploy.time_limit import time_limit
 
 ort.disable_telemetry_events()  # also where the library was loaded before this package could switch them off
@@ -43,9 +44,6 @@ _ERRORS_ONLY, _FATAL_ONLY, _DEFAULT_SEVERITY = 3, 4, 2
 # Shape arithmetic always stays on the CPU; a network whose heavy nodes do is not running on the GPU.
 _HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "Attention"})
 
-# Of these ONNX Runtime's CPU provider computes too little by itself, or not as the types say.
-_ROUNDED: tuple[Precision, ...] = ("fp16", "bf16")
-
 
 @dataclass(frozen=True)
 class Opened:
@@ -56,8 +54,6 @@ class Opened:
     choice: str
     emulated: str
     """What is not computed in the types of the graph; empty: nothing."""
-    nodes_elsewhere: dict[str, int]
-    """Nodes by operator that the wanted provider of a GPU left to another one."""
 
 
 class _CannotComputeError(ProtosegError):
@@ -95,7 +91,7 @@ def open_session(graph: Graph, precision: Precision, device: str, threads: int, 
         except (UsageError, _CannotComputeError) as error:
             choice = error.message.removeprefix(f"{_ASKED['cuda']}: ")
     session = _session(graph, "cpu", precision, threads)
-    return Opened(session, "cpu", choice, _emulation("cpu", precision), {})
+    return Opened(session, "cpu", choice, _emulation("cpu", precision))
 
 
 def run_session(run: Callable[[Any], Any], source: object, *, times: int = 1) -> Any:
@@ -149,7 +145,7 @@ def _on_gpu(graph: Graph, precision: Precision, provider: str, threads: int, cho
             f"{_ASKED[provider]}: ONNX Runtime's {name} left {heavy} of the network to other providers",
             "Choose another --backend, --device or --precision.",
         )
-    return Opened(session, "cuda", choice, _emulation(provider, precision), elsewhere)
+    return Opened(session, "cuda", choice, _emulation(provider, precision))
 
 
 def _session(graph: Graph, provider: str, precision: Precision, threads: int) -> Any:
@@ -162,7 +158,7 @@ def _session(graph: Graph, provider: str, precision: Precision, threads: int) ->
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     source: Path | bytes = graph.file
-    if provider == "cpu" and precision in _ROUNDED:
+    if provider == "cpu" and SPECS[precision].low_type is not None:
         try:
             source = loadable_on_cpu(graph.file)
         except (RuntimeError, TypeError, ValueError) as error:  # types that contradict each other
@@ -244,8 +240,5 @@ def _nodes_elsewhere(provider: str, session: Any) -> dict[str, int]:
 
 
 def _emulation(provider: str, precision: Precision) -> str:
-    if provider == "cpu" and precision in _ROUNDED:
-        return f"{precision} {EMULATION}"
-    if provider == "cuda" and precision == "int8":
-        return "int8 emulated: computed in floating point between quantisation and dequantisation"
-    return ""
+    how = SPECS[precision].emulated_by.get(provider)
+    return f"{precision} emulated: {how}" if how else ""

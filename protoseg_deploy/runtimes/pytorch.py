@@ -61,7 +61,6 @@ class PyTorchRuntime:
             file_bytes=network.stat().st_size,
             files=(network,),
             reading=spec.reading,
-            details={"network": network.name, "device_asked": device, "provenance": spec.provenance},
         )
 
     @property

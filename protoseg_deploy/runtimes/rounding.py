@@ -13,9 +13,6 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from protoseg_deploy.bundles.element_types import element_types
 
-EMULATION = "emulated: computed in float32, every result rounded to its type"
-"""What a runtime that loads an emulated graph says about it."""
-
 _LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from protoseg_deploy.bundles.metadata import PRECISIONS
+from protoseg_deploy.choices import BACKENDS, PRECISIONS
 from protoseg_deploy.cli import cli
 from protoseg_deploy.cli.arguments import RuntimeArgument, runtime_argument
 from protoseg_deploy.exporting.bundle import export_bundle
@@ -27,7 +27,6 @@ from protoseg_deploy.models import (
 )
 from protoseg_deploy.recipe import ClassTable, Model
 from protoseg_deploy.runtimes import opening
-from protoseg_deploy.runtimes.base import BACKENDS
 from protoseg_deploy.runtimes.opening import open_runtime
 from protoseg_deploy.runtimes.openvino import why_no_bf16
 from tests.conftest import recipe_tree

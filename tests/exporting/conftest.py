@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from protoseg_deploy.bundles.metadata import PRECISIONS
+from protoseg_deploy.choices import PRECISIONS
 from protoseg_deploy.evaluation.samples import run_samples
 from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network

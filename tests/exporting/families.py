@@ -16,7 +16,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from protoseg_deploy.bundles.metadata import Classes, GraphMetadata, Precision
+from protoseg_deploy.bundles.metadata import Classes, GraphMetadata
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.exporting.low_precision.casting import cast_graph
 from protoseg_deploy.exporting.tracing.onnx_export import GraphOptions, export_onnx, normalisation, save_graph
 from protoseg_deploy.models import NetworkSpec, Segmenter, build_segmenter

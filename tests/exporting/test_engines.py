@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from protoseg_deploy.bundles.digests import file_sha256
-from protoseg_deploy.bundles.metadata import PRECISIONS, GraphMetadata, Precision
+from protoseg_deploy.bundles.metadata import GraphMetadata
+from protoseg_deploy.choices import PRECISIONS, Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting.engines.building import build_engine
 from protoseg_deploy.exporting.engines.options import EngineOptions, engine_name

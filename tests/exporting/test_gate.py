@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.bundles.manifest import EngineEntry, graph_file
-from protoseg_deploy.bundles.metadata import PRECISIONS
+from protoseg_deploy.choices import PRECISIONS
 from protoseg_deploy.cli import cli
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.samples import run_samples
@@ -178,7 +178,7 @@ def test_an_engine_is_compared_with_its_graph(bundle: Path, colour_run: Path, mo
     shapes = []
 
     class Engine:
-        info = replace(computed.info, size_range=((64, 64), (96, 96)), batch_range=(2, 4), details={})
+        info = replace(computed.info, size_range=((64, 64), (96, 96)), batch_range=(2, 4))
 
         def predict(self, images):
             shapes.append(images.shape)

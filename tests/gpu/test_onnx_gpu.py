@@ -56,7 +56,7 @@ def test_class_maps_are_those_of_the_cpu(bundle: Path, provider: str, precision:
     runtime = opened(bundle, provider, precision)
     assert runtime.info.device == "cuda"
     assert PROVIDERS[provider] in runtime.info.backend
-    assert runtime.info.details["emulated"] == ""
+    assert runtime.info.emulated == ""
     first, second = noise(0, 2, 64, 96), noise(1, 2, 64, 96)
     lowest = 0.99 if precision == "fp32" else 0.97  # in fp32 a GPU may multiply in TF32
     results = [runtime.predict(images) for images in (first, second, first)]
@@ -83,7 +83,7 @@ def test_memory_is_allocated_once_for_a_size(bundle: Path) -> None:
 
 def test_engines_are_kept(bundle: Path) -> None:
     runtime = opened(bundle, "tensorrt", "fp32")
-    cache = Path(runtime.info.details["engine_cache"])
+    cache = runtime.info.engine_cache
     assert cache.is_relative_to(bundle)
     expected = runtime.predict(noise(0, 1, 64, 64))
     del runtime  # ONNX Runtime writes its caches at the latest when the session ends

@@ -91,8 +91,8 @@ def test_a_bundle_opens_in_every_precision_it_has(folder: Path, precision) -> No
     assert (fp32.info.precision, low.info.precision) == ("fp32", precision)
     assert low.info.file_bytes == (folder / "bundle" / f"model.{precision}.onnx").stat().st_size
     assert low.info.file_bytes < 0.6 * fp32.info.file_bytes
-    assert fp32.info.details["emulated"] == ""
-    assert low.info.details["emulated"].startswith(f"{precision} emulated")
+    assert fp32.info.emulated == ""
+    assert low.info.emulated.startswith(f"{precision} emulated")
     class_map = low.predict(images)
     assert (class_map == fp32.predict(images)).mean() > 0.9
     same = open_runtime(folder / "bundle" / f"model.{precision}.onnx", device="cpu", precision=precision)

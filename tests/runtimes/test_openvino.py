@@ -64,18 +64,18 @@ def test_every_family_gives_the_class_maps_of_onnxruntime(family: Family, precis
         ["class_map", "logits"], {"images": images}
     )
     found = runtime.predict(images)
-    layers = runtime.info.details["layer_precisions"]
+    layers = runtime.info.layer_types
     if precision == "fp32":
         assert layers.keys() == {"f32"}
         ordered = np.sort(logits, axis=1)
         sure = ordered[:, -1] - ordered[:, -2] > 1e-3 * logits.std()
         assert sure.mean() > 0.95
         np.testing.assert_array_equal(found[sure], expected[sure])
-        assert runtime.info.details["emulated"] == ""
+        assert runtime.info.emulated == ""
     else:
         assert (found == expected).mean() > 0.93
         assert "bf16" in layers
-        assert runtime.info.details["emulated"] == ""
+        assert runtime.info.emulated == ""
 
 
 def test_it_is_a_runtime_like_the_others(bundle: Path) -> None:
@@ -107,8 +107,8 @@ def test_it_is_a_runtime_like_the_others(bundle: Path) -> None:
 def test_fp16_is_said_to_be_computed_otherwise(bundle: Path) -> None:
     """OpenVINO would take bf16 for it, of three bits less, without a word."""
     runtime = open_runtime(bundle, backend="openvino", precision="fp16", threads=1)
-    assert runtime.info.details["layer_precisions"].keys() == {"f32"}
-    assert "fp16 not computed as such" in runtime.info.details["emulated"]
+    assert runtime.info.layer_types.keys() == {"f32"}
+    assert "fp16 not computed as such" in runtime.info.emulated
 
 
 @pytest.fixture(params=["processor", "variable"])

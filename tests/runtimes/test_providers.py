@@ -24,9 +24,7 @@ def test_no_silent_fallback_from_the_gpu(folder: Path, path: str, capfd: pytest.
 
 
 def test_auto_says_why(folder: Path) -> None:
-    details = open_runtime(folder / "bundle").info.details
-    assert details["device_asked"] == "auto"
-    assert details["device_choice"]
+    assert open_runtime(folder / "bundle").info.device_choice
 
 
 def test_a_provider_that_did_not_load_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +40,7 @@ def test_a_provider_that_did_not_load_is_an_error(folder: Path, monkeypatch: pyt
     assert "TensorRT 10" in tensorrt.value.hint
     info = OnnxRuntime(folder / "bundle", device="auto").info
     assert info.device == "cpu"
-    assert "would compute on the CPU" in info.details["device_choice"]
+    assert "would compute on the CPU" in info.device_choice
 
 
 @pytest.mark.parametrize(("provider", "asked"), [("cuda", {"device": "cuda"}), ("tensorrt", {"tensorrt": True})])

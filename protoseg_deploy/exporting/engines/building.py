@@ -16,7 +16,7 @@ from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.bundles.digests import file_sha256
 from protoseg_deploy.bundles.graph import graph_files, read_metadata
 from protoseg_deploy.bundles.manifest import ENGINE_FOLDER, EngineEntry
-from protoseg_deploy.bundles.metadata import Precision
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting.engines.layers import check_precision, engine_layers, layer_table, network_layers
 from protoseg_deploy.exporting.engines.options import (

@@ -11,22 +11,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from protoseg_deploy.bundles.metadata import Precision
+from protoseg_deploy.bundles.precisions import SPECS
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.runtimes.tensorrt import LayerTable
 
 HEAVY_KINDS = frozenset({"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"})
-_NAMES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8"}
+_NAMES = {spec.tensorrt_name: precision for precision, spec in SPECS.items()}
 # Layers that move values without computing: quantised values stay quantised through them.
 _MOVING = frozenset({"SHUFFLE", "SLICE", "CONCATENATION", "SQUEEZE", "UNSQUEEZE", "IDENTITY"})
-# As inspectors of TensorRT 10 and 11 write them: "Half", "Channel major FP16 format where …", "Int8", "BFloat16".
-_TYPES: tuple[tuple[Precision, re.Pattern[str]], ...] = (
-    ("int8", re.compile(r"\bint8\b|\bi8\b", re.IGNORECASE)),
-    ("bf16", re.compile(r"bf16|bfloat16", re.IGNORECASE)),
-    ("fp16", re.compile(r"\bfp16\b|\bhalf\b|\bf16\b", re.IGNORECASE)),
-    ("fp32", re.compile(r"\bfp32\b|\bfloat\b|\bf32\b", re.IGNORECASE)),
-)
-_NARROW_FIRST = ("int8", "bf16", "fp16", "fp32")
+_NARROW_FIRST: tuple[Precision, ...] = ("int8", "bf16", "fp16", "fp32")
 _SMALLEST_SHARE = 0.5
 
 
@@ -98,9 +92,13 @@ def _narrowest(layer: dict[str, Any]) -> str:
     weights = layer.get("Weights")
     if isinstance(weights, dict):
         read.append(str(weights.get("Type", "")))
-    found = {name for text in read for name, pattern in _TYPES[:3] if pattern.search(text)}
-    found |= {"fp32" for text in read if not any(p.search(text) for _, p in _TYPES[:3]) and _TYPES[3][1].search(text)}
+    found = {_narrowest_in(text) for text in read}
     return next((name for name in _NARROW_FIRST if name in found), "other")
+
+
+def _narrowest_in(text: str) -> str | None:
+    """A description of a format may name float32 beside the type that it is about."""
+    return next((name for name in _NARROW_FIRST if SPECS[name].tensorrt_text.search(text)), None)
 
 
 def layer_table(layers: Sequence[Layer], evidence: Literal["engine", "network"], precision: Precision) -> LayerTable:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from protoseg_deploy.bundles.metadata import Precision
+from protoseg_deploy.bundles.precisions import SPECS
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.tensorrt import EngineKind, Profile, load_library
-from protoseg_deploy.runtimes.tensorrt.sidecar import AMPERE
 
 _LARGEST_BATCH = 4
 _SMALLEST_SIDE, _USUAL_SIDE, _LARGEST_SIDE = 64, 512, 1024
@@ -87,10 +87,11 @@ def check_target(precision: Precision, options: EngineOptions) -> None:
 
 def why_impossible(precision: Precision, options: EngineOptions) -> str:
     """Why no engine of a precision can be built for the targets; empty if one can."""
-    too_old = [target for target in targets_of(options) if capability_of(target) < AMPERE]
-    if precision != "bf16" or not too_old:
+    since = SPECS[precision].tensorrt_since
+    too_old = [target for target in targets_of(options) if since and capability_of(target) < capability_of(since)]
+    if not too_old:
         return ""
-    return f"bf16 needs a GPU of compute capability 8.0 or later; {' and '.join(too_old)} has none"
+    return f"{precision} needs a GPU of compute capability {since} or later; {' and '.join(too_old)} has none"
 
 
 def targets_of(options: EngineOptions) -> tuple[str, ...]:

@@ -22,7 +22,9 @@ from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.bundles.element_types import element_types
 from protoseg_deploy.bundles.finding import open_graph
 from protoseg_deploy.bundles.manifest import GRAPH_FILE, Manifest
-from protoseg_deploy.bundles.metadata import GraphMetadata, Precision
+from protoseg_deploy.bundles.metadata import GraphMetadata
+from protoseg_deploy.bundles.precisions import SPECS
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.data import read_image
 from protoseg_deploy.exporting.tracing.onnx_export import GraphOptions, export_onnx
 from protoseg_deploy.models import load_network
@@ -36,8 +38,6 @@ EQUAL_DB = 150.0
 OVERFLOW_DB = -999.0
 """Stands for the ratio of a tensor with numbers that should be finite and are not, or of another shape."""
 
-_USUAL_DB: dict[Precision, float] = {"fp32": 110.0, "fp16": 65.0, "bf16": 45.0, "int8": 35.0}
-"""Signal-to-noise ratio one sound operation reaches on exact inputs; below it, what comes in limits what goes out."""
 _SUSPICIOUS_LOSS_DB = 15.0
 _SOUND_GAIN = (0.6, 1.6)
 """Rounding adds noise to a tensor, and clipping takes a little from its peaks; neither makes it half or twice as
@@ -145,7 +145,7 @@ def bisect_checked(bundle: Bundle, precision: Precision, image: Path) -> Bisecti
         reference, against = _fresh_export(bundle, examined), "a fresh export"
     else:
         reference, against = onnx.load(bundle.folder / manifest.graphs["fp32"].file), GRAPH_FILE
-    if precision in ("fp16", "bf16"):
+    if SPECS[precision].low_type is not None:
         examined = emulate_rounding(examined)
     steps = compare_graphs(reference, examined, _picture(image, manifest), precision)
     firsts = (next(filter(is_so, steps), None) for is_so in (lambda step: step.suspicious, lambda step: step.wrong))
@@ -194,7 +194,7 @@ def _step(
             seen.add(tensor)
             nodes.append(made_by[tensor])
             waiting.extend(made_by[tensor].input)
-    usual = _USUAL_DB[precision]
+    usual = SPECS[precision].sound_db
     incoming = min(inputs, default=EQUAL_DB)
     computing = [node for node in nodes if node.op_type not in _CONVERSIONS] or nodes
     return Step(

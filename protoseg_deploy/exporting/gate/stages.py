@@ -9,26 +9,18 @@ import numpy as np
 
 from protoseg_deploy.bundles.bundle import Bundle, verified_as
 from protoseg_deploy.bundles.manifest import Manifest
-from protoseg_deploy.bundles.metadata import Precision
+from protoseg_deploy.bundles.precisions import SPECS
 from protoseg_deploy.bundles.verdicts import Limits, StageVerdict
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import Runtime, UInt8Array
 from protoseg_deploy.runtimes.opening import open_runtime
 from protoseg_deploy.runtimes.tiling import fit_image
 
-LIMITS: Mapping[Precision, Limits] = {
-    "fp32": Limits(min_agreement_percent=99.9, max_relative_margin=1e-2, max_miou_drop_points=0.1),
-    "fp16": Limits(min_agreement_percent=99.5, max_relative_margin=0.05, max_miou_drop_points=0.2),
-    "bf16": Limits(min_agreement_percent=99.0, max_relative_margin=0.5, max_miou_drop_points=0.5),
-    "int8": Limits(min_agreement_percent=90.0, max_relative_margin=None, max_miou_drop_points=1.0),
-}
-"""What a graph has to keep against the one it was made from. An engine may round as fp16 does even in fp32 (TF32): it
-is held to the limits of its precision, but not to stricter ones than those of fp16."""
-
 
 def int8_limits(max_drop: float) -> Limits:
     """Limits of int8 with another loss of mIoU allowed, in points."""
-    return LIMITS["int8"].model_copy(update={"max_miou_drop_points": max_drop})
+    return SPECS["int8"].limits.model_copy(update={"max_miou_drop_points": max_drop})
 
 
 SizeRange = tuple[tuple[int, int], tuple[int, int]]
@@ -57,7 +49,8 @@ class Stage:
 def exported_limits(manifest: Manifest) -> dict[Precision, Limits]:
     int8 = manifest.graphs.get("int8")
     allowed = None if int8 is None else int8.conversion.get("max_drop_points")
-    return dict(LIMITS) if allowed is None else {**LIMITS, "int8": int8_limits(allowed)}
+    limits = {precision: spec.limits for precision, spec in SPECS.items()}
+    return limits if allowed is None else {**limits, "int8": int8_limits(allowed)}
 
 
 def find_stages(bundle: Bundle, device: str, openvino: bool, limits: Mapping[Precision, Limits]) -> list[Stage]:

@@ -23,8 +23,9 @@ import torch
 
 from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.bundles.manifest import REFERENCE_FILE, Manifest
-from protoseg_deploy.bundles.metadata import Classes, Precision
+from protoseg_deploy.bundles.metadata import Classes
 from protoseg_deploy.bundles.verdicts import Limits, StageVerdict, Verification
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.data import Sample, read_image
 from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
@@ -59,7 +60,8 @@ def verify_bundle(
             centre of larger images and mirrored borders around smaller ones, and so does what they are compared with.
         device: where ONNX Runtime computes; PyTorch is the reference and stays on the CPU.
         openvino: compare what OpenVINO makes of every graph, too.
-        limits: thresholds by precision; where absent, what the export allowed int8 to lose, and `LIMITS`.
+        limits: thresholds by precision; where absent, what the export allowed int8 to lose, and those of
+            `PrecisionSpec`.
         progress: called with (images done, images in all).
 
     Verdicts are of the files that were compared, and name their digests. Where the bundle is another one by the time
@@ -196,7 +198,7 @@ def _verdict(bundle: Bundle, stage: Stage, tally: Tally | None) -> StageVerdict:
         status="failed" if reasons else "passed",
         reasons=reasons,
         backend=stage.runtime.info.backend,
-        emulated=bool(stage.runtime.info.details.get("emulated")),
+        emulated=bool(stage.runtime.info.emulated),
         limits=stage.limits,
         agreement_percent=tally.agreement_percent,
         worst_image=tally.worst.sample.image.name,

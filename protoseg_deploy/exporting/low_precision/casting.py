@@ -8,26 +8,20 @@ float16 only, go by a list of operators, and would round image normalisation, sh
 from collections import Counter
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxscript import ir, version_converter
 
+from protoseg_deploy.bundles.precisions import low_type
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.exporting.low_precision.plan import (
-    ELEMENT_TYPES,
     SIZES,
-    LowPrecision,
     PrecisionPlan,
     plan_precision,
 )
 
-_ARRAY_TYPES: dict[LowPrecision, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
-# Before 22, convolutions and poolings do not take bfloat16.
-_OPSETS: dict[LowPrecision, int] = {"fp16": 18, "bf16": 22}
-
 
 def cast_graph(
-    model: ModelProto, precision: LowPrecision, keep: frozenset[str] = frozenset()
+    model: ModelProto, precision: Precision, keep: frozenset[str] = frozenset()
 ) -> tuple[ModelProto, dict[str, Any]]:
     """A typed graph of low precision; inputs and outputs keep their names and types.
 
@@ -41,7 +35,7 @@ def cast_graph(
         float32 (of those that see pixels), number of ``casts`` added, and the names ``out_of_range`` of nodes that were
         kept because the type cannot hold their weights.
     """
-    typed = _at_least_opset(model, _OPSETS[precision])
+    typed = _at_least_opset(model, low_type(precision).opset)
     plan = plan_precision(typed, precision, keep)
     counts = {
         name: dict(sorted(Counter(typed.graph.node[place].op_type for place in places).items()))
@@ -69,7 +63,7 @@ class _Rewriting:
     A value keeps its name in the precision in which it is computed, but for graph outputs, which keep it in float32.
     """
 
-    def __init__(self, model: ModelProto, precision: LowPrecision, plan: PrecisionPlan) -> None:
+    def __init__(self, model: ModelProto, precision: Precision, plan: PrecisionPlan) -> None:
         self.graph = model.graph
         self.precision, self.plan = precision, plan
         self.nodes = list(model.graph.node)
@@ -103,7 +97,7 @@ class _Rewriting:
             name = node.input[number]
             node.input[number] = self._low_name(name)
             if name not in self.weights | self.low_values:
-                self._add_cast(self._before_cast(name), node.input[number], ELEMENT_TYPES[self.precision])
+                self._add_cast(self._before_cast(name), node.input[number], low_type(self.precision).element_type)
         node.output[:] = [self._low_name(name) if name in self.low_values else name for name in node.output]
 
     def _feed_float32(self, node: NodeProto) -> None:
@@ -156,7 +150,7 @@ class _Rewriting:
             if low_name in used:
                 renamed[low_name] = low_name if weight.name in used else weight.name
                 # what a type cannot hold stays infinite: -inf in a mask
-                values = numpy_helper.to_array(weight).astype(_ARRAY_TYPES[self.precision])
+                values = numpy_helper.to_array(weight).astype(low_type(self.precision).array_type)
                 self.graph.initializer.append(numpy_helper.from_array(values, renamed[low_name]))
         for node in self.graph.node:
             node.input[:] = [renamed.get(name, name) for name in node.input]

@@ -15,20 +15,14 @@ So images are normalised, and logits are upsampled and compared, in float32.
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from protoseg_deploy.bundles.element_types import element_types
-
-LowPrecision = Literal["fp16", "bf16"]
-
-ELEMENT_TYPES: dict[LowPrecision, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-_NAMES: dict[LowPrecision, str] = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
-# Largest finite number, and smallest one with all its digits.
-_RANGES: dict[LowPrecision, tuple[float, float]] = {"fp16": (65504.0, 2.0**-14), "bf16": (3.3895e38, 2.0**-126)}
+from protoseg_deploy.bundles.precisions import low_type
+from protoseg_deploy.choices import Precision
 
 
 def _operators(names: str) -> frozenset[str]:
@@ -44,8 +38,6 @@ _MOVEMENT = _operators(
 _ACTIVATIONS = _operators("Relu LeakyRelu PRelu Elu Selu Celu Sigmoid HardSigmoid HardSwish Tanh Erf Gelu Swish Mish")
 _SAMPLING = _operators("MaxPool AveragePool Resize")
 _LOW = _PRODUCTS | _ARITHMETIC | _MOVEMENT | _ACTIVATIONS | _SAMPLING
-# TensorRT has no bfloat16 for these.
-_FLOAT16_ONLY = frozenset({"HardSwish", "Mish", "ConvTranspose"})
 _STATISTICS = _operators(
     "ReduceMean ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceMax ReduceMin ReduceLogSumExp "
     "GlobalAveragePool Pow Sqrt Reciprocal Exp Log CumSum"
@@ -76,7 +68,7 @@ class PrecisionPlan:
         return _typed_inputs(node, self.opset, self.types)
 
 
-def plan_precision(model: ModelProto, precision: LowPrecision, keep: frozenset[str] = frozenset()) -> PrecisionPlan:
+def plan_precision(model: ModelProto, precision: Precision, keep: frozenset[str] = frozenset()) -> PrecisionPlan:
     """Choose the nodes of a float32 graph to compute in low precision.
 
     Args:
@@ -167,15 +159,15 @@ def _sources(nodes: list[NodeProto]) -> dict[str, int]:
     return {name: place for place, node in enumerate(nodes) for name in node.output if name}
 
 
-def _exists_in(node: NodeProto, precision: LowPrecision, opset: int, types: dict[str, int]) -> bool:
+def _exists_in(node: NodeProto, precision: Precision, opset: int, types: dict[str, int]) -> bool:
     """Whether the operator is one for low precision and is defined for the type."""
     if node.op_type not in _LOW or node.domain or types.get(node.output[0]) != TensorProto.FLOAT:
         return False
-    if precision == "bf16" and node.op_type in _FLOAT16_ONLY:
+    if node.op_type in low_type(precision).kept_operators:
         return False
     schema = onnx.defs.get_schema(node.op_type, opset, "")
     allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
-    return _NAMES[precision] in allowed[schema.outputs[0].type_str]
+    return low_type(precision).onnx_name in allowed[schema.outputs[0].type_str]
 
 
 def _typed_inputs(node: NodeProto, opset: int, types: dict[str, int]) -> list[int]:
@@ -189,13 +181,13 @@ def _typed_inputs(node: NodeProto, opset: int, types: dict[str, int]) -> list[in
     ]
 
 
-def _holds(precision: LowPrecision, node: NodeProto, number: int, weights: dict[str, TensorProto]) -> bool:
+def _holds(precision: Precision, node: NodeProto, number: int, weights: dict[str, TensorProto]) -> bool:
     """Whether the type can hold a weight. A factor must not vanish either; a small summand may."""
     weight = weights.get(node.input[number])
     if weight is None:
         return True
     values = np.abs(numpy_helper.to_array(weight))
     largest = float(values[np.isfinite(values)].max(initial=0.0))
-    limit, normal = _RANGES[precision]
+    limit, normal = low_type(precision).largest, low_type(precision).smallest
     is_factor = number < 2 and node.op_type in _PRODUCTS | {"Mul", "Div"}
     return largest <= limit and not (is_factor and 0 < largest < normal)

@@ -196,7 +196,7 @@ def _info(path: Path, sidecar: EngineSidecar, gpu: str, verified: bool | None) -
         size_range=(profile.min[1:], profile.max[1:]),
         batch_range=(profile.min[0], profile.max[0]),
         verified=verified,
-        details={"profile": str(profile), "heavy_layers": sidecar.layers.heavy},
+        layer_types=sidecar.layers.heavy,
     )
 
 

@@ -10,7 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from protoseg_deploy.bundles.digests import file_sha256
-from protoseg_deploy.bundles.metadata import Document, GraphMetadata, Precision, Side
+from protoseg_deploy.bundles.metadata import Document, GraphMetadata, Side
+from protoseg_deploy.choices import Precision
 from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.files import write_atomically

@@ -20,7 +20,7 @@ class StageVerdict(Document):
     """Outcome of comparing one artefact with the one it was made from."""
 
     stage: str
-    """``onnx fp32``, ``onnx int8``, ``engine fp16-sm86``."""
+    """``onnx fp32``, ``onnx int8``, ``engine fp16-sm86``: kind and name."""
     artefact: str
     """File in the bundle."""
     artefact_sha256: str | None = None
@@ -48,6 +48,16 @@ class StageVerdict(Document):
     """Against masks, where there were any."""
     miou_drop_points: float | None = None
     """Below the artefact it is compared with."""
+
+    @property
+    def kind(self) -> str:
+        """``onnx``, ``symmetric``, ``engine``, or a backend."""
+        return self.stage.partition(" ")[0]
+
+    @property
+    def of(self) -> str:
+        """The precision, or the name of the engine."""
+        return self.stage.partition(" ")[2]
 
 
 class Verification(Document):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from protoseg_deploy.choices import PRECISIONS, Precision
+from protoseg_deploy.choices import PRECISIONS, Backend, Precision
 from protoseg_deploy.cli.arguments import (
     PATH,
     json_option,
@@ -38,7 +38,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where ONNX Runtime computes; the reference is always PyTorch on the CPU.",
 )
-@click.option("--backend", type=click.Choice(["openvino"]), help="Also compare what this library makes of every graph.")
+@click.option(
+    "--backend",
+    type=click.Choice(["tensorrt-ep", "openvino"]),
+    help="Also compare what this library makes of every graph.",
+)
 @click.option(
     "--bisect",
     type=click.Choice(PRECISIONS),
@@ -54,7 +58,7 @@ def command(
     count: int | None,
     max_drop: float | None,
     device: str,
-    backend: str | None,
+    backend: Backend | None,
     bisect: "Precision | None",
     as_json: bool,
 ) -> None:
@@ -89,7 +93,7 @@ def command(
     with progress_bar("verifying", hidden=as_json) as show:
         limits: dict[Precision, Limits] = {} if max_drop is None else {"int8": int8_limits(max_drop)}
         verification = verify_bundle(
-            bundle, samples, limits=limits, device=device, openvino=backend == "openvino", progress=show
+            bundle, samples, limits=limits, device=device, backends=(backend,) if backend else (), progress=show
         )
     if as_json:
         print_json({"bundle": str(folder), **verification.model_dump(mode="json")})

@@ -7,8 +7,8 @@ from protoseg_deploy.choices import Backend, Precision
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import settle
 from protoseg_deploy.models import Windows
+from protoseg_deploy.runtimes.backends import SPECS
 from protoseg_deploy.runtimes.base import Runtime
-from protoseg_deploy.runtimes.onnx import OnnxRuntime
 from protoseg_deploy.runtimes.pytorch import PyTorchRuntime
 
 _ACCEPTED = (
@@ -53,7 +53,7 @@ def open_runtime(
             "made from, or leave --window out.",
         )
     if _is_graph(path):
-        runtime = _open_graph(path, device, threads, precision, backend)
+        runtime = SPECS[backend or "onnxruntime"].open(path, device, threads, precision)
     elif backend is not None:
         raise UsageError(
             f"{path} is no ONNX graph: --backend {backend} does not apply",
@@ -89,19 +89,6 @@ def _is_graph(path: Path) -> bool:
         return False
     shown = ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "")
     raise UsageError(f"{path} is neither a run nor a bundle; it holds {shown or 'nothing'}", _ACCEPTED)
-
-
-def _open_graph(
-    path: Path, device: str, threads: int | None, precision: Precision | None, backend: Backend | None
-) -> Runtime:
-    if backend != "openvino":
-        tensorrt = backend == "tensorrt-ep"
-        return OnnxRuntime(path, device=device, threads=threads, precision=precision, tensorrt=tensorrt)
-    if device == "cuda":
-        raise UsageError("--backend openvino computes on the CPU: --device cuda does not go with it")
-    from protoseg_deploy.runtimes.openvino import OpenVinoRuntime
-
-    return OpenVinoRuntime(path, threads=threads, precision=precision)
 
 
 def _open_engine(path: Path, device: str) -> Runtime:

@@ -10,14 +10,13 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from protoseg_deploy.bundles import Bundle
+from protoseg_deploy.bundles import Bundle, Verification
 from protoseg_deploy.bundles.manifest import GRAPH_FILE, REFERENCE_FILE
 from protoseg_deploy.cli import cli
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.samples import folder_samples, run_samples
 from protoseg_deploy.exporting import export_bundle, verify_bundle
-from protoseg_deploy.exporting.gate import verification
 from protoseg_deploy.models import load_network, save_network
 from protoseg_deploy.models.tensor_checks import NotFiniteError
 from protoseg_deploy.runtimes import open_runtime
@@ -127,9 +126,9 @@ def test_a_bundle_exchanged_while_it_is_verified_gets_no_verdict(
     """After the images were compared, before the verdict is written."""
     bad = shutil.copytree(bundle, tmp_path / "bad")
     edit_graph(bad, GRAPH_FILE, swap_red_and_blue)
-    record = verification._record
+    record = Bundle.record
 
-    def exchange(path: Path, *arguments: object) -> None:
+    def exchange(opened: Bundle, found: Verification) -> Bundle:
         if exchanged == "bundle":
             bundle.rename(tmp_path / "old")
             bad.rename(bundle)
@@ -140,10 +139,10 @@ def test_a_bundle_exchanged_while_it_is_verified_gets_no_verdict(
             if exchanged == "graph and checksum":
                 shutil.copy(bad / "manifest.json", bundle)
         manifests.append((bundle / "manifest.json").read_bytes())
-        record(path, *arguments)
+        return record(opened, found)
 
     manifests: list[bytes] = []
-    monkeypatch.setattr(verification, "_record", exchange)
+    monkeypatch.setattr(Bundle, "record", exchange)
     with pytest.raises(ProtosegError, match=r"exchanged while it was verified|is not the file the manifest describes"):
         verify_bundle(Bundle.open(bundle), run_samples(colour_run))
     assert (bundle / "manifest.json").read_bytes() == manifests[0]

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from protoseg_deploy.bundles.bundle import Bundle, verified_as
 from protoseg_deploy.bundles.manifest import Manifest
 from protoseg_deploy.bundles.precisions import SPECS
 from protoseg_deploy.bundles.verdicts import Limits, StageVerdict
-from protoseg_deploy.choices import Precision
+from protoseg_deploy.choices import Backend, Precision
 from protoseg_deploy.errors import UsageError
+from protoseg_deploy.runtimes.backends import SPECS as SPECS_OF_BACKENDS
 from protoseg_deploy.runtimes.base import Runtime, UInt8Array
 from protoseg_deploy.runtimes.opening import open_runtime
 from protoseg_deploy.runtimes.tiling import fit_image
@@ -25,15 +27,24 @@ def int8_limits(max_drop: float) -> Limits:
 
 SizeRange = tuple[tuple[int, int], tuple[int, int]]
 
+StageKind = Literal["onnx", "symmetric", "engine"] | Backend
+"""A graph; the int8 graph as TensorRT takes it, see `protoseg_deploy.exporting.int8.symmetry`; an engine; or a graph
+under a backend with verdicts of its own."""
 _SYMMETRIC = "symmetric int8"
-"""The int8 graph as TensorRT takes it, see `protoseg_deploy.exporting.int8.symmetry`."""
+_NEXT_STEPS = {
+    "onnx": "`protoseg verify BUNDLE --images DIR --bisect {of}` names the operation that differs.",
+    "symmetric": "Build engines of fp16 or bf16, or export with a smaller --max-drop: then less is int8.",
+    "engine": "Build it again with `protoseg build BUNDLE`; if it fails again, build fp32 and compare.",
+} | {backend: spec.next_step for backend, spec in SPECS_OF_BACKENDS.items() if spec.library}
 
 
 @dataclass(frozen=True)
 class Stage:
     """One artefact that can be compared, or the reason why it cannot."""
 
-    name: str
+    kind: StageKind
+    of: str
+    """The precision, or the name of the engine."""
     artefact: str
     precision: Precision
     against: str
@@ -42,8 +53,8 @@ class Stage:
     reason: str = ""
 
     @property
-    def is_graph(self) -> bool:
-        return self.name.startswith("onnx ")
+    def name(self) -> str:
+        return f"{self.kind} {self.of}"
 
 
 def exported_limits(manifest: Manifest) -> dict[Precision, Limits]:
@@ -53,26 +64,36 @@ def exported_limits(manifest: Manifest) -> dict[Precision, Limits]:
     return limits if allowed is None else {**limits, "int8": int8_limits(allowed)}
 
 
-def find_stages(bundle: Bundle, device: str, openvino: bool, limits: Mapping[Precision, Limits]) -> list[Stage]:
-    """Every artefact of a bundle, opened; which compares its files with their checksums."""
+def find_stages(
+    bundle: Bundle, device: str, backends: Sequence[Backend], limits: Mapping[Precision, Limits]
+) -> list[Stage]:
+    """Every artefact of a bundle, opened; which compares its files with their checksums.
+
+    Args:
+        bundle: what it belongs to.
+        device: where ONNX Runtime computes.
+        backends: compute every graph with these, too.
+        limits: by precision.
+    """
     stages, folder, manifest = [], bundle.folder, bundle.manifest
     for precision, graph in manifest.graphs.items():
         against = "pytorch" if precision == "fp32" else "onnx fp32"
         runtime = open_runtime(folder, device=device, precision=precision)
-        stages.append(Stage(f"onnx {precision}", graph.file, precision, against, limits[precision], runtime))
-    for precision, graph in manifest.graphs.items() if openvino else ():
-        other, reason = _opened(folder, precision=precision, backend="openvino")
-        artefact, against = verified_as(graph.file, "openvino"), f"onnx {precision}"
-        stages.append(Stage(f"openvino {precision}", artefact, precision, against, limits[precision], other, reason))
+        stages.append(Stage("onnx", precision, graph.file, precision, against, limits[precision], runtime))
+    for backend, (precision, graph) in product(backends, manifest.graphs.items()):
+        other, reason = _opened(folder, precision=precision, backend=backend)
+        artefact, against = verified_as(graph.file, SPECS_OF_BACKENDS[backend].library), f"onnx {precision}"
+        limit = limits[precision]
+        stages.append(Stage(backend, precision, artefact, precision, against, limit, other, reason))
     twins = {entry.graph for entry in manifest.engines.values() if entry.graph not in manifest.files_of_graphs()}
     for twin in sorted(twins):
         runtime = open_runtime(folder / twin, device=device)
-        stages.append(Stage(_SYMMETRIC, twin, "int8", "onnx fp32", limits["int8"], runtime))
+        stages.append(Stage("symmetric", "int8", twin, "int8", "onnx fp32", limits["int8"], runtime))
     for name, entry in manifest.engines.items():
         against = _SYMMETRIC if entry.graph in twins else f"onnx {entry.precision}"
         held_to = limits["fp16" if entry.precision == "fp32" else entry.precision]
         engine, reason = _opened(folder / entry.file)
-        stages.append(Stage(f"engine {name}", entry.file, entry.precision, against, held_to, engine, reason))
+        stages.append(Stage("engine", name, entry.file, entry.precision, against, held_to, engine, reason))
     return stages
 
 
@@ -121,13 +142,7 @@ def with_next_step(verdicts: list[StageVerdict]) -> list[StageVerdict]:
     """Tell the first failure what to do, with BUNDLE for its path; the ones after it may be its consequences."""
     for number, verdict in enumerate(verdicts):
         if verdict.status == "failed":
-            kind, _, name = verdict.stage.partition(" ")
-            steps = {
-                "onnx": f"`protoseg verify BUNDLE --images DIR --bisect {name}` names the operation that differs.",
-                "symmetric": "Build engines of fp16 or bf16, or export with a smaller --max-drop: then less is int8.",
-                "openvino": "Run this precision with ONNX Runtime, or another with OpenVINO: BUNDLE@fp32@openvino.",
-                "engine": "Build it again with `protoseg build BUNDLE`; if it fails again, build fp32 and compare.",
-            }
-            verdicts[number] = verdict.model_copy(update={"next_step": steps[kind]})
+            next_step = _NEXT_STEPS[verdict.kind].format(of=verdict.of)
+            verdicts[number] = verdict.model_copy(update={"next_step": next_step})
             break
     return verdicts

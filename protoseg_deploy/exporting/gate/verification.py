@@ -25,7 +25,7 @@ from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.bundles.manifest import REFERENCE_FILE, Manifest
 from protoseg_deploy.bundles.metadata import Classes
 from protoseg_deploy.bundles.verdicts import Limits, StageVerdict, Verification
-from protoseg_deploy.choices import Precision
+from protoseg_deploy.choices import BACKENDS, Backend, Precision
 from protoseg_deploy.data import Sample, read_image
 from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
@@ -45,7 +45,7 @@ def verify_bundle(
     samples: Sequence[Sample],
     *,
     device: str = "cpu",
-    openvino: bool = False,
+    backends: Sequence[Backend] = (),
     limits: Mapping[Precision, Limits] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Verification:
@@ -59,7 +59,7 @@ def verify_bundle(
         samples: images, one by one at their own size, with or without masks. Artefacts bound to one size see the
             centre of larger images and mirrored borders around smaller ones, and so does what they are compared with.
         device: where ONNX Runtime computes; PyTorch is the reference and stays on the CPU.
-        openvino: compare what OpenVINO makes of every graph, too.
+        backends: compare what these make of every graph, too.
         limits: thresholds by precision; where absent, what the export allowed int8 to lose, and those of
             `PrecisionSpec`.
         progress: called with (images done, images in all).
@@ -81,7 +81,7 @@ def verify_bundle(
     segmenter, spec = load_network(bundle.reference())
     _require_described(bundle, spec)
     reference = DeployedSegmenter(segmenter, spec.input_scale).eval()
-    stages = find_stages(bundle, device, openvino, {**exported_limits(manifest), **(limits or {})})
+    stages = find_stages(bundle, device, backends, {**exported_limits(manifest), **(limits or {})})
     passes = passes_of(stages, manifest.input.fixed_size)
     tallies = {stage.name: Tally(masks.matrix(), masks.matrix()) for stage in stages if stage.runtime is not None}
     pytorch = masks.matrix()
@@ -212,7 +212,7 @@ def _verdict(bundle: Bundle, stage: Stage, tally: Tally | None) -> StageVerdict:
 
 def _inner_faults(bundle: Bundle, stage: Stage, image: Path) -> tuple[str, ...]:
     """What is wrong inside a graph made from the fp32 graph, whether or not class maps show it."""
-    if stage.against != "onnx fp32" or not stage.is_graph:
+    if stage.against != "onnx fp32" or stage.kind != "onnx":
         return ()
     found = bisect_checked(bundle, stage.precision, image)
     wrong = next((step for step in found.steps if step.wrong), None)
@@ -225,7 +225,7 @@ def _with_earlier(verdicts: list[StageVerdict], earlier: Verification, manifest:
     kept = {stage.stage: stage for stage in of_these if stage.status != "not run"}
     merged = [kept.pop(v.stage, v) if v.status == "not run" else v for v in verdicts]
     names = {verdict.stage for verdict in merged}
-    return merged + [stage for name, stage in kept.items() if name not in names and name.startswith("openvino ")]
+    return merged + [stage for name, stage in kept.items() if name not in names and stage.kind in BACKENDS]
 
 
 def _keep_pictures(bundle: Bundle, tallies: Mapping[str, Tally], classes: ClassTable) -> None:

@@ -4,16 +4,18 @@ import click
 
 from protoseg_deploy.cli.arguments import recipe_arguments
 from protoseg_deploy.cli.verb import VerbFamily
+from protoseg_deploy.text import printable
 
 
 @click.group(name="recipe", cls=VerbFamily)
 def command() -> None:
-    """List shipped recipes; print a recipe with everything it resolves to.
+    """List shipped recipes; print a recipe with everything it resolves to; explain its keys.
 
     \b
     protoseg recipe list
     protoseg recipe show demo train.steps=2000
     protoseg recipe show inhouse-template --source > mine.yaml
+    protoseg recipe explain train.logit_adjustment
     """
 
 
@@ -48,3 +50,35 @@ def show_recipe(recipe: str, overrides: tuple[str, ...], source: bool) -> None:
         click.echo(read_recipe_text(find_recipe(recipe)), nl=False)
         return
     click.echo(dump_recipe(load_recipe(recipe, overrides)), nl=False)
+
+
+@command.command(name="explain")
+@click.argument("key", required=False)
+@click.option("--markdown", is_flag=True, help="As docs/recipe.md.")
+def explain(key: str | None, markdown: bool) -> None:
+    """Print what KEY means, its default and its range; of a section, all its keys; without KEY, all of them.
+
+    KEY may be the last part of a name: `lr` is train.lr.
+
+    \b
+    protoseg recipe explain
+    protoseg recipe explain train
+    protoseg recipe explain method.prototypes.weight
+    """
+    from protoseg_deploy.errors import UsageError
+    from protoseg_deploy.recipe import did_you_mean, explained_keys, reference
+
+    keys = explained_keys()
+    if markdown:
+        if key is not None:
+            raise UsageError("--markdown prints all keys: leave KEY out")
+        click.echo(reference(), nl=False)
+        return
+    shown = [one for one in keys if key is None or one.key == key or one.key.startswith(f"{key}.")]
+    shown = shown or [one for one in keys if one.key.endswith(f".{key}")]
+    if not shown:
+        raise UsageError(f"no key {printable(str(key))}{did_you_mean(str(key), [one.key for one in keys])}")
+    for number, one in enumerate(shown):
+        name = click.style(one.key, bold=True)
+        click.echo(("\n" if number else "") + (f"{name}  {one.facts()}" if one.facts() else name))
+        click.echo(click.wrap_text(one.meaning, 100, "    ", "    "))

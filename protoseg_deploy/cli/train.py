@@ -62,13 +62,11 @@ def command(
     A run has one writer at a time: a second process is refused, and told which one has it. The lock of a killed process
     ends with it; of one on another host, a minute after its last sign of life, or at once with --take-over.
 
-    --extend-to keeps starts and ramps, which are shares of the steps, where they were; the learning rate follows the
-    schedule of the new length from the step the run has come to.
+    --extend-to keeps start and ramp schedules, which are shares of the steps, where they were; the learning rate
+    follows the schedule of the new length from the step the run has come to.
 
-    A run that goes on computes what it would have computed. These keys alone may be given new values:
-    data.cache_mib, data.max_unreadable_share, data.root, model.weights, train.checkpoint_every, train.device,
-    train.eval_batch, train.log_every, train.max_hours, train.max_skipped_steps, train.timeout_s,
-    train.workers.
+    A resumed run computes what it would have computed. Only keys that do not change that may be given new values:
+    `protoseg recipe explain` says which.
     """
     from protoseg_deploy.data import check_before_training
     from protoseg_deploy.methods import build_method
@@ -110,8 +108,8 @@ def command(
         print_json(finite(summary))
         return
     rows = [
-        ("best", _percent(summary["best_miou_percent"]), summary["best_step"], folder / "best.safetensors"),
-        ("last", _percent(summary["last_miou_percent"]), summary["steps"], folder / "last.safetensors"),
+        ("best", _percent(summary["best_miou_percent"]), summary["best_step"], run.best),
+        ("last", _percent(summary["last_miou_percent"]), summary["steps"], run.last),
     ]
     print_table(["network", "mIoU %", "step", "file"], rows)
     click.echo(f"Next: protoseg export {folder} --bundle bundles/{folder.name}")

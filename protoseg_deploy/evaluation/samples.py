@@ -8,7 +8,8 @@ from protoseg_deploy.data import Sample
 from protoseg_deploy.data.folders import find_data, find_samples
 from protoseg_deploy.data.pairing import find_images, is_folder, looked_for
 from protoseg_deploy.errors import DataError, UsageError
-from protoseg_deploy.recipe import Data, LabeledFolder, Recipe, load_run_recipe
+from protoseg_deploy.recipe import Data, LabeledFolder, Recipe
+from protoseg_deploy.run_folder import RunFolder
 
 Item = TypeVar("Item")
 
@@ -87,10 +88,10 @@ def evenly_spaced(samples: Sequence[Item], count: int) -> tuple[Item, ...]:
 
 
 def _recipe_of(run: Path, wanted: str) -> Recipe:
-    recipe = (run if run.is_dir() else run.parent) / "recipe.yaml"
-    if not recipe.is_file():
-        raise DataError(f"{recipe} is not there, so nothing says which the {wanted} are")
-    return load_run_recipe(recipe)
+    folder = RunFolder.around(run)
+    if not folder.exists():
+        raise DataError(f"{folder.recipe_path} is not there, so nothing says which the {wanted} are")
+    return folder.recipe()
 
 
 def _paired(images: Path, masks: Path, mask_template: str) -> tuple[Sample, ...]:

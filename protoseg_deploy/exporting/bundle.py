@@ -42,8 +42,7 @@ from protoseg_deploy.exporting.tracing.onnx_export import (
 )
 from protoseg_deploy.files import resolved
 from protoseg_deploy.models import NetworkSpec, Segmenter, count_parameters, load_network
-from protoseg_deploy.recipe import load_recipe
-from protoseg_deploy.runtimes.pytorch import network_file
+from protoseg_deploy.run_folder import RunFolder, network_file
 
 
 class VerificationFailedError(ProtosegError):
@@ -164,10 +163,10 @@ def _metadata(segmenter: Segmenter, spec: NetworkSpec, options: GraphOptions, di
 
 
 def _masks(network: Path, spec: NetworkSpec) -> Masks:
-    recipe = network.with_name("recipe.yaml")
-    if not recipe.is_file():
+    run = RunFolder.around(network)
+    if not run.exists():
         return Masks(ignore_index=spec.ignore_index)
-    data = load_recipe(recipe).data
+    data = run.recipe().data
     return Masks(
         ignore_index=spec.ignore_index,
         value_map=data.value_map,
@@ -186,7 +185,7 @@ def _manifest(
     run: Path,
     network: Path,
 ) -> Manifest:
-    recipe = network.with_name("recipe.yaml")
+    recipe = RunFolder.around(network).recipe_path
     return Manifest(
         network=NetworkInfo(backbone=metadata.backbone, decoder=metadata.decoder, parameters=metadata.parameters),
         classes=metadata.classes,

@@ -1,7 +1,10 @@
 """Recipes: everything that decides a run, as strict YAML."""
 
 from protoseg_deploy.recipe.classes import ClassTable, class_table
+from protoseg_deploy.recipe.data import Data, ImageFolder, LabeledFolder, percentiles_of, scale_ratio
+from protoseg_deploy.recipe.explaining import KeyText, explained_keys, reference, resumable_keys
 from protoseg_deploy.recipe.loading import (
+    did_you_mean,
     differing_keys,
     dump_recipe,
     find_recipe,
@@ -10,25 +13,13 @@ from protoseg_deploy.recipe.loading import (
     recipe_from_dict,
     value_of,
 )
+from protoseg_deploy.recipe.method import Features, Method, Model, Prototypes
 from protoseg_deploy.recipe.reading import ImageReading, MaskReading, image_reading, mask_reading
 from protoseg_deploy.recipe.runs import load_run_recipe, with_draw_of
-from protoseg_deploy.recipe.schema import (
-    Color,
-    Data,
-    Distill,
-    Features,
-    ImageFolder,
-    LabeledFolder,
-    Method,
-    Model,
-    Ohem,
-    Prototypes,
-    Recipe,
-    Train,
-    percentiles_of,
-    scale_ratio,
-)
+from protoseg_deploy.recipe.schema import Recipe
 from protoseg_deploy.recipe.shipped import shipped_folder, shipped_recipe_names, shipped_recipe_path
+from protoseg_deploy.recipe.train import Distill, Ohem, Train
+from protoseg_deploy.recipe.types import Color
 
 __all__ = [
     "ClassTable",
@@ -38,6 +29,7 @@ __all__ = [
     "Features",
     "ImageFolder",
     "ImageReading",
+    "KeyText",
     "LabeledFolder",
     "MaskReading",
     "Method",
@@ -47,8 +39,10 @@ __all__ = [
     "Recipe",
     "Train",
     "class_table",
+    "did_you_mean",
     "differing_keys",
     "dump_recipe",
+    "explained_keys",
     "find_recipe",
     "image_reading",
     "load_recipe",
@@ -57,6 +51,8 @@ __all__ = [
     "percentiles_of",
     "read_recipe_text",
     "recipe_from_dict",
+    "reference",
+    "resumable_keys",
     "scale_ratio",
     "shipped_folder",
     "shipped_recipe_names",

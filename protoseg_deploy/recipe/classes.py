@@ -8,7 +8,8 @@ from pydantic import BaseModel
 
 from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.recipe.schema import ClassNames, Color, Data
+from protoseg_deploy.recipe.data import Data
+from protoseg_deploy.recipe.types import ClassNames, Color
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from pydantic_core import ErrorDetails
 
 from protoseg_deploy.errors import RecipeError, UsageError
 from protoseg_deploy.files import open_regular, path_fault
-from protoseg_deploy.recipe.schema import Recipe, Section
+from protoseg_deploy.recipe.schema import Recipe
 from protoseg_deploy.recipe.shipped import shipped_recipe_names, shipped_recipe_path
+from protoseg_deploy.recipe.types import Section
 from protoseg_deploy.recipe.yaml_text import (
     MOST_BYTES,
     Key,

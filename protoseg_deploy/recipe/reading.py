@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from protoseg_deploy.recipe.classes import ClassTable, class_table
-from protoseg_deploy.recipe.schema import AlphaPolicy, Band, Color, Data, ExifPolicy, ValueRange
+from protoseg_deploy.recipe.data import Data
+from protoseg_deploy.recipe.types import AlphaPolicy, Band, Color, ExifPolicy, ValueRange
 
 _Byte = Annotated[int, Field(ge=0, le=255)]
 

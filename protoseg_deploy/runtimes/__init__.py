@@ -3,7 +3,7 @@
 from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array, check_images
 from protoseg_deploy.runtimes.onnx import OnnxRuntime
 from protoseg_deploy.runtimes.opening import open_runtime
-from protoseg_deploy.runtimes.pytorch import PyTorchRuntime, network_file, recipe_windows
+from protoseg_deploy.runtimes.pytorch import PyTorchRuntime, recipe_windows
 from protoseg_deploy.runtimes.tiling import default_overlap, fit_image, predict_tiled
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "check_images",
     "default_overlap",
     "fit_image",
-    "network_file",
     "open_runtime",
     "predict_tiled",
     "recipe_windows",

@@ -7,6 +7,7 @@ from protoseg_deploy.choices import Backend, Precision
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import settle
 from protoseg_deploy.models import Windows
+from protoseg_deploy.run_folder import RunFolder
 from protoseg_deploy.runtimes.backends import SPECS
 from protoseg_deploy.runtimes.base import Runtime
 from protoseg_deploy.runtimes.pytorch import PyTorchRuntime
@@ -85,7 +86,8 @@ def _is_graph(path: Path) -> bool:
     names = {entry.name for entry in path.iterdir()}
     if names & {MANIFEST_FILE, GRAPH_FILE}:
         return True
-    if names & {"recipe.yaml", "best.safetensors", "last.safetensors"}:
+    run = RunFolder(path)
+    if names & {run.recipe_path.name, run.best.name, run.last.name}:
         return False
     shown = ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "")
     raise UsageError(f"{path} is neither a run nor a bundle; it holds {shown or 'nothing'}", _ACCEPTED)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models import DeployedSegmenter, WindowedSegmenter, Windows, count_parameters, load_network
-from protoseg_deploy.recipe import load_recipe
+from protoseg_deploy.run_folder import RunFolder, network_file
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
 from protoseg_deploy.time_limit import time_limit
 
@@ -98,30 +98,6 @@ class PyTorchRuntime:
         return class_map
 
 
-def network_file(path: Path, which: str = "best") -> Path:
-    """The network file a path means: itself, or ``best``/``last`` of a run folder.
-
-    Raises:
-        ProtosegError: there is none.
-    """
-    if path.is_file():
-        return path
-    file = path / f"{which}.safetensors"
-    if file.is_file():
-        return file
-    if not path.is_dir():
-        if path.exists():
-            raise ProtosegError(f"{path} is neither a run folder nor a regular file")
-        raise ProtosegError(f"no run folder and no network file at {path}")
-    others = sorted(other.name for other in path.glob("*.safetensors") if other.stem in {"best", "last"})
-    if others:
-        raise ProtosegError(f"{path} has no {file.name}, but {', '.join(others)}")
-    raise ProtosegError(
-        f"{path} holds no {file.name}: no run, or none that has reached its first evaluation",
-        "Train it with `protoseg train RECIPE --run DIR`.",
-    )
-
-
 def recipe_windows(path: Path) -> Windows | None:
     """The windows in which a run is evaluated while it is trained; None: whole images, or no recipe beside a network.
 
@@ -131,8 +107,8 @@ def recipe_windows(path: Path) -> Windows | None:
     Raises:
         UsageError: the recipe of the run cannot be read.
     """
-    recipe = (path if path.is_dir() else path.parent) / "recipe.yaml"
-    return Windows.of_recipe(load_recipe(recipe).train) if recipe.is_file() else None
+    run = RunFolder.around(path)
+    return Windows.of_recipe(run.recipe().train) if run.exists() else None
 
 
 def _pick_device(device: str) -> torch.device:

@@ -18,56 +18,24 @@ from protoseg_deploy.recipe import (
     differing_keys,
     dump_recipe,
     load_run_recipe,
+    resumable_keys,
     value_of,
     with_draw_of,
 )
+from protoseg_deploy.run_folder import RunFolder
 from protoseg_deploy.text import shown
 from protoseg_deploy.training.checkpoints import Checkpoints
 from protoseg_deploy.training.records import ImageNames, MetricsRecord, RunImages, Summary, finite
 
-MAY_CHANGE = frozenset(
-    {
-        "data.cache_mib",
-        "data.max_unreadable_share",
-        "data.root",
-        "model.weights",
-        "train.checkpoint_every",
-        "train.device",
-        "train.eval_batch",
-        "train.log_every",
-        "train.max_hours",
-        "train.max_skipped_steps",
-        "train.timeout_s",
-        "train.workers",
-    }
-)
-"""Keys that may differ between a run and its resumption: they do not change what is computed."""
-
 _LENGTH = frozenset({"train.steps", "train.extended_from"})
 
 
-class Run:
-    """Paths and files of one run folder."""
+class Run(RunFolder):
+    """A run folder that is written into, and read with the care of one that may have been killed."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.recipe_path = folder / "recipe.yaml"
-        self.recipe_copy = folder / "recipe.copy.yaml"
-        self.best = folder / "best.safetensors"
-        self.last = folder / "last.safetensors"
-        self.prototypes = folder / "prototypes.safetensors"
-        self.metrics_path = folder / "metrics.jsonl"
-        self.summary_path = folder / "summary.json"
-        self.labeled_list = folder / "labeled.txt"
-        self.images_path = folder / "images.json"
-        self.unreadable_path = folder / "unreadable.jsonl"
-        self.tensorboard = folder / "tensorboard"
-        self.lock_path = folder / ".lock"
-        self.checkpoints = Checkpoints(folder / "checkpoints")
-
-    def exists(self) -> bool:
-        """Whether a run was ever started here."""
-        return self.recipe_path.is_file()
+        super().__init__(folder)
+        self.checkpoints = Checkpoints(self.checkpoints_folder)
 
     def refuse_to_overwrite(self) -> None:
         """Raises UsageError where the folder already holds something; what a start that was killed left is nothing."""
@@ -147,7 +115,7 @@ class Run:
         if self.summary_path.is_file() and not trained:
             raise UsageError(f"{self.folder} is finished and keeps no checkpoint: there is nothing to resume")
         # Before the first checkpoint the initial weights still decide what is computed.
-        allowed = MAY_CHANGE if trained else MAY_CHANGE - {"model.weights"}
+        allowed = resumable_keys() - (set() if trained else {"model.weights"})
         self._require_unchanged(then, allowed, extend_to)
         if extend_to is not None:
             self._require_extensible(then, extend_to)
@@ -233,9 +201,6 @@ class Run:
             raise ProtosegError(
                 error.message, f"{safe} Free some space or make the folder writable, then continue with {how}."
             ) from None
-
-    def recipe(self) -> Recipe:
-        return load_run_recipe(self.recipe_path)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         with self.writing(self.metrics_path), self.metrics_path.open("ab") as file:

@@ -28,10 +28,11 @@ from protoseg_deploy.recipe import (
     dump_recipe,
     find_recipe,
     load_recipe,
+    resumable_keys,
     with_draw_of,
 )
 from protoseg_deploy.recipe.loading import did_you_mean
-from protoseg_deploy.training.run import MAY_CHANGE, Run, resolved_recipe, with_measured_range_of
+from protoseg_deploy.training.run import Run, resolved_recipe, with_measured_range_of
 from protoseg_deploy.training.stopping import StopSignals
 
 _SEED_KEYS = ("data.labeled_seed", "train.seed")
@@ -211,7 +212,7 @@ def _require_same_recipe(planned: PlannedRun) -> None:
     if not planned.run.exists():
         return
     then = planned.run.recipe()
-    changed = set(differing_keys(then, with_measured_range_of(then, planned.recipe))) - MAY_CHANGE
+    changed = set(differing_keys(then, with_measured_range_of(then, planned.recipe))) - resumable_keys()
     if changed:
         raise UsageError(
             f"{planned.run.folder} was started with another recipe; these keys differ: {', '.join(sorted(changed))}",

@@ -152,7 +152,7 @@ def test_a_graph_of_a_bundle_is_checked_and_verified_as_such(
             open_runtime(path, precision=precision)
     # the verdict is of ONNX Runtime's own kernels, not of what TensorRT makes of the graph
     session = OnnxRuntime(bundle)._session
-    opened = providers.Opened(session, "cpu", "", "", {})
+    opened = providers.Opened(session, "cpu", "", "")
     monkeypatch.setattr("protoseg_deploy.runtimes.onnx.open_session", lambda *_: opened)
     assert OnnxRuntime(bundle).info.verified is True
     assert OnnxRuntime(bundle, tensorrt=True).info.verified is None

@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 from protoseg_deploy.cli import cli
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.methods import build_method
-from protoseg_deploy.recipe import recipe_from_dict
+from protoseg_deploy.recipe import recipe_from_dict, resumable_keys
 from protoseg_deploy.training import Run, Trainer, optimization, train
-from protoseg_deploy.training.run import MAY_CHANGE
 from protoseg_deploy.training.step import TrainStep
 from tests.conftest import recipe_tree, with_values
 from tests.training.crashing import assert_same
@@ -149,7 +148,7 @@ def test_a_changed_recipe_is_refused_with_its_keys_and_those_that_may_change(rec
     before = Run(finished[0]).recipe_path.read_bytes()
     with pytest.raises(UsageError, match=r"method\.confidence_threshold, train\.compile, train\.lr") as caught:
         resume(changed, finished[0])
-    for key in MAY_CHANGE:
+    for key in resumable_keys():
         assert key in caught.value.hint
     assert Run(finished[0]).recipe_path.read_bytes() == before
 
@@ -302,5 +301,5 @@ def test_without_a_run_a_recipe_is_needed(tmp_path):
 
 def test_the_help_names_what_may_change():
     text = command("--help").output
-    for key in MAY_CHANGE:
+    for key in resumable_keys():
         assert key in text

@@ -1,0 +1,120 @@
+"""The ``model`` and ``method`` sections: the network, and how unlabelled images are learned from."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, Strict, model_validator
+
+from protoseg_deploy.recipe.types import (
+    MAY_CHANGE,
+    Channels,
+    Dilation,
+    Name,
+    NonNegative,
+    PathText,
+    Positive,
+    Section,
+    Share,
+)
+
+Features = Literal["head_input", "decoder_concat"]
+
+
+class Model(Section):
+    """The network: timm backbone, decoder, linear head."""
+
+    backbone: Name = "resnet50"
+    """Any timm model name."""
+    weights: Annotated[PathText, MAY_CHANGE] = "pretrained"
+    """``pretrained`` (timm's own), ``none``, or a .safetensors/.pth file with backbone weights."""
+    decoder: Literal["deeplabv3plus", "lraspp", "fpn", "dpt"] = "deeplabv3plus"
+    """``lraspp`` for small devices; ``fpn`` for any backbone, plain ViTs included; ``dpt`` for ViTs."""
+    output_stride: Literal[8, 16, 32] = 16
+    """Stride of the deepest feature map, for backbones that can be dilated."""
+    decoder_channels: Channels = 256
+    """Width of the decoder."""
+    low_level_channels: Channels = 48
+    """``deeplabv3plus``: channels kept of the stride-4 features (the prototype paper keeps 256)."""
+    aspp_dilations: Annotated[tuple[Dilation, ...], Field(min_length=1, max_length=64), Strict(False)] | None = None
+    """``deeplabv3plus``: dilation rates; absent: 6, 12, 18 at output stride 16, doubled at 8, halved at 32."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout of channels before the linear head, and after the pooling of ``deeplabv3plus``."""
+
+
+class Prototypes(Section):
+    """The prototype branch, which can be put on every method that learns from unlabelled images."""
+
+    enabled: bool | None = None
+    """Absent: with the method ``prototype`` (which is ``fixmatch`` with this branch), not with others."""
+    per_class: Annotated[int, Field(ge=1, le=4096)] = 4
+    """How many appearances a class may have."""
+    features: Features = "head_input"
+    """Where prototypes live: the features that the linear head classifies, or, as published, the last concatenation of
+    ``deeplabv3plus``, two convolutions before. In the other decoders the two are the same."""
+    weight: NonNegative = 0.1
+    """Weight of the prototype losses (published: 1); 0 switches the branch off."""
+    confidence_threshold: Share = 0.8
+    """Unlabelled pixels below this confidence neither train the prototype head nor move prototypes."""
+    temperature: Positive = 0.1
+    """Of the softmax over similarities to prototypes; lower is sharper."""
+    momentum: Share = 0.99
+    """A prototype keeps this share of itself at each update."""
+    grid: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Pixels per image sampled for the branch: one in each cell of a grid of this many cells a side."""
+    pseudo_label_share: Share = 0.0
+    """Ensemble weight of the prototype head in pseudo-labels; the linear head has the rest."""
+    class_balanced: bool = False
+    """Weight sampled pixels so that every class present counts equally in the losses of the branch."""
+    start: Share = 0.1
+    """Share of the steps after which k-means places the prototypes."""
+
+
+class Method(Section):
+    """How unlabelled images are learned from."""
+
+    name: Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "corrmatch", "prototype"] = "prototype"
+    """``prototype`` is ``fixmatch`` with the prototype branch; see docs/methods.md for what each computes."""
+    confidence_threshold: Share = 0.95
+    """Pseudo-labels below this confidence do not count (``pseudo_label_filter: confidence``); ``corrmatch`` starts here
+    and moves it."""
+    adaptive_thresholds: bool = False
+    """Lower the confidence threshold of classes that the teacher is less sure of than of its surest one."""
+    pseudo_label_filter: Literal["confidence", "entropy"] = "confidence"
+    """``entropy`` drops the most uncertain pixels instead: a share that falls linearly over training."""
+    entropy_drop_share: Share = 0.2
+    """Share dropped at the start of training by the ``entropy`` filter."""
+    soft_labels: bool = False
+    """Views learn from the teacher's class probabilities in place of the winning class."""
+    distribution_alignment: bool = False
+    """Reweight the teacher's probabilities towards the class frequencies of the labelled images."""
+    unlabeled_weight: NonNegative = 1.0
+    """Weight of the loss of the linear head on strong views of unlabelled images."""
+    unlabeled_start: Share = 0.0
+    """Share of the steps trained on labelled images alone before unlabelled ones join."""
+    unlabeled_ramp: Share = 0.0
+    """Share of the steps over which unlabelled losses grow linearly to their full weight."""
+    ema_teacher: bool = True
+    """Pseudo-labels from an exponential moving average of the student; ``false``: from the student itself."""
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    """Decay of the moving average; it starts lower: min(1 - 1/(n+1), decay)."""
+    cutmix_probability: Share = 0.5
+    """Chance that a strong view gets a box pasted in from another image of the batch."""
+    prototypes: Prototypes = Prototypes()
+    """The prototype branch."""
+
+    @model_validator(mode="after")
+    def _thresholds_are_used(self) -> Self:
+        if self.adaptive_thresholds and self.pseudo_label_filter != "confidence":
+            raise ValueError("`adaptive_thresholds` goes with `pseudo_label_filter: confidence`")
+        if self.name == "corrmatch" and (self.adaptive_thresholds or self.pseudo_label_filter != "confidence"):
+            raise ValueError(
+                "`corrmatch` has a threshold of its own: `pseudo_label_filter: confidence`, no `adaptive_thresholds`"
+            )
+        if self.name == "corrmatch" and self.soft_labels:
+            raise ValueError("`corrmatch` spreads labels, not probabilities: `soft_labels: false`")
+        return self
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Whether the prototype branch is built."""
+        wanted = self.name == "prototype" if self.prototypes.enabled is None else self.prototypes.enabled
+        return wanted and self.name != "supervised" and self.prototypes.weight > 0

@@ -1,0 +1,149 @@
+"""The ``train`` and ``distill`` sections: the loop, and how a student learns from a finished teacher."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, Strict, field_validator, model_validator
+
+from protoseg_deploy.recipe.types import (
+    MAY_CHANGE,
+    Count,
+    Images,
+    Mark,
+    NonNegative,
+    Positive,
+    Resize,
+    Section,
+    Seed,
+    Share,
+    Side,
+    Steps,
+)
+
+
+class Ohem(Section):
+    """Online hard example mining: average over hard pixels only."""
+
+    threshold: Share = 0.7
+    """Pixels whose true class is predicted with less than this probability are hard."""
+    min_kept: Count = 100_000
+    """At least this many pixels of a batch count, the hardest first."""
+
+
+class Train(Section):
+    """The loop: length, views, optimiser, bookkeeping."""
+
+    steps: Steps = 10_000
+    """Optimiser steps. Keys ending in ``start`` or ``ramp`` are shares of them."""
+    extended_from: Annotated[Steps | None, Mark(written_by="protoseg train --extend-to")] = None
+    """Steps before the run was extended; start and ramp schedules stay shares of these."""
+    max_hours: Annotated[Positive | None, Mark("hours", may_change=True)] = None
+    """Stop after a checkpoint once training has taken this long; ``--resume`` continues from there."""
+    crop: Annotated[Side, Mark("pixels")] = 321
+    """Side of the square training crop, at ``data.input_scale``."""
+    scale: Annotated[tuple[Resize, Resize], Strict(False)] = (0.5, 2.0)
+    """Range of the random resize before the crop."""
+    flip: bool = True
+    """Random horizontal flip."""
+    class_aware_share: Share = 0.0
+    """Share of the labelled crops that are drawn for a class, rare ones most often, and show it."""
+    copy_paste_probability: Share = 0.0
+    """Chance that a labelled crop gets the pixels of one or two classes, mostly rare ones, from another one."""
+    batch_labeled: Images = 8
+    """Labelled images a step, over all processes."""
+    batch_unlabeled: Images = 8
+    """Unlabelled images a step, over all processes."""
+    accumulate: Images = 1
+    """Split a step's images into this many parts, one forward and backward pass each, to save memory."""
+    seed: Seed = 0
+    """Of everything random in training; equal seeds give equal runs on the same machine."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast type; fp16 scales the loss. bf16 also runs on recent CPUs."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], MAY_CHANGE] = "auto"
+    """``auto``: the GPU where PyTorch finds one."""
+    workers: Annotated[Annotated[int, Field(ge=0, le=1024)] | Literal["auto"], MAY_CHANGE] = "auto"
+    """Data-loader workers of each training process; results do not depend on their number. ``auto``: as many as cores
+    and shared memory (``/dev/shm``) have room for."""
+    timeout_s: Annotated[Positive, Mark("seconds", may_change=True)] = 300.0
+    """Longest wait for a batch of the data-loader workers, and for a sign of life of the other training processes,
+    before the run stops; it can be resumed."""
+    compile: bool = False
+    """Compile student and teacher with ``torch.compile``: slow first steps, faster ones after them."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """``adamw`` for transformers and ConvNeXt, with ``lr`` near 0.0001."""
+    lr: Annotated[float, Field(ge=1e-12, le=1000.0)] = 0.001
+    """Learning rate of the backbone."""
+    head_lr_factor: Positive = 10.0
+    """Decoder and heads learn this much faster than the backbone."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Of ``sgd``."""
+    weight_decay: NonNegative = 1e-4
+    """With ``adamw`` not of biases and normalisation parameters."""
+    poly_power: NonNegative = 0.9
+    """The learning rate falls as (1 - step/steps) ** poly_power."""
+    warmup_steps: Annotated[int, Field(ge=0, le=99_999_999), Mark("steps")] = 0
+    """Length of the linear warm-up of the learning rate."""
+    clip_grad_norm: Positive | None = None
+    """Clip the norm of all gradients together to this value; absent: no clipping."""
+    max_skipped_steps: Annotated[Count, MAY_CHANGE] = 10
+    """A step whose loss or gradient is not finite is skipped; after this many in a row training stops."""
+    logit_adjustment: NonNegative = 0.0
+    """Strength of the logit adjustment for class imbalance in losses on labels and pseudo-labels: 0 is none, 1 balances
+    classes fully."""
+    ohem: Ohem | None = None
+    """Hard example mining on the labelled loss."""
+    auxiliary_weight: NonNegative = 0.0
+    """Weight of an auxiliary head on the penultimate level of the backbone; training only."""
+    eval_every: Annotated[Count, Mark("steps")] = 1_000
+    """How often the networks are evaluated."""
+    eval_batch: Annotated[Images, MAY_CHANGE] = 1
+    """Validation images (of the same size), or windows, a forward pass."""
+    eval_window: Annotated[Side | None, Mark("pixels")] = None
+    """Evaluate in square windows of this side, at ``data.input_scale``, and average their logits; absent: whole
+    images."""
+    eval_stride: Annotated[Count | None, Mark("pixels")] = None
+    """From window to window; two thirds of ``eval_window`` when absent."""
+    checkpoint_every: Annotated[Count, Mark("steps", may_change=True)] = 500
+    """How often a checkpoint to resume from is saved."""
+    log_every: Annotated[Count, Mark("steps", may_change=True)] = 20
+    """How often losses are logged."""
+
+    @field_validator("scale")
+    @classmethod
+    def _scale_is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError(f"a range is [smallest, largest], got {list(scale)}")
+        return scale
+
+    @model_validator(mode="after")
+    def _windows_overlap(self) -> Self:
+        if self.eval_stride is not None and (self.eval_window is None or self.eval_stride > self.eval_window):
+            raise ValueError("`eval_stride` goes with `eval_window` and is not larger")
+        return self
+
+    @property
+    def planned_steps(self) -> int:
+        """What start and ramp schedules are shares of."""
+        return self.extended_from or self.steps
+
+
+class Distill(Section):
+    """How a student learns from a finished teacher (``protoseg distill``)."""
+
+    temperature: Positive = 2.0
+    """Of both softmaxes in the Kullback-Leibler term."""
+    label_weight: NonNegative = 1.0
+    """Cross-entropy on labelled images."""
+    kl_weight: NonNegative = 1.0
+    """Kullback-Leibler divergence to the teacher's class probabilities, labelled and unlabelled images."""
+    channel_weight: NonNegative = 1.0
+    """Channel-wise distillation: where in the image each class responds (Shu et al., ICCV 2021)."""
+    channel_temperature: Positive = 4.0
+    """Of the softmax over positions in the channel-wise term."""
+    target: Literal["auto", "linear", "prototype", "mean"] = "auto"
+    """The teacher's linear head, its prototype head, or the mean of both probabilities; ``auto``: the prototype head of
+    a teacher that has one."""
+    start_from_teacher: bool = True
+    """A student with the teacher's backbone starts from its weights; with the same decoder from those that fit, too."""
+    unlabeled_view: Literal["weak", "strong", "weak_to_strong"] = "weak_to_strong"
+    """What teacher and student see of unlabelled images; ``weak_to_strong``: the teacher weak views, the student strong
+    ones."""

@@ -41,7 +41,7 @@ from torchvision.transforms import ColorJitter, RandomGrayscale
 from protoseg_deploy.benchmarking.turns import Times, medians
 from protoseg_deploy.cli.arguments import PATH, print_table
 from protoseg_deploy.data import IMAGE_SUFFIXES, image_size, read_image, read_mask
-from protoseg_deploy.data.photometric import disturb, draw_disturbance
+from protoseg_deploy.data.photometric import augment, draw_augmentation
 from protoseg_deploy.data.scenes import Scene, scene_of_split
 from protoseg_deploy.data.views import weak_view
 from protoseg_deploy.recipe import ImageReading, MaskReading, Train
@@ -82,7 +82,7 @@ class Plain:
 
     Args:
         spec: crop and range of the resize.
-        crop_first: disturb the crop, not the whole image.
+        crop_first: augment the crop, not the whole image.
     """
 
     def __init__(self, spec: Train, *, crop_first: bool) -> None:
@@ -150,17 +150,17 @@ class Ours:
         second = weak_view(_channels_first(pixels), None, self.spec, _IGNORE)
         valid = second.mask == 0
         stages.lap("geometry")
-        changes = draw_disturbance()[None]
-        strong = disturb(second.image[None], changes)[0]
+        changes = draw_augmentation()[None]
+        strong = augment(second.image[None], changes)[0]
         stages.lap("colour, blur")
         return [first.image, first.mask, second.image, strong, valid]
 
     def sharp_ms(self, views: Sequence[Tensor]) -> float:
         """Of a strong view without blur."""
-        changes = draw_disturbance()[None]
+        changes = draw_augmentation()[None]
         changes[:, -1] = 0
         begin = time.perf_counter()
-        disturb(views[2][None], changes)
+        augment(views[2][None], changes)
         return 1000 * (time.perf_counter() - begin)
 
 

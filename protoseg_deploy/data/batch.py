@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from protoseg_deploy.data.photometric import disturb
+from protoseg_deploy.data.photometric import augment
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Batch:
     """``[Bu,3,S,S]`` weak views of unlabelled images; Bu = 0 where a method wants none."""
     valid: Tensor
     """``[Bu,S,S]`` bool, false outside the image."""
-    disturbances: Tensor
-    """``[V,Bu,P]`` float32, how the colours of each strong view differ from the weak one: see `photometric`."""
+    augmentations: Tensor
+    """``[V,Bu,P]`` float32, photometric augmentation of each strong view: see `photometric`."""
     strong: Tensor
-    """``[V,Bu,3,S,S]`` the weak views with disturbed colours; ``[0]`` until they are made (`disturbed`)."""
+    """``[V,Bu,3,S,S]`` weak views with photometric augmentation; ``[0]`` until made (`with_strong_views`)."""
     first_slots: tuple[int, int] = (0, 0)
     """Places of the first labelled and the first unlabelled image in the global batch of the step."""
     files: tuple[str, ...] = ()
@@ -33,15 +33,15 @@ class Batch:
     """Unlabelled images that could not be read and were replaced, each with its reason."""
 
     def to(self, device: torch.device) -> "Batch":
-        """On a device, strong views made there unless the loader has made them."""
+        """On a device, labels as int64."""
         moved = self._each(lambda _, tensor: tensor.to(device, non_blocking=True))
-        return replace(moved, labels=moved.labels.long()).disturbed()
+        return replace(moved, labels=moved.labels.long())
 
-    def disturbed(self) -> "Batch":
-        """With its strong views."""
-        if len(self.strong) == len(self.disturbances):
+    def with_strong_views(self) -> "Batch":
+        """With its strong views, made on the device it is on unless the loader has made them."""
+        if len(self.strong) == len(self.augmentations):
             return self
-        return replace(self, strong=torch.stack([disturb(self.weak, view) for view in self.disturbances]))
+        return replace(self, strong=torch.stack([augment(self.weak, view) for view in self.augmentations]))
 
     def pin_memory(self) -> "Batch":
         return self._each(lambda _, tensor: tensor.pin_memory())
@@ -61,7 +61,7 @@ class Batch:
 
         def part(number: int) -> "Batch":
             sizes = [len(images) * number // count for images in (self.images, self.weak)]
-            chosen = self._each(lambda name, tensor: _part(tensor, name in {"disturbances", "strong"}, number, count))
+            chosen = self._each(lambda name, tensor: _part(tensor, name in {"augmentations", "strong"}, number, count))
             return replace(chosen, first_slots=(self.first_slots[0] + sizes[0], self.first_slots[1] + sizes[1]))
 
         return [part(number) for number in range(count)]

@@ -12,7 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-_ORDER = 3
+from protoseg_deploy.seeds import Purpose
+
 _ROUNDS = 12
 """Three or four are enough for large domains; halves of one or two bits need more to be mixed well."""
 _MASK = 2**64 - 1
@@ -55,4 +56,4 @@ def _mixed(value: int) -> int:
 @lru_cache(maxsize=8)
 def _round_keys(seed: int, role: int, epoch: int) -> tuple[int, ...]:
     """Kept for the steps of the same epoch."""
-    return tuple(np.random.SeedSequence((seed, _ORDER, role, epoch)).generate_state(_ROUNDS, np.uint64).tolist())
+    return tuple(np.random.SeedSequence((seed, Purpose.ORDER, role, epoch)).generate_state(_ROUNDS, np.uint64).tolist())

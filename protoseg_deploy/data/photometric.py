@@ -1,4 +1,4 @@
-"""Strong views: colours and focus of a weak view, disturbed.
+"""Strong views: photometric augmentation of a weak view, colours and focus.
 
 Colour jitter (0.5, 0.5, 0.5, 0.25) with probability 0.8, greyscale 0.2, Gaussian blur with σ of 0.1 to 2 pixels 0.5, as
 in UniMatch (Yang et al., CVPR 2023). What makes it cheap:
@@ -36,8 +36,8 @@ _SHARPEST = 0.01
 """A standard deviation at which every pixel keeps its value; zero cannot be divided by."""
 
 
-def draw_disturbance() -> Tensor:
-    """A random `disturbance`, drawn from torch's global CPU generator."""
+def draw_augmentation() -> Tensor:
+    """A random `augmentation`, drawn from torch's global CPU generator."""
     jitter, brightness, contrast, saturation, hue, grey, blur, sigma = torch.rand(8).tolist()
     changes = {}
     if jitter < 0.8:
@@ -47,10 +47,10 @@ def draw_disturbance() -> Tensor:
         changes["saturation"] = 0.0
     if blur < 0.5:
         changes["sigma"] = 0.1 + 1.9 * sigma
-    return disturbance(**changes)
+    return augmentation(**changes)
 
 
-def disturbance(
+def augmentation(
     brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0, hue: float = 0.0, sigma: float = 0.0
 ) -> Tensor:
     """How one strong view differs from its weak view, ``[13]`` float32.
@@ -72,33 +72,33 @@ def disturbance(
     return torch.from_numpy(np.concatenate([matrix.ravel(), mean_weights, [sigma]])).float()
 
 
-def disturb(images: Tensor, disturbances: Tensor) -> Tensor:
+def augment(images: Tensor, augmentations: Tensor) -> Tensor:
     """Strong views of weak views, on their device.
 
     Args:
         images: ``[B,3,S,S]`` uint8 RGB.
-        disturbances: ``[B,13]`` float32 on the same device.
+        augmentations: ``[B,13]`` float32 on the same device.
 
     Returns:
         ``[B,3,S,S]`` uint8.
     """
     if images.device.type != "cpu":
-        return _blurred(_recoloured(images, disturbances), disturbances[:, 12])
+        return _blurred(_recoloured(images, augmentations), augmentations[:, 12])
     # Image by image, what is worked on stays in the cache, and half of the images are not blurred.
     views = torch.empty_like(images)
     for index in range(len(images)):
-        image, change = images[index : index + 1], disturbances[index : index + 1]
+        image, change = images[index : index + 1], augmentations[index : index + 1]
         colours = _recoloured(image, change)
         views[index : index + 1] = _blurred(colours, change[:, 12]) if change[0, 12] > 0 else colours
     return views
 
 
-def _recoloured(images: Tensor, disturbances: Tensor) -> Tensor:
+def _recoloured(images: Tensor, augmentations: Tensor) -> Tensor:
     """``[B,3,H,W]`` float32 from 0.5 to 255.5: a conversion to uint8 that cuts off then rounds, blurred or not."""
     colours = images.float().flatten(2)
-    mean_weights = disturbances[:, 9:12, None]
+    mean_weights = augmentations[:, 9:12, None]
     added = (colours.mean(dim=2, keepdim=True) * mean_weights).sum(dim=1, keepdim=True) + 0.5
-    matrix = disturbances[:, :9].reshape(-1, 3, 3)
+    matrix = augmentations[:, :9].reshape(-1, 3, 3)
     return torch.baddbmm(added, matrix, colours).clamp_(0.5, 255.5).view(images.shape)
 
 

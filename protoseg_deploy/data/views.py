@@ -1,8 +1,8 @@
 """Weak views, and CutMix.
 
-The weak view decides the geometry (resize, crop, flip), a strong view is the weak one with its colours disturbed (see
-`photometric`), and CutMix pastes a box of one strong view into another, labels and masks with it. Whatever lies outside
-the image is *ignored*, never a class.
+The weak view decides the geometry (resize, crop, flip), a strong view is the weak one with photometric augmentation
+(see `photometric`), and CutMix pastes a box of one strong view into another, labels and masks with it. Whatever lies
+outside the image is *ignored*, never a class.
 """
 
 from collections.abc import Sequence

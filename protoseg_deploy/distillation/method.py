@@ -50,7 +50,7 @@ class Distillation(Method):
     Cross-entropy on labelled images; Kullback-Leibler divergence at a temperature (Hinton et al., 2015) and
     channel-wise distillation (Shu et al., ICCV 2021) on labelled weak views and on views of unlabelled images, at the
     student's stride. ``distill.unlabeled_view`` says which: with ``weak`` and ``strong`` teacher and student see the
-    very same pixels (Beyer et al., CVPR 2022), with ``weak_to_strong`` only the student's colours are disturbed.
+    very same pixels (Beyer et al., CVPR 2022), with ``weak_to_strong`` only the student's are augmented.
     """
 
     name = "distillation"

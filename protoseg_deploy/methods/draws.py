@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.data.batch import Batch
-from protoseg_deploy.data.loading import derived_seed
 from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.methods.prototypes import sample_positions
 from protoseg_deploy.recipe import Train
-
-_CUTMIX, _LABELED_POSITIONS, _UNLABELED_POSITIONS, _CHANNELS, _HALF, _REGIONS = 11, 12, 13, 14, 15, 16
+from protoseg_deploy.seeds import Purpose, derived_seed
 
 
 class StepDraws:
@@ -36,21 +34,21 @@ class StepDraws:
     def cutmix(self, height: int, width: int, probability: float, view: int = 0) -> CutMix:
         """Boxes for one of the strong views."""
         shape = torch.Size((self.spec.batch_unlabeled, height, width))
-        return CutMix.draw(shape, probability, self._generator(_CUTMIX, view))[self.unlabeled]
+        return CutMix.draw(shape, probability, self._generator(Purpose.CUTMIX, view))[self.unlabeled]
 
     def labeled_positions(self, height: int, width: int, grid: int) -> Tensor:
         """``[Bl,N,2]`` pixels of the labelled images; see `sample_positions`."""
-        generator = self._generator(_LABELED_POSITIONS)
+        generator = self._generator(Purpose.LABELED_POSITIONS)
         return sample_positions(self.spec.batch_labeled, height, width, grid, generator)[self.labeled]
 
     def unlabeled_positions(self, height: int, width: int, grid: int) -> Tensor:
         """``[Bu,N,2]`` pixels of the unlabelled images."""
-        generator = self._generator(_UNLABELED_POSITIONS)
+        generator = self._generator(Purpose.UNLABELED_POSITIONS)
         return sample_positions(self.spec.batch_unlabeled, height, width, grid, generator)[self.unlabeled]
 
     def dropped_channels(self, channels: Sequence[int], share: float) -> list[Tensor]:
         """``[Bu,C_i]`` bool for each level of a pyramid: which channels of which unlabelled image are dropped."""
-        generator = self._generator(_CHANNELS)
+        generator = self._generator(Purpose.DROPPED_CHANNELS)
         shape = self.spec.batch_unlabeled, sum(channels)
         dropped = torch.rand(shape, device=self.device, generator=generator) < share
         return list(torch.split(dropped[self.unlabeled], list(channels), dim=1))
@@ -58,15 +56,17 @@ class StepDraws:
     def half_of_the_images(self) -> Tensor:
         """``[Bu]`` bool, true for a random half of the unlabelled images of the whole batch."""
         images = self.spec.batch_unlabeled
-        chosen = torch.randperm(images, device=self.device, generator=self._generator(_HALF)) < images // 2
+        chosen = (
+            torch.randperm(images, device=self.device, generator=self._generator(Purpose.HALF_OF_IMAGES)) < images // 2
+        )
         return chosen[self.unlabeled]
 
     def region_positions(self, regions: int, positions: int) -> Tensor:
         """``[Bu,M]`` int64 in 0..positions-1: from which positions of which unlabelled image M regions grow."""
-        generator = self._generator(_REGIONS)
+        generator = self._generator(Purpose.REGIONS)
         shape = self.spec.batch_unlabeled, regions
         return torch.randint(positions, shape, device=self.device, generator=generator)[self.unlabeled]
 
-    def _generator(self, *purpose: int) -> torch.Generator:
-        """One for each purpose: drawing from it disturbs nothing else."""
-        return torch.Generator(device=self.device).manual_seed(derived_seed(self.spec.seed, *purpose, self.step))
+    def _generator(self, purpose: Purpose, *key: int) -> torch.Generator:
+        """One for each purpose: drawing from it affects nothing else."""
+        return torch.Generator(device=self.device).manual_seed(derived_seed(self.spec.seed, purpose, *key, self.step))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.data.batch import Batch
-from protoseg_deploy.data.loading import derived_seed
 from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.methods.alignment import DistributionAlignment
 from protoseg_deploy.methods.base import Method, StepResult, split_output
@@ -29,8 +28,7 @@ from protoseg_deploy.methods.terms import (
 from protoseg_deploy.methods.thresholds import AdaptiveThresholds
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import ClassTable, Recipe
-
-_CLUSTERS = 21
+from protoseg_deploy.seeds import Purpose, derived_seed
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class FixMatch(Method):
         """Place the prototypes once the supervised phase is over."""
         if self.branch is None or step != self._prototype_start():
             return
-        seed = derived_seed(self.recipe.train.seed, _CLUSTERS)
+        seed = derived_seed(self.recipe.train.seed, Purpose.CLUSTERS)
         self.branch.place(student, labeled_views, self.classes.names, seed)
 
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:

@@ -136,7 +136,7 @@ class _Bench:
         self.stepper = TrainStep(recipe, self.compute, self.student, self.method)
         self.ema = self.stepper.ema
         self.student.train()
-        self.batch = self._random_batch().to(self.compute.device)
+        self.batch = self._random_batch().to(self.compute.device).with_strong_views()
         self.method.prepare(self.student, 0, self._random_views)
         self.steps = 0
 
@@ -226,7 +226,7 @@ def _loader(bench: _Bench, sets: DataSets) -> TrainingLoader:
         sets.labeled,
         sets.unlabeled if bench.method.uses_unlabeled else (),
         strong_views=bench.method.strong_views,
-        disturb_in_loader=compute.device.type == "cpu",
+        augment_in_loader=compute.device.type == "cpu",
     )
     plan = compute.plan_workers(spec, batches.batch_bytes())
     return TrainingLoader(batches, 0, plan, pin_memory=compute.device.type == "cuda", timeout_s=spec.timeout_s)
@@ -250,12 +250,12 @@ def _measure_loader(bench: _Bench, loader: TrainingLoader, rounds: int, steps: i
         for number in range(rounds + 1):
             without_ms = milliseconds(lambda: [bench.step() for _ in range(steps)], device) / steps
             for batch in itertools.islice(arriving, ahead):
-                bench.step(batch.to(device))
+                bench.step(batch.to(device).with_strong_views())
             wait_for(device)
             started = time.perf_counter()
             for _ in range(steps):
                 asked = time.perf_counter()
-                batch = next(arriving).to(device)
+                batch = next(arriving).to(device).with_strong_views()
                 waits.append({"wait": 1000 * (time.perf_counter() - asked)})
                 bench.step(batch)
             wait_for(device)

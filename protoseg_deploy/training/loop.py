@@ -103,7 +103,7 @@ class Trainer:
             sets.labeled,
             sets.unlabeled if self.method.uses_unlabeled else (),
             strong_views=self.method.strong_views,
-            disturb_in_loader=self.compute.device.type == "cpu",
+            augment_in_loader=self.compute.device.type == "cpu",
             world=world(),
         )
         self.workers = self.compute.plan_workers(recipe.train, self.batches.batch_bytes())
@@ -147,7 +147,7 @@ class Trainer:
                     self.seconds = before + time.perf_counter() - started
                     raise self._without_a_batch(error, record, averages, self.step > first_step) from None
                 random_state = own_random_state(device)
-                outcome = self.train_step(batch := batch.to(device))
+                outcome = self.train_step(batch := batch.to(device).with_strong_views())
                 averages.add(outcome.result, outcome.taken)
                 too_many = skipped.see(self.step, outcome.taken, batch, random_state)
                 if too_many is not None:

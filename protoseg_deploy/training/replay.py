@@ -20,6 +20,9 @@ from protoseg_deploy.training.ema import EmaTeacher
 from protoseg_deploy.training.processes import restore_random_state
 from protoseg_deploy.training.run import Run
 
+_NAMES_BEFORE = {"disturbances": "augmentations"}
+"""Of tensors in files that earlier versions wrote."""
+
 
 @dataclass(frozen=True)
 class ReplayReport:
@@ -70,7 +73,9 @@ def replay(file: Path) -> ReplayReport:
     method.load_state_dict(document["method_state"])
     teacher.load_state_dict(document["teacher"] or document["student"])
     files = tuple(document["files"])
-    batch = Batch(**document["batch"], first_slots=tuple(document["first_slots"]), files=files).to(compute.device)
+    tensors = {_NAMES_BEFORE.get(name, name): value for name, value in document["batch"].items()}
+    batch = Batch(**tensors, first_slots=tuple(document["first_slots"]), files=files).to(compute.device)
+    batch = batch.with_strong_views()
     alone = _broken_alone(student, batch)
     watch = _Watch(student.train(), method.train())
     restore_random_state([document["random_state"]], compute.device)

@@ -35,7 +35,7 @@ def tensors_of(batches: TrainingBatches) -> Iterator[Tensor]:
     """All that comes out of some batches: each unlabelled image is seen more than twice."""
     for step in range(12):
         batch = batches.batch(step)
-        yield from (batch.images, batch.labels, batch.weak, batch.valid, batch.disturbances, batch.strong)
+        yield from (batch.images, batch.labels, batch.weak, batch.valid, batch.augmentations, batch.strong)
     for views in (batches.labeled_views(2), batches.views_of_class(1), batches.views_of_class(2)):
         for image, labels in views:
             yield from (image, labels)

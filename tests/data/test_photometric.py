@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torchvision.transforms.v2 import functional as TF
 
-from protoseg_deploy.data.photometric import _blurred, _recoloured, disturb, disturbance, draw_disturbance
+from protoseg_deploy.data.photometric import _blurred, _recoloured, augment, augmentation, draw_augmentation
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 
@@ -22,7 +22,7 @@ def photo(height: int = 70, width: int = 45, seed: int = 0) -> torch.Tensor:
 
 
 def strong(image: torch.Tensor, **changes: float) -> torch.Tensor:
-    return disturb(image[None], disturbance(**changes)[None])[0]
+    return augment(image[None], augmentation(**changes)[None])[0]
 
 
 def largest_difference(one: torch.Tensor, other: torch.Tensor) -> int:
@@ -46,11 +46,11 @@ def test_no_saturation_is_greyscale():
     assert largest_difference(strong(image, saturation=0.0), TF.rgb_to_grayscale(image, 3)) <= 1
 
 
-def test_nothing_disturbed_is_the_same_image():
+def test_no_augmentation_is_the_same_image():
     image = torch.arange(256, dtype=torch.uint8).repeat(3, 1)[:, None].expand(3, 16, 256)
     assert torch.equal(strong(image), image)
     batch = image[None]
-    nothing = disturbance()[None]
+    nothing = augmentation()[None]
     colours = _recoloured(batch, nothing)
     assert torch.equal(_blurred(colours, nothing[:, 12]), batch), "a blur of zero pixels changes nothing"
 
@@ -94,21 +94,21 @@ def test_changes_follow_each_other_and_are_clamped_once():
     assert np.abs(strong(image, **changes).numpy() - blurred).max() <= 0.51
 
 
-def test_each_image_of_a_batch_is_disturbed_by_its_own_numbers():
+def test_each_image_of_a_batch_has_an_augmentation_of_its_own():
     torch.manual_seed(0)
     images = torch.stack([photo(48, 48, seed) for seed in range(12)])
-    disturbances = torch.stack([draw_disturbance() for _ in images])
-    assert 0 < (disturbances[:, 12] > 0).sum() < 12, "some are blurred, some are not"
-    views = disturb(images, disturbances)
-    for image, changes, view in zip(images, disturbances, views, strict=True):
-        assert torch.equal(disturb(image[None], changes[None])[0], view)
-    at_once = _blurred(_recoloured(images, disturbances), disturbances[:, 12])
+    augmentations = torch.stack([draw_augmentation() for _ in images])
+    assert 0 < (augmentations[:, 12] > 0).sum() < 12, "some are blurred, some are not"
+    views = augment(images, augmentations)
+    for image, changes, view in zip(images, augmentations, views, strict=True):
+        assert torch.equal(augment(image[None], changes[None])[0], view)
+    at_once = _blurred(_recoloured(images, augmentations), augmentations[:, 12])
     assert largest_difference(at_once, views) <= 1, "what a GPU computes"
 
 
 def test_draws_have_the_shares_and_ranges_promised():
     torch.manual_seed(0)
-    draws = torch.stack([draw_disturbance() for _ in range(4000)])
+    draws = torch.stack([draw_augmentation() for _ in range(4000)])
     assert draws.dtype == torch.float32
     assert draws.shape == (4000, 13)
     matrices, sigma = draws[:, :9].view(-1, 3, 3), draws[:, 12]
@@ -132,8 +132,8 @@ def test_draws_have_the_shares_and_ranges_promised():
 
 def test_draws_come_from_the_global_generator():
     torch.manual_seed(5)
-    first = draw_disturbance()
-    second = draw_disturbance()
+    first = draw_augmentation()
+    second = draw_augmentation()
     torch.manual_seed(5)
-    assert torch.equal(draw_disturbance(), first)
+    assert torch.equal(draw_augmentation(), first)
     assert not torch.equal(first, second)

@@ -6,7 +6,7 @@ import torch
 
 from protoseg_deploy.data import find_data
 from protoseg_deploy.data.loading import TrainingBatches
-from protoseg_deploy.data.photometric import disturb, draw_disturbance
+from protoseg_deploy.data.photometric import augment, draw_augmentation
 from protoseg_deploy.data.views import CutMix, at_input_scale, resize_mask, weak_view
 from protoseg_deploy.recipe import Train
 from tests.conftest import with_values
@@ -131,7 +131,7 @@ def test_strong_view_changes_colours_not_places():
     changed = 0
     for seed in range(20):
         torch.manual_seed(seed)
-        strong = disturb(image[None], draw_disturbance()[None])[0]
+        strong = augment(image[None], draw_augmentation()[None])[0]
         assert strong.dtype == torch.uint8
         assert strong.shape == image.shape
         changed += not torch.equal(strong, image)

@@ -97,7 +97,7 @@ def test_where_shared_memory_has_no_limit_of_its_own_nothing_is_changed(monkeypa
 @pytest.mark.parametrize(("views", "world"), [(1, World(0, 1)), (2, World(1, 2))])
 def test_the_size_of_a_batch_is_foretold(tiny_recipe, in_loader, views, world):
     recipe = with_values(tiny_recipe, train={"batch_labeled": 4, "batch_unlabeled": 6, "crop": 50})
-    batches = batches_of(recipe, strong_views=views, disturb_in_loader=in_loader, world=world)
+    batches = batches_of(recipe, strong_views=views, augment_in_loader=in_loader, world=world)
     tensors = [value for value in vars(batches.batch(0)).values() if isinstance(value, torch.Tensor)]
     taken = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert taken <= batches.batch_bytes() <= taken + 2 * 4096 * len(tensors)

@@ -21,7 +21,7 @@ def test_views_of_unlabelled_images(tiny_recipe, monkeypatch, view, shown, judge
         labels=torch.zeros(2, 32, 32, dtype=torch.long),
         weak=torch.full((2, 3, 32, 32), 1, dtype=torch.uint8),
         strong=torch.full((1, 2, 3, 32, 32), 2, dtype=torch.uint8),
-        disturbances=torch.zeros(1, 2, 1),
+        augmentations=torch.zeros(1, 2, 1),
         valid=torch.ones(2, 32, 32, dtype=torch.bool),
     )
     seen = {}

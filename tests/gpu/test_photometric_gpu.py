@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from protoseg_deploy.data.photometric import disturb, draw_disturbance
+from protoseg_deploy.data.photometric import augment, draw_augmentation
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -11,12 +11,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def test_strong_views_equal_those_of_the_cpu_and_do_not_wait() -> None:
     torch.manual_seed(0)
     images = torch.randint(256, (8, 3, 161, 161), dtype=torch.uint8)
-    disturbances = torch.stack([draw_disturbance() for _ in images])
-    on_gpu = images.cuda(), disturbances.cuda()
-    disturb(*on_gpu)
+    augmentations = torch.stack([draw_augmentation() for _ in images])
+    on_gpu = images.cuda(), augmentations.cuda()
+    augment(*on_gpu)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        views = disturb(*on_gpu)
+        views = augment(*on_gpu)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert (views.cpu().int() - disturb(images, disturbances).int()).abs().max() <= 1
+    assert (views.cpu().int() - augment(images, augmentations).int()).abs().max() <= 1

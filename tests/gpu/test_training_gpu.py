@@ -49,7 +49,7 @@ def test_a_step_has_no_host_sync(tiny_recipe, tmp_path, name, filtered):
     sets = find_data(recipe.data, need_unlabeled=True, need_val=True)
     trainer = Trainer(recipe, Run(tmp_path / "run"), sets, build_method, quiet=True)
     device = trainer.compute.device
-    batches = [trainer.batches.batch(step).to(device) for step in range(3)]
+    batches = [trainer.batches.batch(step).to(device).with_strong_views() for step in range(3)]
     trainer.student.train()
     for batch in batches[:2]:  # libraries set themselves up in the first steps, and prototypes are placed
         trainer.train_step(batch)

@@ -98,7 +98,7 @@ def distill(
             bank.to(device) if bank else None,
             teacher_recipe.method.prototypes.features,
         )
-        return Distillation(resolved, student, teacher).to(device)
+        return Distillation(resolved, student, classes, teacher).to(device)
 
     summary = train(
         recipe,

@@ -9,7 +9,7 @@ from protoseg_deploy.distributed import mean_over
 from protoseg_deploy.methods import Method, PrototypeBank, StepResult
 from protoseg_deploy.methods.base import split_output
 from protoseg_deploy.models import Segmenter
-from protoseg_deploy.recipe import Distill, Features, Recipe
+from protoseg_deploy.recipe import ClassTable, Distill, Features, Recipe
 
 
 class FrozenTeacher:
@@ -53,10 +53,9 @@ class Distillation(Method):
     very same pixels (Beyer et al., CVPR 2022), with ``weak_to_strong`` only the student's are augmented.
     """
 
-    name = "distillation"
-
-    def __init__(self, recipe: Recipe, student: Segmenter, teacher: FrozenTeacher) -> None:
-        super().__init__(recipe, student)
+    def __init__(self, recipe: Recipe, student: Segmenter, classes: ClassTable, teacher: FrozenTeacher) -> None:
+        super().__init__(recipe, student, classes)
+        self.name = "distillation"
         self.frozen_teacher = teacher
         self.uses_unlabeled = recipe.data.unlabeled.is_set
 

@@ -15,7 +15,7 @@ from protoseg_deploy.methods.logit_adjustment import LogitAdjustment
 from protoseg_deploy.methods.statistics import StepStatistics
 from protoseg_deploy.methods.terms import labeled_cross_entropy
 from protoseg_deploy.models import Segmenter, SegmenterOutput
-from protoseg_deploy.recipe import Recipe
+from protoseg_deploy.recipe import ClassTable, Recipe
 
 
 @dataclass
@@ -46,9 +46,11 @@ class Method(nn.Module, ABC):
     mixes_views: bool = False
     """Whether CutMix takes partners two by two, for which every part of a batch has to hold pairs."""
 
-    def __init__(self, recipe: Recipe, student: Segmenter) -> None:
+    def __init__(self, recipe: Recipe, student: Segmenter, classes: ClassTable) -> None:
         super().__init__()
         self.recipe = recipe
+        self.name = recipe.method.name
+        self.classes = classes
         weight = recipe.train.auxiliary_weight
         self.auxiliary_head = _auxiliary_head(student) if weight else None
         strength = recipe.train.logit_adjustment
@@ -111,7 +113,6 @@ class Method(nn.Module, ABC):
 class Supervised(Method):
     """Labelled images only: the floor every comparison stands on."""
 
-    name = "supervised"
     uses_unlabeled = False
 
     def step(self, student: Segmenter, teacher: Segmenter, batch: Batch, step: int) -> StepResult:

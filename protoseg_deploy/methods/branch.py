@@ -1,11 +1,12 @@
 """The prototype branch: a second head on the same features that exists in training only.
 
-It can be put on any method that has labelled and strong-view outputs: see `FixMatch`.
+It can be put on any method that has labelled and strong-view outputs: see `PseudoLabelMethod`.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from protoseg_deploy.methods.prototypes import PrototypeBank, gather_features, g
 from protoseg_deploy.methods.single_precision import at_least_single
 from protoseg_deploy.methods.terms import PseudoLabels
 from protoseg_deploy.models import Segmenter, SegmenterOutput
-from protoseg_deploy.recipe import Prototypes
+from protoseg_deploy.recipe import ClassTable, Prototypes, Recipe
 
 
 class PrototypeBranch(nn.Module):
@@ -32,6 +33,7 @@ class PrototypeBranch(nn.Module):
         num_classes: C.
         channels: D of the features.
         ignore_index: label that does not count.
+        start: step at which the prototypes are placed; the branch has losses from then on.
         may_lack_classes: classes without a labelled pixel start without prototypes. Pixels that are taken for one do
             not count in the losses until it has some.
     """
@@ -43,9 +45,11 @@ class PrototypeBranch(nn.Module):
         channels: int,
         ignore_index: int,
         *,
+        start: int = 0,
         may_lack_classes: bool = False,
     ) -> None:
         super().__init__()
+        self.start = start
         self.weight = spec.weight
         self.features = spec.features
         self.threshold = spec.confidence_threshold
@@ -60,6 +64,19 @@ class PrototypeBranch(nn.Module):
             spec.temperature,
             spec.momentum,
             may_lack_classes=may_lack_classes,
+        )
+
+    @classmethod
+    def of(cls, recipe: Recipe, student: Segmenter, classes: ClassTable) -> Self:
+        """The branch that a recipe describes."""
+        spec = recipe.method.prototypes
+        return cls(
+            spec,
+            len(classes),
+            student.feature_channels(spec.features),
+            recipe.data.ignore_index,
+            start=round(spec.start * recipe.train.planned_steps),
+            may_lack_classes=recipe.data.missing_classes == "ignore",
         )
 
     def place(self, student: Segmenter, views: LabeledViews, class_names: Sequence[str], seed: int) -> None:

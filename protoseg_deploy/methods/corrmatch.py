@@ -12,8 +12,8 @@ from protoseg_deploy.methods.base import StepResult, split_output
 from protoseg_deploy.methods.correlation import CorrelationHead, propagate_regions
 from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.dynamic_threshold import DynamicThreshold
-from protoseg_deploy.methods.fixmatch import FixMatch, StrongView
 from protoseg_deploy.methods.full_size import FullSizeLogits
+from protoseg_deploy.methods.pseudo_labeling import PseudoLabelMethod, StrongView
 from protoseg_deploy.methods.terms import PseudoLabels, SoftLabels, labeled_cross_entropy
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import ClassTable, Recipe
@@ -24,7 +24,7 @@ _DROPPED = 0.5
 """Share of the decoder's input channels that is dropped; what is left is scaled up accordingly."""
 
 
-class CorrMatch(FixMatch):
+class CorrMatch(PseudoLabelMethod):
     """Pseudo-labels spread along correlations, pixel by pixel and region by region (Sun et al., CVPR 2024).
 
     ``L = ½ (L_labeled + L_labeled,corr) + λ_u · [¼ (L_strong + L_KL + L_features) + ⅛ (L_strong,corr + L_weak,corr)]``:

@@ -8,8 +8,8 @@ from torch import Tensor
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.methods.base import split_output
 from protoseg_deploy.methods.draws import StepDraws
-from protoseg_deploy.methods.fixmatch import FixMatch, StrongView
 from protoseg_deploy.methods.full_size import FullSizeLogits
+from protoseg_deploy.methods.pseudo_labeling import PseudoLabelMethod, StrongView
 from protoseg_deploy.methods.terms import PseudoLabels
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 
@@ -17,7 +17,7 @@ _DROPPED = 0.5
 """Share of channels that is dropped; what is left is scaled up accordingly."""
 
 
-class UniMatch(FixMatch):
+class UniMatch(PseudoLabelMethod):
     """Two strong views and a perturbed view of the features (Yang et al., CVPR 2023).
 
     ``L = L_labeled + λ_u · [½ · ½ (L_strong1 + L_strong2) + ½ L_features]``: the published weights ½, ⅛, ⅛ and ¼,
@@ -46,7 +46,7 @@ class UniMatch(FixMatch):
         return labeled, strong, losses
 
 
-class UniMatchV2(FixMatch):
+class UniMatchV2(PseudoLabelMethod):
     """Two strong views whose features drop complementary channels (Yang et al., TPAMI 2025).
 
     ``L = L_labeled + λ_u · ½ (L_strong1 + L_strong2)``. What one view keeps of the channels the other drops; a random

@@ -16,6 +16,8 @@ class Decoder(nn.Module, ABC):
 
     embedding_channels: int
     feature_channels: int
+    min_batch = 1
+    """Images that a training step needs at least."""
 
     @abstractmethod
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -14,16 +14,18 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
 from protoseg_deploy.models.backbones import Backbone
 from protoseg_deploy.models.decoder_base import Decoder, require_levels, require_pyramid, resize_like
-from protoseg_deploy.models.dpt import DPT
 from protoseg_deploy.recipe import Model
 
 
 class DeepLabV3Plus(Decoder):
     """Atrous spatial pyramid pooling joined with low-level features (Chen et al., ECCV 2018)."""
 
+    min_batch = 2
+    """The pooled branch normalises one value per image and channel over the batch."""
+
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
-        require_pyramid(backbone, "deeplabv3plus")
+        require_pyramid(backbone, spec.decoder)
         width = spec.decoder_channels
         self.aspp = ASPP(backbone.channels[-1], list(spec.aspp_dilations or _dilations(backbone.strides[-1])), width)
         self.aspp.project[-1] = nn.Dropout(spec.dropout)
@@ -46,7 +48,7 @@ class LRASPP(Decoder):
 
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
-        require_pyramid(backbone, "lraspp")
+        require_pyramid(backbone, spec.decoder)
         deep, low, width = backbone.channels[-1], backbone.channels[1], spec.decoder_channels
         self.project = Conv2dNormActivation(deep, width, 1)
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(deep, width, 1, bias=False), nn.Sigmoid())
@@ -67,7 +69,7 @@ class SemanticFPN(Decoder):
 
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
-        require_levels(backbone, "fpn")
+        require_levels(backbone, spec.decoder)
         width = spec.decoder_channels
         self.to_pyramid = _vit_pyramid(backbone.channels) if backbone.is_plain_vit else None
         self.fpn = FeaturePyramidNetwork(backbone.channels, width)
@@ -83,14 +85,6 @@ class SemanticFPN(Decoder):
         for level in smoothed[1:]:
             embedding = embedding + resize_like(level, smoothed[0])
         return embedding, embedding
-
-
-DECODERS: dict[str, type[DeepLabV3Plus] | type[LRASPP] | type[SemanticFPN] | type[DPT]] = {
-    "deeplabv3plus": DeepLabV3Plus,
-    "lraspp": LRASPP,
-    "fpn": SemanticFPN,
-    "dpt": DPT,
-}
 
 
 def _dilations(stride: int) -> tuple[int, int, int]:

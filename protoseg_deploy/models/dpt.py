@@ -22,7 +22,7 @@ class DPT(Decoder):
 
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
-        require_levels(backbone, "dpt")
+        require_levels(backbone, spec.decoder)
         width = spec.decoder_channels
         self.embedding_channels = self.feature_channels = width
         level_widths = backbone.channels

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from protoseg_deploy.recipe.schema import Recipe
-from protoseg_deploy.recipe.types import Color, Mark
+from protoseg_deploy.recipe.types import Choice, Color, Mark
 
 _NUMBERS = {int: "integer", float: "number", bool: "true or false", str: "text"}
 
@@ -130,6 +130,8 @@ def _values(annotation: Any, metadata: list[Any]) -> str:
         return _sequence(origin, get_args(annotation))
     if origin is dict:
         return "mapping of " + " to ".join(_values(part, []) for part in get_args(annotation))
+    if choice := next((item for item in metadata if isinstance(item, Choice)), None):
+        return ", ".join(choice.names())
     return " ".join(filter(None, (_NUMBERS.get(annotation, str(annotation)), _range(metadata))))
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, Strict, model_validator
 from protoseg_deploy.recipe.types import (
     MAY_CHANGE,
     Channels,
+    Choice,
     Dilation,
     Name,
     NonNegative,
@@ -15,6 +16,7 @@ from protoseg_deploy.recipe.types import (
     Section,
     Share,
 )
+from protoseg_deploy.registry import DECODERS, METHODS
 
 Features = Literal["head_input", "decoder_concat"]
 
@@ -26,7 +28,7 @@ class Model(Section):
     """Any timm model name."""
     weights: Annotated[PathText, MAY_CHANGE] = "pretrained"
     """``pretrained`` (timm's own), ``none``, or a .safetensors/.pth file with backbone weights."""
-    decoder: Literal["deeplabv3plus", "lraspp", "fpn", "dpt"] = "deeplabv3plus"
+    decoder: Annotated[str, Choice(DECODERS.names)] = "deeplabv3plus"
     """``lraspp`` for small devices; ``fpn`` for any backbone, plain ViTs included; ``dpt`` for ViTs."""
     output_stride: Literal[8, 16, 32] = 16
     """Stride of the deepest feature map, for backbones that can be dilated."""
@@ -71,7 +73,7 @@ class Prototypes(Section):
 class Method(Section):
     """How unlabelled images are learned from."""
 
-    name: Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "corrmatch", "prototype"] = "prototype"
+    name: Annotated[str, Choice(METHODS.names)] = "prototype"
     """``prototype`` is ``fixmatch`` with the prototype branch; see docs/methods.md for what each computes."""
     confidence_threshold: Share = 0.95
     """Pseudo-labels below this confidence do not count (``pseudo_label_filter: confidence``); ``corrmatch`` starts here

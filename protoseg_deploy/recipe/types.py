@@ -1,9 +1,11 @@
 """Types of values, and what every section of a recipe has in common."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Strict
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from protoseg_deploy.files import path_fault
 from protoseg_deploy.text import printable
@@ -65,6 +67,25 @@ class Mark:
 
 
 MAY_CHANGE = Mark(may_change=True)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some names that need not be known when the models are defined."""
+
+    names: Callable[[], Sequence[str]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def _known(self, name: str) -> str:
+        names = self.names()
+        if name not in names:
+            *others, last = (repr(known) for known in names)
+            raise PydanticCustomError(
+                "literal_error", "not a known name", {"expected": f"{', '.join(others)} or {last}"}
+            )
+        return name
 
 
 class Section(BaseModel):

@@ -15,6 +15,7 @@ from protoseg_deploy.distributed import launched_by_torchrun, world
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.methods import Method
 from protoseg_deploy.recipe import Recipe, Train
+from protoseg_deploy.registry import DECODERS
 from protoseg_deploy.training.peers import watched_peers
 
 _PATIENCE = timedelta(hours=1)
@@ -87,10 +88,12 @@ def check_parts(recipe: Recipe, method: Method, *, normalised_together: bool) ->
                 f"Batch sizes are those of all processes together: make it a multiple of {multiple}.",
             )
     together = spec.batch_labeled // (spec.accumulate if normalised_together else parts)
-    if together < 2 and recipe.model.decoder == "deeplabv3plus":
+    decoder = recipe.model.decoder
+    needed = DECODERS.get(decoder).min_batch
+    if together < needed:
         raise UsageError(
-            "train.batch_labeled: deeplabv3plus normalises over the batch and needs at least 2 images in each part of "
-            f"it, not {together}",
+            f"train.batch_labeled: {decoder} normalises over the batch and needs at least {needed} images in each part "
+            f"of it, not {together}",
             "Set train.batch_labeled higher, train.accumulate lower, or another decoder.",
         )
 

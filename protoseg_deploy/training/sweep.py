@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 import torch
 
@@ -21,7 +20,6 @@ from protoseg_deploy.errors import UsageError, WriteError
 from protoseg_deploy.files import remove_scratch, require_no_overwriting, write_atomically
 from protoseg_deploy.locks import owner_of, sole_writer
 from protoseg_deploy.recipe import (
-    Method,
     Recipe,
     class_table,
     differing_keys,
@@ -32,6 +30,7 @@ from protoseg_deploy.recipe import (
     with_draw_of,
 )
 from protoseg_deploy.recipe.loading import did_you_mean
+from protoseg_deploy.registry import METHODS
 from protoseg_deploy.training.run import Run, resolved_recipe, with_measured_range_of
 from protoseg_deploy.training.stopping import StopSignals
 
@@ -54,7 +53,7 @@ class Variant:
         Raises:
             UsageError: there is no such method.
         """
-        names = get_args(Method.model_fields["name"].annotation)
+        names = METHODS.names()
         branched = [method + _WITH_PROTOTYPES for method in names if method not in {"supervised", "prototype"}]
         if name not in names and name not in branched:
             raise UsageError(

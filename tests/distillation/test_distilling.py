@@ -8,6 +8,7 @@ from protoseg_deploy.distillation import Distillation, FrozenTeacher, distill
 from protoseg_deploy.distillation.distill import _inherit
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.models import Segmenter, load_network
+from protoseg_deploy.recipe import class_table
 from protoseg_deploy.training import train
 from tests.conftest import with_values
 
@@ -32,7 +33,9 @@ def test_views_of_unlabelled_images(tiny_recipe, monkeypatch, view, shown, judge
         return forward(self, images)
 
     monkeypatch.setattr(Segmenter, "forward_features", spy)
-    Distillation(recipe, student, FrozenTeacher(network, "linear", None)).step(student, student, batch, 0)
+    Distillation(recipe, student, class_table(recipe.data), FrozenTeacher(network, "linear", None)).step(
+        student, student, batch, 0
+    )
     for who, value in (("student", shown), ("teacher", judged)):
         assert seen[who].flatten(1)[:, 0].tolist() == [0, 0, value, value]
 

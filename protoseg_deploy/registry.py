@@ -1,0 +1,98 @@
+"""Kinds of things that can be added from outside: methods and decoders, by a decorator or by an entry point."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from protoseg_deploy.errors import UsageError
+
+Class = TypeVar("Class", bound=type)
+
+
+class Registry(Generic[Class]):
+    """Classes by name. Names are known at once, the modules behind them are imported when a class is asked for.
+
+    Args:
+        kind: for messages.
+        built_in: ``module:Class`` by name.
+        group: of the entry points of other packages, each named as its class is to be.
+    """
+
+    def __init__(self, kind: str, built_in: Mapping[str, str], group: str) -> None:
+        self.kind, self.group = kind, group
+        self._built_in = {name: EntryPoint(name, where, group) for name, where in built_in.items()}
+        self._registered: dict[str, Class] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """All of them, the built-in ones first."""
+        return tuple(dict.fromkeys((*self._built_in, *self._registered, *_installed(self.group))))
+
+    def get(self, name: str) -> Class:
+        """The class of a name.
+
+        Raises:
+            UsageError: there is none, or the package that has it cannot be imported.
+        """
+        if name in self._registered:
+            return self._registered[name]
+        entry = self._built_in.get(name) or _installed(self.group).get(name)
+        if entry is None:
+            raise UsageError(f"no {self.kind} named {name!r}", f"There are {', '.join(self.names())}.")
+        try:
+            found: Class = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise UsageError(
+                f"the {self.kind} {name} ({entry.value}) cannot be imported: {error}", "Install its package again."
+            ) from None
+        return found
+
+    def register(self, name: str) -> Callable[[Class], Class]:
+        """Decorator: make a class known by a name of its own, in this process.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+
+        def add(found: Class) -> Class:
+            if name in self.names():
+                raise ValueError(f"there is a {self.kind} named {name!r} already")
+            self._registered[name] = found
+            return found
+
+        return add
+
+
+@cache
+def _installed(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+METHODS: Registry[Any] = Registry(
+    "method",
+    {
+        "supervised": "protoseg_deploy.methods.base:Supervised",
+        "fixmatch": "protoseg_deploy.methods.fixmatch:FixMatch",
+        "unimatch": "protoseg_deploy.methods.unimatch:UniMatch",
+        "unimatch_v2": "protoseg_deploy.methods.unimatch:UniMatchV2",
+        "corrmatch": "protoseg_deploy.methods.corrmatch:CorrMatch",
+        "prototype": "protoseg_deploy.methods.fixmatch:FixMatch",
+    },
+    "protoseg_deploy.methods",
+)
+"""Classes of `protoseg_deploy.methods.Method` by their name in recipes."""
+
+DECODERS: Registry[Any] = Registry(
+    "decoder",
+    {
+        "deeplabv3plus": "protoseg_deploy.models.decoders:DeepLabV3Plus",
+        "lraspp": "protoseg_deploy.models.decoders:LRASPP",
+        "fpn": "protoseg_deploy.models.decoders:SemanticFPN",
+        "dpt": "protoseg_deploy.models.dpt:DPT",
+    },
+    "protoseg_deploy.decoders",
+)
+"""Classes of `protoseg_deploy.models.Decoder` by their name in recipes."""
+
+register_method = METHODS.register
+register_decoder = DECODERS.register

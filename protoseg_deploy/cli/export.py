@@ -21,7 +21,7 @@ from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
     from protoseg_deploy.bundles import Bundle
-    from protoseg_deploy.exporting.int8.calibration import Method
+    from protoseg_deploy.exporting.int8.calibration import CalibrationMethod
 
 
 @click.command(name="export", cls=Verb)
@@ -88,7 +88,7 @@ def command(
     opset: int,
     calibration_images: Path | None,
     calibration_count: int,
-    calibration_method: "Method",
+    calibration_method: "CalibrationMethod",
     max_drop: float,
     images: Path | None,
     masks: Path | None,

@@ -10,7 +10,7 @@ import numpy as np
 from protoseg_deploy.data.formats import open_file
 from protoseg_deploy.data.images import ImageHeader, image_header, read_image, used_share
 from protoseg_deploy.data.masks import Mask, open_mask
-from protoseg_deploy.data.pairs import size_fault
+from protoseg_deploy.data.pairs import size_fault, values_fault
 from protoseg_deploy.data.sample import Sample
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import Color, ImageReading, MaskReading
@@ -81,13 +81,8 @@ def look_at_pair(sample: Sample, images: ImageReading, masks: MaskReading, class
         if seen.size is not None and (fault := size_fault(sample, seen.size, opened.indices.shape, images)):
             faults.append(fault)
         mask = SeenMask.of(sample.mask, opened)
-        wrong = [value for value in mask.pixels if value >= classes and value != masks.ignore_index]
-        if wrong:
-            shown = ", ".join(map(str, wrong[:10])) + (", …" if len(wrong) > 10 else "")
-            faults.append(
-                f"{sample.mask}: ids out of range: {shown} in {sum(mask.pixels[value] for value in wrong)} pixels "
-                f"(classes are 0 to {classes - 1}, ignored is {masks.ignore_index})"
-            )
+        if fault := values_fault(sample, mask.pixels, classes, masks.ignore_index):
+            faults.append(fault)
     return replace(seen, mask=mask, faults=tuple(faults), hints=tuple(hints))
 
 

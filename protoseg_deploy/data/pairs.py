@@ -1,9 +1,55 @@
 """An image and its mask: whether they fit, and what EXIF orientation has to do with it if they do not."""
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from protoseg_deploy.data.folders import Sample
 from protoseg_deploy.data.images import image_header
+from protoseg_deploy.data.sources import UInt8Array
 from protoseg_deploy.errors import DataError
-from protoseg_deploy.recipe import ImageReading
+from protoseg_deploy.recipe import ImageReading, MaskReading
+
+
+def require_fit(
+    sample: Sample,
+    image: UInt8Array,
+    mask: UInt8Array,
+    classes: int,
+    images: ImageReading,
+    masks: MaskReading,
+) -> None:
+    """Refuse a mask that does not go with its image.
+
+    Raises:
+        DataError: it is of another size, or holds what is neither a class nor ignored.
+    """
+    counts = dict(enumerate(np.bincount(mask.ravel(), minlength=256).tolist()))
+    faults = (
+        size_fault(sample, image.shape[:2], mask.shape, images),
+        values_fault(sample, counts, classes, masks.ignore_index),
+    )
+    if fault := next(filter(None, faults), None):
+        raise DataError(fault)
+
+
+def values_fault(sample: Sample, pixels: Mapping[int, int], classes: int, ignore_index: int) -> str | None:
+    """What is wrong where a mask holds values that are no class; None where it does not.
+
+    Args:
+        sample: the two files.
+        pixels: how many of the mask have which value.
+        classes: values are 0 up to here, or ignored.
+        ignore_index: the value that is.
+    """
+    wrong = [value for value, count in pixels.items() if count and value >= classes and value != ignore_index]
+    if not wrong:
+        return None
+    shown = ", ".join(map(str, wrong[:10])) + (", …" if len(wrong) > 10 else "")
+    return (
+        f"{sample.mask}: ids out of range: {shown} in {sum(pixels[value] for value in wrong)} pixels "
+        f"(classes are 0 to {classes - 1}, ignored is {ignore_index})"
+    )
 
 
 def size_fault(

@@ -11,7 +11,7 @@ import numpy as np
 from protoseg_deploy.data.folders import Sample
 from protoseg_deploy.data.images import read_image
 from protoseg_deploy.data.masks import read_mask
-from protoseg_deploy.data.pairs import size_fault
+from protoseg_deploy.data.pairs import require_fit
 from protoseg_deploy.data.sources import UInt8Array
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import ImageReading, MaskReading
@@ -61,7 +61,7 @@ def read_batches(
     def read(sample: Sample) -> Pair:
         try:
             image, mask = _read(sample, images, masks)
-            _check_mask(sample, image, mask, classes, images, masks)
+            require_fit(sample, image, mask, classes, images, masks)
         except MemoryError:
             raise DataError(f"{sample.image}: it and its mask are too large for the memory") from None
         return image, mask
@@ -110,21 +110,6 @@ def _read(sample: Sample, images: ImageReading, masks: MaskReading) -> Pair:
     if sample.mask is None:
         raise DataError(f"{sample.image}: has no mask")
     return read_image(sample.image, images), read_mask(sample.mask, masks)
-
-
-def _check_mask(
-    sample: Sample, image: UInt8Array, mask: UInt8Array, classes: int, images: ImageReading, masks: MaskReading
-) -> None:
-    if fault := size_fault(sample, image.shape[:2], mask.shape, images):
-        raise DataError(fault)
-    ignore_index = masks.ignore_index
-    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    strange = [int(value) for value in values if value >= classes and value != ignore_index]
-    if strange:
-        shown = ", ".join(str(value) for value in strange[:8]) + (", …" if len(strange) > 8 else "")
-        raise DataError(
-            f"{sample.mask}: holds {shown}: no class (0..{classes - 1}) and not the ignore index {ignore_index}"
-        )
 
 
 def _stacked(group: Sequence[tuple[Sample, Pair]]) -> Batch:

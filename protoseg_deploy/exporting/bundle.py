@@ -28,8 +28,8 @@ from protoseg_deploy.choices import PRECISIONS, Precision
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import ProtosegError, WriteError
 from protoseg_deploy.exchange import replacing
-from protoseg_deploy.exporting.gate.labels import Truth
 from protoseg_deploy.exporting.gate.verification import verify_bundle, worst_picture
+from protoseg_deploy.exporting.mask_reader import MaskReader
 from protoseg_deploy.exporting.precisions import Calibration, make_graph
 from protoseg_deploy.exporting.target import check_target
 from protoseg_deploy.exporting.tracing.onnx_export import (
@@ -113,7 +113,7 @@ def export_bundle(
     options = GraphOptions(size, confidence, logits, opset)
     segmenter, spec = load_network(network)
     masks = _masks(network, spec)
-    truth = Truth(spec.classes, spec.reading, masks.reading(spec.classes, spec.reading))
+    truth = MaskReader(spec.classes, spec.reading, masks.reading(spec.classes, spec.reading))
     with replacing(folder) as replacement, _writing(folder):
         made = replacement.folder
         metadata = _metadata(segmenter, spec, options, file_sha256(network))

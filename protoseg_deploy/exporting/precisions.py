@@ -12,10 +12,10 @@ from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.choices import Precision
 from protoseg_deploy.data import Sample, read_image
 from protoseg_deploy.errors import UsageError
-from protoseg_deploy.exporting.gate.labels import Truth
-from protoseg_deploy.exporting.int8.calibration import DEFAULT_METHOD, Method
+from protoseg_deploy.exporting.int8.calibration import DEFAULT_METHOD, CalibrationMethod
 from protoseg_deploy.exporting.int8.quantization import RECOMMENDED_IMAGES, quantize_graph
 from protoseg_deploy.exporting.low_precision.casting import cast_graph
+from protoseg_deploy.exporting.mask_reader import MaskReader
 from protoseg_deploy.exporting.tracing.onnx_export import save_graph
 from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.runtimes.onnx import OnnxRuntime
@@ -30,7 +30,7 @@ class Calibration:
     """Unlabelled images of the kind the network will see."""
     count: int = RECOMMENDED_IMAGES
     """At most so many of them, evenly spaced."""
-    method: Method = DEFAULT_METHOD
+    method: CalibrationMethod = DEFAULT_METHOD
     max_drop: float = 1.0
     """Points of mIoU that int8 may cost; parts that cost more stay in higher precision."""
     progress: Callable[[int, int], object] | None = None
@@ -42,7 +42,7 @@ def make_graph(
     metadata: GraphMetadata,
     calibration: Calibration | None,
     samples: Sequence[Sample],
-    truth: Truth,
+    truth: MaskReader,
 ) -> GraphInfo:
     """Write the graph of a precision beside the fp32 graph of an unfinished bundle.
 
@@ -76,7 +76,7 @@ def _quantize(
     path: Path,
     calibration: Calibration | None,
     samples: Sequence[Sample],
-    truth: Truth,
+    truth: MaskReader,
 ) -> dict[str, Any]:
     if calibration is None or not calibration.images:
         raise UsageError(
@@ -110,7 +110,7 @@ class Accuracy:
         truth: how their masks are read.
     """
 
-    def __init__(self, fp32: Path, samples: Sequence[Sample], truth: Truth) -> None:
+    def __init__(self, fp32: Path, samples: Sequence[Sample], truth: MaskReader) -> None:
         self._truth = truth
         runtime = OnnxRuntime(fp32, device="cpu")
         size = runtime.info.fixed_size

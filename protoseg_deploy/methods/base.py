@@ -80,7 +80,7 @@ class Method(nn.Module, ABC):
             if isinstance(module, StepStatistics):
                 module.commit(taken)
 
-    def diagnostics(self) -> dict[str, list[float]]:
+    def take_diagnostics(self) -> dict[str, list[float]]:
         """Figures per class, read at each evaluation."""
         return {}
 

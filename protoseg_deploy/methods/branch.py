@@ -118,9 +118,9 @@ class PrototypeBranch(nn.Module):
             samples.append(self._unlabeled_sample(strong, pseudo, draws))
         features = torch.cat([sample.features for sample in samples])
         targets = torch.cat([sample.targets for sample in samples])
-        judged = self.bank.judge(features, targets)
-        self.bank.collect(judged, torch.cat([sample.counted for sample in samples]))
-        parts = torch.split(judged.losses, [len(sample.targets) for sample in samples])
+        scored = self.bank.cross_entropies(features, targets)
+        self.bank.collect(scored, torch.cat([sample.counted for sample in samples]))
+        parts = torch.split(scored.losses, [len(sample.targets) for sample in samples])
         return {sample.name: self._mean(part, sample) for part, sample in zip(parts, samples, strict=True)}
 
     def dense_logits(self, output: SegmenterOutput) -> Tensor:

@@ -17,7 +17,7 @@ ABSENT = -2.0
 """In place of the cosine to a prototype that does not exist: less than any cosine, and finite."""
 
 
-class Judged(NamedTuple):
+class PixelLosses(NamedTuple):
     """What the prototype head says of N pixels."""
 
     losses: Tensor
@@ -28,9 +28,9 @@ class Judged(NamedTuple):
     """``[N,D]`` float32, the features at unit length, without a graph."""
 
 
-def judge(
+def prototype_cross_entropy(
     features: Tensor, prototypes: Tensor, labels: Tensor, temperature: float, present: Tensor | None = None
-) -> Judged:
+) -> PixelLosses:
     """``CE(max_k cos(f, P_c,k) / T, label)`` of each pixel (Xu et al., NeurIPS 2022).
 
     Args:
@@ -42,10 +42,12 @@ def judge(
             ``ABSENT / T`` and has no gradient.
     """
     with torch.autocast(features.device.type, enabled=False):  # in bf16 close prototypes could not be told apart
-        return Judged(*_Judge.apply(at_least_single(features), prototypes, labels, temperature, present))
+        return PixelLosses(
+            *_PrototypeCrossEntropy.apply(at_least_single(features), prototypes, labels, temperature, present)
+        )
 
 
-class _Judge(torch.autograd.Function):
+class _PrototypeCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, features: Tensor, prototypes: Tensor, labels: Tensor, temperature: float, present: Tensor | None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from protoseg_deploy.distributed import sum_over_processes
-from protoseg_deploy.methods.prototype_loss import ABSENT, Judged, judge
+from protoseg_deploy.methods.prototype_loss import ABSENT, PixelLosses, prototype_cross_entropy
 from protoseg_deploy.methods.single_precision import at_least_single
 from protoseg_deploy.methods.statistics import StepStatistics
 
@@ -80,24 +80,24 @@ class PrototypeBank(StepStatistics):
         logits = self.logits(embedding.permute(0, 2, 3, 1).reshape(-1, channels))
         return logits.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
-    def judge(self, features: Tensor, labels: Tensor) -> Judged:
+    def cross_entropies(self, features: Tensor, labels: Tensor) -> PixelLosses:
         """Cross-entropies of ``[N,D]`` features to ``[N]`` labels in 0..C-1, and what `collect` needs."""
         # A later pass or step must not change what this one keeps.
         present = self.present() if self.may_lack_classes else None
-        return judge(features, self.prototypes.clone(), labels, self.temperature, present)
+        return prototype_cross_entropy(features, self.prototypes.clone(), labels, self.temperature, present)
 
     @torch.no_grad()
-    def collect(self, judged: Judged, counted: Tensor) -> None:
+    def collect(self, scored: PixelLosses, counted: Tensor) -> None:
         """Add pixels to what the next `commit` moves the bank by: each to the nearest prototype of its class.
 
         Args:
-            judged: N pixels.
+            scored: N pixels.
             counted: ``[N]`` bool.
         """
         classes, per_class, channels = self.prototypes.shape
         weights = counted.to(self.prototypes.dtype)[:, None]
         sums = self.prototypes.new_zeros(classes * per_class, channels + 1)
-        sums.index_add_(0, judged.slots, torch.cat([judged.directions * weights, weights], dim=1))
+        sums.index_add_(0, scored.slots, torch.cat([scored.directions * weights, weights], dim=1))
         self._collected = sums if self._collected is None else self._collected + sums
 
     @torch.no_grad()
@@ -120,7 +120,7 @@ class PrototypeBank(StepStatistics):
         self.idle_steps.copy_(torch.where(touched, 0, self.idle_steps + taken))
 
     @torch.no_grad()
-    def diagnostics(self, dead_after: int = 1000) -> dict[str, list[float]]:
+    def take_diagnostics(self, dead_after: int = 1000) -> dict[str, list[float]]:
         """Per class: pixels per prototype since the last call, mean cosine within the class, prototypes unused.
 
         A cosine near 1 means that the prototypes of a class have collapsed onto each other. Resets the pixel counts.

@@ -133,10 +133,10 @@ class PseudoLabelMethod(Method):
             return None
         return self.branch.bank.prototypes
 
-    def diagnostics(self) -> dict[str, list[float]]:
+    def take_diagnostics(self) -> dict[str, list[float]]:
         if self.branch is None or not self.branch.bank.initialised:
             return {}
-        return self.branch.bank.diagnostics()
+        return self.branch.bank.take_diagnostics()
 
     @torch.no_grad()
     def _pseudo_labels(self, teacher: Segmenter, batch: Batch, step: int) -> PseudoLabels:

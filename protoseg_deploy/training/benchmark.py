@@ -27,8 +27,8 @@ from protoseg_deploy.methods import Method
 from protoseg_deploy.models import NetworkSpec, Segmenter, build_segmenter
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table
 from protoseg_deploy.training.devices import Compute
-from protoseg_deploy.training.stages import StageClock, watched
 from protoseg_deploy.training.step import StepOutcome, TrainStep
+from protoseg_deploy.training.step_timing import StageClock, watched
 
 MethodBuilder = Callable[[Recipe, Segmenter, ClassTable], Method]
 

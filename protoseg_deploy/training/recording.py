@@ -110,7 +110,7 @@ class RunRecord(AbstractContextManager["RunRecord"]):
         }
         improved = best.step == 0 or miou[saved] > best.miou_percent
         best = Best(miou[saved], step) if improved else best
-        diagnostics = method.diagnostics()
+        diagnostics = method.take_diagnostics()
         if self.writes:
             self.run.append_metrics({"kind": "evaluation", **latest})
             self._scalars("miou_percent", miou, step)

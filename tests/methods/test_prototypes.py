@@ -54,7 +54,7 @@ def test_update_matches_a_loop_over_pixels_and_prototypes(bank):
     for (label, nearest), group in members.items():
         expected[label, nearest] = unit(0.9 * expected[label, nearest] + 0.1 * np.mean(group, axis=0))
     before = bank.prototypes.clone()
-    bank.collect(bank.judge(features, labels), counted)
+    bank.collect(bank.cross_entropies(features, labels), counted)
     bank.commit(torch.tensor(True))
     assert np.allclose(bank.prototypes.numpy(), expected, atol=1e-6)
     assert torch.equal(bank.prototypes[2], before[2]), "a class without a pixel must not move"
@@ -71,30 +71,30 @@ def test_losses_and_gradients_are_those_of_the_head_written_out(bank, repeated):
     plain = ours.detach().clone().requires_grad_()
     labels = torch.randint(0, 3, (30,), generator=generator)
     weights = torch.rand(30, generator=generator)
-    judged = bank.judge(ours, labels)
+    scored = bank.cross_entropies(ours, labels)
     cosines = torch.einsum("nd,ckd->nck", F.normalize(plain, dim=1), bank.prototypes)
     expected = F.cross_entropy(cosines.amax(dim=2) / 0.1, labels, reduction="none")
-    (judged.losses * weights).sum().backward()
+    (scored.losses * weights).sum().backward()
     (expected * weights).sum().backward()
-    torch.testing.assert_close(judged.losses, expected)
+    torch.testing.assert_close(scored.losses, expected)
     torch.testing.assert_close(ours.grad, plain.grad)
     nearest = [2 * label + int(np.argmax(row[label])) for label, row in zip(labels, cosines.tolist(), strict=True)]
-    assert judged.slots.tolist() == nearest
-    torch.testing.assert_close(judged.directions, F.normalize(plain.detach(), dim=1))
+    assert scored.slots.tolist() == nearest
+    torch.testing.assert_close(scored.directions, F.normalize(plain.detach(), dim=1))
 
 
 def test_the_head_is_exact_under_autocast(bank):
     features = torch.randn(9, 5, generator=torch.Generator().manual_seed(6))
     labels = torch.arange(9) % 3
     with torch.autocast("cpu", torch.bfloat16):
-        mixed, losses = bank.logits(features), bank.judge(features, labels).losses
+        mixed, losses = bank.logits(features), bank.cross_entropies(features, labels).losses
     assert torch.equal(mixed, bank.logits(features))
-    assert torch.equal(losses, bank.judge(features, labels).losses)
+    assert torch.equal(losses, bank.cross_entropies(features, labels).losses)
 
 
 def test_features_in_half_precision_get_gradients_of_their_kind(bank):
     features = torch.randn(9, 5).bfloat16().requires_grad_()
-    bank.judge(features, torch.arange(9) % 3).losses.sum().backward()
+    bank.cross_entropies(features, torch.arange(9) % 3).losses.sum().backward()
     assert features.grad.dtype == torch.bfloat16
     assert features.grad.abs().sum() > 0
 
@@ -102,11 +102,11 @@ def test_features_in_half_precision_get_gradients_of_their_kind(bank):
 def test_an_update_between_the_passes_leaves_the_gradient_alone(bank):
     features = torch.randn(6, 5, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    (expected,) = torch.autograd.grad(bank.judge(features, labels).losses.sum(), features)
-    judged = bank.judge(features, labels)
-    bank.collect(judged, torch.ones(6, dtype=torch.bool))
+    (expected,) = torch.autograd.grad(bank.cross_entropies(features, labels).losses.sum(), features)
+    scored = bank.cross_entropies(features, labels)
+    bank.collect(scored, torch.ones(6, dtype=torch.bool))
     bank.commit(torch.tensor(True))
-    judged.losses.sum().backward()
+    scored.losses.sum().backward()
     assert torch.equal(features.grad, expected)
 
 
@@ -118,7 +118,7 @@ def pixels_of_a_step(seed, classes=3):
 
 
 def show(bank, features, labels, counted):
-    bank.collect(bank.judge(features, labels), counted)
+    bank.collect(bank.cross_entropies(features, labels), counted)
 
 
 def test_a_skipped_step_changes_nothing_and_is_forgotten(bank):
@@ -174,14 +174,14 @@ def test_diagnostics_see_collapse_and_death():
     same, apart = torch.ones(3, 4), torch.eye(4)[:3]
     bank.place(torch.stack([same, apart]))
     for _ in range(5):
-        bank.collect(bank.judge(torch.eye(4)[:1], torch.tensor([1])), torch.tensor([True]))
+        bank.collect(bank.cross_entropies(torch.eye(4)[:1], torch.tensor([1])), torch.tensor([True]))
         bank.commit(torch.tensor(True))
-    report = bank.diagnostics(dead_after=5)
+    report = bank.take_diagnostics(dead_after=5)
     assert report["within_class_cosine"][0] == pytest.approx(1.0, abs=1e-6)
     assert report["within_class_cosine"][1] == pytest.approx(0.0, abs=1e-6)
     assert report["dead"] == [3, 2]
     assert report["pixels"] == [[0, 0, 0], [5, 0, 0]]
-    assert bank.diagnostics()["pixels"] == [[0, 0, 0], [0, 0, 0]], "counts start again after a report"
+    assert bank.take_diagnostics()["pixels"] == [[0, 0, 0], [0, 0, 0]], "counts start again after a report"
 
 
 def test_gathering_equals_upsampling_then_indexing():
@@ -228,9 +228,9 @@ def test_a_class_without_prototypes_is_never_the_nearest_and_harms_no_other():
     features = features.flatten(0, 1).requires_grad_()
     labels = torch.arange(100) % 2 * 2
     assert (bank.logits(features).argmax(dim=1) != 1).all()
-    judged = bank.judge(features, labels)
-    torch.testing.assert_close(judged.losses, F.cross_entropy(bank.logits(features), labels, reduction="none"))
-    (gradient,) = torch.autograd.grad(judged.losses.sum(), features, retain_graph=True)
+    scored = bank.cross_entropies(features, labels)
+    torch.testing.assert_close(scored.losses, F.cross_entropy(bank.logits(features), labels, reduction="none"))
+    (gradient,) = torch.autograd.grad(scored.losses.sum(), features, retain_graph=True)
     (expected,) = torch.autograd.grad(F.cross_entropy(bank.logits(features), labels, reduction="sum"), features)
     torch.testing.assert_close(gradient, expected)
     assert gradient.isfinite().all()
@@ -239,9 +239,9 @@ def test_a_class_without_prototypes_is_never_the_nearest_and_harms_no_other():
 def test_pixels_of_a_class_without_prototypes_give_it_one():
     bank = bank_without(1)
     feature = torch.tensor([[0.0, 3.0, 0.0, 4.0, 0.0]])
-    judged = bank.judge(feature, torch.tensor([1]))
-    assert judged.losses.isfinite().all()
-    bank.collect(judged, torch.tensor([True]))
+    scored = bank.cross_entropies(feature, torch.tensor([1]))
+    assert scored.losses.isfinite().all()
+    bank.collect(scored, torch.tensor([True]))
     bank.commit(TAKEN)
     assert bank.present().tolist() == [[True, True], [True, False], [True, True]]
     torch.testing.assert_close(bank.prototypes[1, 0], feature[0] / 5)
@@ -253,4 +253,4 @@ def test_a_bank_with_all_classes_is_the_same_either_way(bank):
     features = torch.randn(20, 5)
     labels = torch.arange(20) % 3
     assert torch.equal(bank.logits(features), other.logits(features))
-    assert torch.equal(bank.judge(features, labels).losses, other.judge(features, labels).losses)
+    assert torch.equal(bank.cross_entropies(features, labels).losses, other.cross_entropies(features, labels).losses)

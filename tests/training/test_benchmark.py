@@ -9,7 +9,7 @@ from protoseg_deploy.data import find_data
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.training import benchmark
 from protoseg_deploy.training.benchmark import measure_training
-from protoseg_deploy.training.stages import STAGES, StageClock, watched
+from protoseg_deploy.training.step_timing import STAGES, StageClock, watched
 from tests.conftest import with_values
 
 

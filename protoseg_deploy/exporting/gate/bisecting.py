@@ -48,7 +48,7 @@ _SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Step:
+class ComparedOperation:
     """One compared tensor: how well what goes into its operation agrees, and how well what comes out."""
 
     operation: str
@@ -88,11 +88,11 @@ class Bisection:
     image: str
     compared: int
     """Tensors that both graphs have."""
-    steps: tuple[Step, ...]
+    steps: tuple[ComparedOperation, ...]
     """Those that lose most, in the order of the graph."""
 
     @property
-    def culprit(self) -> Step | None:
+    def culprit(self) -> ComparedOperation | None:
         """The first operation that loses more than its precision explains."""
         return next((step for step in self.steps if step.suspicious), None)
 
@@ -156,7 +156,7 @@ def bisect_checked(bundle: Bundle, precision: Precision, image: Path) -> Bisecti
 
 def compare_graphs(
     reference: onnx.ModelProto, examined: onnx.ModelProto, image: UInt8Array, precision: Precision
-) -> list[Step]:
+) -> list[ComparedOperation]:
     """Every float tensor that both graphs have, in the order of the examined one.
 
     Args:
@@ -183,7 +183,7 @@ def compare_graphs(
 
 def _step(
     name: str, made_by: dict[str, onnx.NodeProto], ratios: dict[str, float], gain: float, precision: Precision
-) -> Step:
+) -> ComparedOperation:
     nodes, inputs = [made_by[name]], []
     waiting, seen = list(made_by[name].input), {name}
     while waiting:
@@ -197,7 +197,7 @@ def _step(
     usual = SPECS[precision].sound_db
     incoming = min(inputs, default=EQUAL_DB)
     computing = [node for node in nodes if node.op_type not in _CONVERSIONS] or nodes
-    return Step(
+    return ComparedOperation(
         operation=" ← ".join(node.name or node.output[0] for node in computing),
         kind=" ← ".join(node.op_type for node in computing),
         inputs_db=incoming,

@@ -31,8 +31,8 @@ from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.exporting.gate.bisecting import bisect_checked
 from protoseg_deploy.exporting.gate.comparing import ClassMap, Evidence, Tally
-from protoseg_deploy.exporting.gate.labels import Truth
 from protoseg_deploy.exporting.gate.stages import Pass, Stage, exported_limits, find_stages, passes_of, with_next_step
+from protoseg_deploy.exporting.mask_reader import MaskReader
 from protoseg_deploy.files import require_no_overwriting
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, load_network
 from protoseg_deploy.recipe import ClassTable
@@ -77,7 +77,7 @@ def verify_bundle(
         raise DataError("verification needs at least one image")
     manifest = bundle.manifest
     require_no_overwriting(bundle.pictures(), [sample.image for sample in samples], "--images folder")
-    masks = Truth(manifest.classes.table(), manifest.input.reading, manifest.mask_reading())
+    masks = MaskReader(manifest.classes.table(), manifest.input.reading, manifest.mask_reading())
     segmenter, spec = load_network(bundle.reference())
     _require_described(bundle, spec)
     reference = DeployedSegmenter(segmenter, spec.input_scale).eval()

@@ -20,10 +20,10 @@ from onnx import ModelProto
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import UInt8Array
 
-Method = Literal["entropy", "percentile", "minmax"]
-METHODS: tuple[Method, ...] = get_args(Method)
+CalibrationMethod = Literal["entropy", "percentile", "minmax"]
+METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
-DEFAULT_METHOD: Method = "percentile"
+DEFAULT_METHOD: CalibrationMethod = "percentile"
 Ranges = dict[str, tuple[float, float]]
 """Smallest and largest number to represent, by value."""
 
@@ -39,7 +39,7 @@ def value_ranges(
     model: ModelProto,
     values: frozenset[str],
     images: Iterable[UInt8Array],
-    method: Method,
+    method: CalibrationMethod,
     progress: Callable[[int], object] | None = None,
 ) -> Ranges:
     """Smallest and largest number to represent, by value.
@@ -80,10 +80,10 @@ class _OneImage:
         return self._feeds.pop() if self._feeds else None
 
 
-def _calibrator(model: ModelProto, values: frozenset[str], method: Method, folder: Path) -> Any:
+def _calibrator(model: ModelProto, values: frozenset[str], method: CalibrationMethod, folder: Path) -> Any:
     from onnxruntime.quantization.calibrate import EntropyCalibrater, MinMaxCalibrater, PercentileCalibrater
 
-    classes: dict[Method, tuple[Any, dict[str, Any]]] = {
+    classes: dict[CalibrationMethod, tuple[Any, dict[str, Any]]] = {
         "minmax": (MinMaxCalibrater, {}),
         "percentile": (PercentileCalibrater, {"percentile": PERCENTILE, "num_bins": _BINS}),
         "entropy": (EntropyCalibrater, {"num_bins": _ENTROPY_BINS, "num_quantized_bins": _LEVELS}),

@@ -26,9 +26,9 @@ from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.data import read_image
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.evaluation.samples import evenly_spaced
-from protoseg_deploy.exporting.int8.calibration import DEFAULT_METHOD, Method, Ranges, value_ranges
+from protoseg_deploy.exporting.int8.calibration import DEFAULT_METHOD, CalibrationMethod, Ranges, value_ranges
 from protoseg_deploy.exporting.int8.plan import FLOAT_RESULT, plan_int8
-from protoseg_deploy.exporting.int8.sensitivity import Step, rank_groups, spend_least
+from protoseg_deploy.exporting.int8.sensitivity import KeptGroup, rank_groups, spend_least
 from protoseg_deploy.exporting.tracing.onnx_export import save_graph
 from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.runtimes.tiling import fit_image
@@ -41,7 +41,7 @@ _RANKING_IMAGES = 4
 class QuantizationReport:
     """How a graph became int8."""
 
-    method: Method
+    method: CalibrationMethod
     images: int
     """It was calibrated on so many,"""
     images_sha256: str
@@ -49,7 +49,7 @@ class QuantizationReport:
     quantized_nodes: int
     kept_groups: tuple[str, ...]
     """Parts of the network left in float32 for the sake of accuracy."""
-    steps: tuple[Step, ...]
+    steps: tuple[KeptGroup, ...]
     """What was tried, in order; the last one that fits the budget was taken. Empty if nothing could be measured."""
     fp32_percent: float | None
     """mIoU of the float32 graph, as `evaluate` measures it."""
@@ -69,7 +69,7 @@ def quantize_graph(
     target: Path,
     images: Sequence[Path],
     *,
-    method: Method = DEFAULT_METHOD,
+    method: CalibrationMethod = DEFAULT_METHOD,
     count: int = RECOMMENDED_IMAGES,
     evaluate: Callable[[Path], float] | None = None,
     max_drop: float = 1.0,
@@ -111,7 +111,7 @@ def quantize_graph(
     def build(keep: frozenset[str]) -> ModelProto:
         return quantize_model(model, ranges, keep)
 
-    steps: tuple[Step, ...] = ()
+    steps: tuple[KeptGroup, ...] = ()
     reference: float | None = None
     if evaluate is None:
         best = build(frozenset())

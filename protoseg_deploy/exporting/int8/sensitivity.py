@@ -34,7 +34,7 @@ class GroupNoise:
 
 
 @dataclass(frozen=True)
-class Step:
+class KeptGroup:
     """One candidate, measured."""
 
     kept_groups: tuple[str, ...]
@@ -68,7 +68,7 @@ def spend_least(
     rank: Callable[[], Sequence[GroupNoise]],
     reference: float,
     max_drop: float,
-) -> tuple[ModelProto, tuple[Step, ...]]:
+) -> tuple[ModelProto, tuple[KeptGroup, ...]]:
     """The int8 graph that keeps fewest groups in float32 and loses no more than allowed.
 
     Args:
@@ -84,12 +84,12 @@ def spend_least(
     Raises:
         ProtosegError: it loses too much even with all groups but one in float32.
     """
-    steps: list[Step] = []
+    steps: list[KeptGroup] = []
 
     def attempt(kept: tuple[str, ...]) -> ModelProto | None:
         model = build(frozenset(kept))
         score = measure(model)
-        steps.append(Step(kept, score, reference - score))
+        steps.append(KeptGroup(kept, score, reference - score))
         return model if steps[-1].drop_points <= max_drop else None
 
     best = attempt(())
@@ -112,7 +112,7 @@ def spend_least(
     return best, tuple(steps)
 
 
-def _over_budget(steps: Sequence[Step], reference: float, max_drop: float) -> ProtosegError:
+def _over_budget(steps: Sequence[KeptGroup], reference: float, max_drop: float) -> ProtosegError:
     best = min(steps, key=lambda step: step.drop_points)
     return ProtosegError(
         f"int8 loses {steps[0].drop_points:.2f} points of mIoU ({reference:.2f} % in fp32), and still "

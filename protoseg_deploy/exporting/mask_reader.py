@@ -1,19 +1,16 @@
-"""The masks that artefacts are judged by."""
+"""The masks on which artefacts are evaluated."""
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from protoseg_deploy.data import Sample, read_mask
-from protoseg_deploy.data.pairs import size_fault
-from protoseg_deploy.errors import DataError
+from protoseg_deploy.data.pairs import require_fit
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.recipe import ClassTable, ImageReading, MaskReading
 from protoseg_deploy.runtimes.base import UInt8Array
 
 
 @dataclass(frozen=True)
-class Truth:
+class MaskReader:
     """How images and their masks are read, and the masks counted."""
 
     classes: ClassTable
@@ -32,13 +29,5 @@ class Truth:
         if sample.mask is None:
             return None
         mask = read_mask(sample.mask, self.masks)
-        if fault := size_fault(sample, image.shape[:2], mask.shape, self.images):
-            raise DataError(fault)
-        count, ignore_index = len(self.classes), self.masks.ignore_index
-        strange = [int(value) for value in np.unique(mask) if value >= count and value != ignore_index]
-        if strange:
-            raise DataError(
-                f"{sample.mask}: holds {', '.join(map(str, strange[:8]))}: no class (0..{count - 1}) and not the "
-                f"ignore index {ignore_index}"
-            )
+        require_fit(sample, image, mask, len(self.classes), self.images, self.masks)
         return mask

@@ -81,7 +81,7 @@ class Method(nn.Module, ABC):
                 module.commit(taken)
 
     def take_diagnostics(self) -> dict[str, list[float]]:
-        """Figures per class, read at each evaluation."""
+        """Figures per class since the last call, taken at each evaluation."""
         return {}
 
     def prototypes(self) -> Tensor | None:

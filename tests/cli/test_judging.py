@@ -140,7 +140,7 @@ def test_evaluate_refuses_what_does_not_fit(run_folder: Path, recipe: Path, scen
         (tmp_path / kind).mkdir()
         Image.fromarray(np.full((8, 8), 77, np.uint8)).save(tmp_path / kind / "odd.png")
     odd = run("evaluate", run_folder, "--images", tmp_path / "images", "--masks", tmp_path / "masks", exit_code=1)
-    assert "odd.png: holds 77: no class (0..2)" in odd.stderr
+    assert "odd.png: ids out of range: 77 in " in odd.stderr
     assert odd.stdout == ""
 
 

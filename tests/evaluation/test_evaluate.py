@@ -130,7 +130,7 @@ def test_every_fault_is_listed_with_its_file_before_any_result(tmp_path: Path) -
         evaluate(FakeRuntime(), samples)
     message = raised.value.message
     assert "3 faults in 4 images" in message
-    assert f"{samples[1].mask}: holds 4, 7: no class (0..3) and not the ignore index 255" in message
+    assert f"{samples[1].mask}: ids out of range: 4, 7 in 8 pixels (classes are 0 to 3, ignored is 255)" in message
     assert f"{samples[2].mask}: 4×5 pixels (height×width), but its image {samples[2].image} has 4×6" in message
     assert str(samples[3].image) in message
 

@@ -62,6 +62,6 @@ def test_after_a_fault_nothing_more_comes_but_every_fault_is_told(tmp_path: Path
     assert len(next(rest).images) == 2
     with pytest.raises(DataError, match="3 faults in 20 images") as raised:
         next(rest)
-    assert "3_mask.png: holds 2" in raised.value.message
+    assert "3_mask.png: ids out of range: 2 in " in raised.value.message
     assert "17.png" in raised.value.message
     assert "19.png: has no mask" in raised.value.message

@@ -1,5 +1,6 @@
 """The ``protoseg`` command: one module a verb, loaded when it is called."""
 
+import difflib
 import errno
 import importlib
 import signal
@@ -15,8 +16,8 @@ from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.text import printable
 
 _VERBS = (
-    "demo", "recipe", "check", "train", "compare", "distill", "evaluate", "export", "build", "verify", "predict",
-    "bench", "bench-train",
+    "demo", "recipe", "check", "train", "replay", "compare", "distill", "evaluate", "export", "build", "verify",
+    "predict", "bench", "bench-train", "completion",
 )  # fmt: skip
 
 
@@ -33,6 +34,15 @@ class _VerbGroup(click.Group):
         command = module.command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _VERBS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0][:50], _VERBS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            ctx.fail(f"No such command {printable(args[0])!r}.{hint}")
+        return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         take_any_text()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from protoseg_deploy.benchmarking.latency import LatencyReport
 
 
-@click.command(name="bench", cls=Verb)
+@click.command(name="bench", cls=Verb, short_help="Measure the latency of runtimes.")
 @click.argument("runtime_texts", nargs=-1, required=True, metavar="RUNTIME[@PRECISION][@BACKEND]...")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per call.")
 @click.option(

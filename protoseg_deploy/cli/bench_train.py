@@ -15,7 +15,7 @@ _MIB = 2**20
 _STEADY_PERCENT = 15.0
 
 
-@click.command(name="bench-train", cls=Verb)
+@click.command(name="bench-train", cls=Verb, short_help="Measure the cost of a training step.")
 @recipe_arguments
 @click.option(
     "--method",

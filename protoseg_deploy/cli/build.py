@@ -56,7 +56,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-@click.command(name="build", cls=Verb)
+@click.command(name="build", cls=Verb, short_help="Build TensorRT engines of a bundle.")
 @click.argument("folder", metavar="BUNDLE", type=PATH)
 @click.option(
     "--engine",

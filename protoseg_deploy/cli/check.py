@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from protoseg_deploy.data import DataReport
 
 
-@click.command(name="check", cls=Verb)
+@click.command(name="check", cls=Verb, short_help="Check the data of a recipe before training.")
 @recipe_arguments
 @json_option
 def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:

@@ -29,7 +29,7 @@ def _seeds(_context: click.Context, _option: click.Parameter, texts: tuple[str, 
     return numbers
 
 
-@click.command(name="compare", cls=Verb)
+@click.command(name="compare", cls=Verb, short_help="Train methods or variants on the same data and seeds.")
 @recipe_arguments
 @click.option(
     "--methods",

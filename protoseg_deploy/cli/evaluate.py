@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from protoseg_deploy.models import Windows
 
 
-@click.command(name="evaluate", cls=Verb)
+@click.command(name="evaluate", cls=Verb, short_help="Measure IoU and accuracy of a runtime.")
 @click.argument("runtime_text", metavar="RUNTIME")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--recipe", help="Judge by the validation images of this recipe: a shipped name or a YAML file.")

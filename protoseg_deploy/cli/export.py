@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from protoseg_deploy.exporting.int8.calibration import CalibrationMethod
 
 
-@click.command(name="export", cls=Verb)
+@click.command(name="export", cls=Verb, short_help="Export a run as a verified bundle of ONNX graphs.")
 @click.argument("run", type=PATH)
 @click.option("--bundle", type=PATH, required=True, help="Folder to write; a bundle that is there is replaced.")
 @click.option(

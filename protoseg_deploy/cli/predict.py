@@ -22,7 +22,7 @@ from protoseg_deploy.cli.arguments import (
 from protoseg_deploy.cli.verb import Verb
 
 
-@click.command(name="predict", cls=Verb)
+@click.command(name="predict", cls=Verb, short_help="Segment images and folders.")
 @click.argument("runtime_text", metavar="RUNTIME")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Folder for the results; made if missing.")

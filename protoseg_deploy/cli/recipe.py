@@ -7,7 +7,7 @@ from protoseg_deploy.cli.verb import VerbFamily
 from protoseg_deploy.text import printable
 
 
-@click.group(name="recipe", cls=VerbFamily)
+@click.group(name="recipe", cls=VerbFamily, short_help="List, show and explain recipes.")
 def command() -> None:
     """List shipped recipes; print a recipe with everything it resolves to; explain its keys.
 
@@ -19,7 +19,7 @@ def command() -> None:
     """
 
 
-@command.command(name="list")
+@command.command(name="list", short_help="List the recipes that come with the package.")
 def list_recipes() -> None:
     """The recipes that come with the package, with the first line of their description."""
     from protoseg_deploy.recipe import shipped_recipe_names, shipped_recipe_path
@@ -31,7 +31,7 @@ def list_recipes() -> None:
         click.echo(f"{name:<{width}}  {first_line}")
 
 
-@command.command(name="show")
+@command.command(name="show", short_help="Print a recipe with all defaults filled in.")
 @recipe_arguments
 @click.option("--source", is_flag=True, help="Print the file as written, with its comments, instead.")
 def show_recipe(recipe: str, overrides: tuple[str, ...], source: bool) -> None:
@@ -52,7 +52,7 @@ def show_recipe(recipe: str, overrides: tuple[str, ...], source: bool) -> None:
     click.echo(dump_recipe(load_recipe(recipe, overrides)), nl=False)
 
 
-@command.command(name="explain")
+@command.command(name="explain", short_help="Explain the keys of a recipe.")
 @click.argument("key", required=False)
 @click.option("--markdown", is_flag=True, help="As docs/recipe.md.")
 def explain(key: str | None, markdown: bool) -> None:

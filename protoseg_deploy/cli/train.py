@@ -1,19 +1,17 @@
 """``protoseg train``."""
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table, take_over_option
 from protoseg_deploy.cli.verb import Verb
-from protoseg_deploy.text import one_line
 
 _SHOWN = 8
 
 
-@click.command(name="train", cls=Verb)
+@click.command(name="train", cls=Verb, short_help="Train a recipe into a run folder.")
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--run", "--run-folder", "folder", type=PATH, help="Folder of the run; new, or one to go on with.")
@@ -26,7 +24,7 @@ _SHOWN = 8
     help="Lengthen a run to N steps, finished or not, and resume.",
 )
 @take_over_option
-@click.option("--replay", type=PATH, metavar="FILE", help="Repeat a skipped step that a run has kept, and look at it.")
+@click.option("--replay", type=PATH, hidden=True)  # its name before it was a command
 @json_option
 def command(
     recipe: str | None,
@@ -52,7 +50,6 @@ def command(
     protoseg train camvid-mobilenetv2 --run runs/base method.name=fixmatch train.seed=1
     torchrun --nproc-per-node 2 --max-restarts 3 -m protoseg_deploy train mine.yaml \\
         --run-folder runs/mine --continue
-    protoseg train --replay runs/mine/skipped-step-00001234.pt
     tensorboard --logdir runs
 
     --continue is for machines that may go away, and for torchrun, which runs the same command again after a failure;
@@ -75,9 +72,11 @@ def command(
     from protoseg_deploy.training.records import finite
 
     if replay is not None:
+        from protoseg_deploy.cli.replay import show_replay
+
         if recipe is not None or folder is not None:
             raise click.UsageError("--replay stands alone: the run is that of the file.")
-        _replay(replay, as_json)
+        show_replay(replay, as_json)
         return
     if folder is None:
         raise click.UsageError("Missing option '--run'.")
@@ -115,37 +114,5 @@ def command(
     click.echo(f"Next: protoseg export {folder} --bundle bundles/{folder.name}")
 
 
-def _as_json(value: float) -> float | str:
-    """JSON has no word for what is not a number."""
-    return value if math.isfinite(value) else str(value)
-
-
 def _percent(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.2f}"
-
-
-def _replay(file: Path, as_json: bool) -> None:
-    from protoseg_deploy.training.replay import replay
-
-    report = replay(file)
-    if as_json:
-        figures = {**asdict(report), "losses": {name: _as_json(value) for name, value in report.losses.items()}}
-        print_json({**figures, "largest_input": _as_json(report.largest_input)})
-        return
-    print_table(["loss", "value"], [(name, f"{value:.4g}") for name, value in report.losses.items()], f"{file}")
-    if report.first_layer is None:
-        click.echo(
-            f"Every layer's output is finite; the largest value that goes into one is {report.largest_input:.4g}."
-        )
-    else:
-        click.echo(f"First output that is not finite: {report.first_layer}, inputs up to {report.largest_input:.4g}.")
-    for title, names in (
-        ("Parameters with gradients that are not finite", report.parameters),
-        ("Images that break the network by themselves", report.images),
-        ("All images of the step", report.files),
-    ):
-        click.echo(f"{title}: {len(names)}")
-        for name in names[:_SHOWN]:
-            click.echo(f"  {one_line(name)}")
-        if len(names) > _SHOWN:
-            click.echo(f"  … and {len(names) - _SHOWN} more")

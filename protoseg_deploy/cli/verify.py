@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from protoseg_deploy.exporting import Bisection
 
 
-@click.command(name="verify", cls=Verb)
+@click.command(name="verify", cls=Verb, short_help="Compare the graphs and engines of a bundle.")
 @click.argument("folder", metavar="BUNDLE", type=PATH)
 @click.option("--images", type=PATH, required=True, help="Folder of images, searched recursively.")
 @click.option("--masks", type=PATH, help="Folder of their index masks, to compare the mIoU too.")

@@ -24,7 +24,7 @@ class TooManySkipped(ProtosegError):
     def __init__(self, steps: int, last: int, file: Path) -> None:
         super().__init__(
             f"the loss stopped being a number: {steps} steps in a row were skipped, up to step {last}",
-            f"See why with `protoseg train --replay {file}`; then lower train.lr, set train.clip_grad_norm=1, or train "
+            f"See why with `protoseg replay {file}`; then lower train.lr, set train.clip_grad_norm=1, or train "
             "in another precision. Checkpoints made before are kept.",
         )
 

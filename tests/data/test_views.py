@@ -61,7 +61,7 @@ def test_masks_are_not_shifted_against_images(scale, input_scale):
         mask = resize_mask(columns, image.shape[-2:])
         view = weak_view(image, mask, Train(crop=64, scale=scale, flip=False), 255)
         offsets.append((view.mask.float() - view.image[0].float()).mean().item())
-    # A ramp of one grey level a pixel: half a pixel of a view is 0.37 levels or more. Kernels of some processors truncate.
+    # A ramp of one grey level a pixel: half a pixel of a view is 0.37 levels or more. Some kernels truncate.
     assert abs(np.mean(offsets)) < 0.25
 
 

@@ -97,11 +97,13 @@ def cli() -> None:
     """Train segmentation networks from few labels and put them into production.
 
     \b
-    Try it, no data or GPU needed:   protoseg demo --out demo
-    Own data:                        protoseg recipe show inhouse-template --source > mine.yaml
-                                     protoseg check mine.yaml
-                                     protoseg train mine.yaml --run runs/mine
-                                     protoseg export runs/mine --bundle bundles/mine
+    Try it, no data or GPU needed:
+      protoseg demo --out demo
+    Your own data:
+      protoseg recipe show inhouse-template --source > mine.yaml
+      protoseg check mine.yaml
+      protoseg train mine.yaml --run runs/mine
+      protoseg export runs/mine --bundle bundles/mine
 
     \b
     Exit codes:    0  done

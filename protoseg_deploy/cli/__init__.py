@@ -109,7 +109,7 @@ def cli() -> None:
     Exit codes:    0  done
                    1  it failed, or something was found to be wrong
                    2  the command line or the recipe is wrong
-                 130  interrupted by Ctrl-C (143: by SIGTERM); `train` saves the run before
+                 130  interrupted by Ctrl-C (143: by SIGTERM)
 
     Output with --json is UTF-8 whatever the locale. A byte of a file name that is not UTF-8 is written as \\xHH, in
     files, too.

@@ -74,7 +74,7 @@ def test_commands_and_their_summaries() -> None:
     assert [name for name in found if name.startswith("recipe ")] == ["recipe explain", "recipe list", "recipe show"]
     lines = CliRunner().invoke(cli, ["--help"]).output.splitlines()
     assert max(map(len, lines)) <= 80
-    assert not [line for line in lines if line.endswith("...")]
+    assert not [line for line in lines[1:] if line.endswith("...")]
 
 
 @pytest.mark.parametrize(("verb", "meant"), [("trian", "train"), ("benchtrain", "bench-train"), ("exprot", "export")])

@@ -31,20 +31,25 @@ def list_recipes() -> None:
 
 @command.command(name="show")
 @recipe_arguments
+@click.option("--explain", is_flag=True, help="With what each key means, and the values it may have, as comments.")
 @click.option("--source", is_flag=True, help="Print the file as written, with its comments, instead.")
-def show_recipe(recipe: str, overrides: tuple[str, ...], source: bool) -> None:
+def show_recipe(recipe: str, overrides: tuple[str, ...], explain: bool, source: bool) -> None:
     """Print RECIPE with all defaults and overrides filled in, as YAML.
 
     \b
     protoseg recipe show camvid-mobilenetv2 train.steps=2000
+    protoseg recipe show mine.yaml --explain
     protoseg recipe show inhouse-template --source > mine.yaml
     """
     from protoseg_deploy.errors import UsageError
-    from protoseg_deploy.recipe import dump_recipe, find_recipe, load_recipe, read_recipe_text
+    from protoseg_deploy.recipe import dump_recipe, explained_recipe, find_recipe, load_recipe, read_recipe_text
 
+    if source and explain:
+        raise UsageError("--source prints the file as written: --explain does not go with it")
     if source:
         if overrides:
             raise UsageError("--source prints the file as written: overrides have no effect on it")
         click.echo(read_recipe_text(find_recipe(recipe)), nl=False)
         return
-    click.echo(dump_recipe(load_recipe(recipe, overrides)), nl=False)
+    show = explained_recipe if explain else dump_recipe
+    click.echo(show(load_recipe(recipe, overrides)), nl=False)

@@ -1,6 +1,7 @@
 """Recipes: everything that decides a run, as strict YAML."""
 
 from protoseg_deploy.recipe.classes import ClassTable, class_table
+from protoseg_deploy.recipe.explaining import explained_recipe
 from protoseg_deploy.recipe.loading import (
     differing_keys,
     dump_recipe,
@@ -49,6 +50,7 @@ __all__ = [
     "class_table",
     "differing_keys",
     "dump_recipe",
+    "explained_recipe",
     "find_recipe",
     "image_reading",
     "load_recipe",

@@ -119,10 +119,10 @@ class ImageFolder(Section):
 
 
 class LabeledFolder(ImageFolder):
-    """Images with index masks."""
+    """Images with masks."""
 
     masks: PathText | None = None
-    """Folder of single-channel index masks."""
+    """Folder of masks: of class indices, or of the ``colors`` of classes."""
     mask_template: PathText = "{stem}.png"
     """Where a mask lies below ``masks``, e.g. ``{stem}_mask.png`` or ``{parent}/{stem}.png``."""
 
@@ -224,7 +224,10 @@ class Data(Section):
             if len(set(self.classes)) != len(self.classes):
                 raise ValueError("`classes` holds the same name twice")
             if self.colors is not None and len(self.colors) != len(self.classes):
-                raise ValueError(f"{len(self.colors)} `colors` for {len(self.classes)} `classes`")
+                alone = ", here that of the foreground; its background is black" if len(self.classes) == 1 else ""
+                raise ValueError(
+                    f"{len(self.colors)} `colors` for {len(self.classes)} `classes`: give one for each{alone}"
+                )
         return self
 
 
@@ -236,6 +239,7 @@ class Model(Section):
     weights: PathText = "pretrained"
     """``pretrained`` (timm's own), ``none``, or a .safetensors/.pth file with backbone weights."""
     decoder: Literal["deeplabv3plus", "lraspp", "fpn", "dpt"] = "deeplabv3plus"
+    """``lraspp`` is for small devices; ``fpn`` and ``dpt`` go on any backbone, plain ViTs included."""
     output_stride: Literal[8, 16, 32] = 16
     """Stride of the deepest feature map, for backbones that can be dilated."""
     decoder_channels: Channels = 256
@@ -263,6 +267,7 @@ class Prototypes(Section):
     confidence_threshold: Share = 0.8
     """Unlabelled pixels below this confidence neither train the prototype head nor move prototypes."""
     temperature: Positive = 0.1
+    """Divides cosines between features and prototypes: smaller makes the prototype head surer."""
     momentum: Share = 0.99
     """A prototype keeps this share of itself at each update."""
     grid: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -279,6 +284,7 @@ class Method(Section):
     """How unlabelled images are learned from."""
 
     name: Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "corrmatch", "prototype"] = "prototype"
+    """What unlabelled images add; ``supervised`` leaves them out."""
     confidence_threshold: Share = 0.95
     """Pseudo-labels below this confidence do not count (``pseudo_label_filter: confidence``); ``corrmatch`` starts here
     and moves it."""
@@ -338,6 +344,7 @@ class Train(Section):
     """The loop: length, views, optimiser, bookkeeping."""
 
     steps: Steps = 10_000
+    """Optimiser steps of the whole run."""
     extended_from: Steps | None = None
     """Steps there were before ``protoseg train --extend-to``; starts and ramps stay shares of these."""
     max_hours: Positive | None = None
@@ -359,9 +366,11 @@ class Train(Section):
     accumulate: Images = 1
     """Split a step's images into this many parts, one forward and backward pass each, to save memory."""
     seed: Seed = 0
+    """Seed of initial weights, views and the order of images."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type; fp16 scales the loss. bf16 also runs on recent CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes a GPU if there is one."""
     workers: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     """Loader processes of each training process; results do not depend on their number. ``auto``: as many as cores and
     shared memory (``/dev/shm``) have room for."""
@@ -371,24 +380,28 @@ class Train(Section):
     compile: bool = False
     """Compile student and teacher with ``torch.compile``: slow first steps, faster ones after them."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """``adamw`` for transformers and ConvNeXt, with a smaller ``lr`` such as 0.0001."""
     lr: Annotated[float, Field(ge=1e-12, le=1000.0)] = 0.001
     """Learning rate of the backbone."""
     head_lr_factor: Positive = 10.0
     """Decoder and heads learn this much faster than the backbone."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Of ``sgd``."""
     weight_decay: NonNegative = 1e-4
+    """``adamw`` leaves biases and normalisation out."""
     poly_power: NonNegative = 0.9
     """The learning rate falls as (1 - step/steps) ** poly_power."""
     warmup_steps: Annotated[int, Field(ge=0, le=99_999_999)] = 0
     """Steps over which the learning rate rises linearly."""
     clip_grad_norm: Positive | None = None
+    """Largest norm of the gradient of all parameters together; absent: no limit."""
     max_skipped_steps: Count = 10
     """A step whose loss or gradient is not finite is skipped; after this many in a row training stops."""
     logit_adjustment: NonNegative = 0.0
     """How far losses on labels and pseudo-labels make up for how frequent classes are: 0 not at all, 1 as if all were
     equally so."""
     ohem: Ohem | None = None
-    """Hard example mining on the labelled loss."""
+    """Hard example mining on the labelled loss: ``{threshold: 0.7, min_kept: 100000}``; absent: all pixels count."""
     auxiliary_weight: NonNegative = 0.0
     """Weight of an auxiliary head on the last but one level of the backbone; training only."""
     eval_every: Count = 1_000
@@ -428,6 +441,7 @@ class Distill(Section):
     """How a student learns from a finished teacher (``protoseg distill``)."""
 
     temperature: Positive = 2.0
+    """Divides the logits of both networks in the divergence of ``kl_weight``."""
     label_weight: NonNegative = 1.0
     """Cross-entropy on labelled images."""
     kl_weight: NonNegative = 1.0
@@ -435,6 +449,7 @@ class Distill(Section):
     channel_weight: NonNegative = 1.0
     """Channel-wise distillation: where in the image each class responds (Shu et al., ICCV 2021)."""
     channel_temperature: Positive = 4.0
+    """Divides the logits of both networks in the term of ``channel_weight``."""
     target: Literal["auto", "linear", "prototype", "mean"] = "auto"
     """The teacher's linear head, its prototype head, or the mean of both probabilities; ``auto``: the prototype head of
     a teacher that has one."""

@@ -8,7 +8,8 @@ from protoseg_deploy.data import Sample
 from protoseg_deploy.data.folders import find_data, find_samples
 from protoseg_deploy.data.pairing import find_images, is_folder, looked_for
 from protoseg_deploy.errors import DataError, UsageError
-from protoseg_deploy.recipe import Data, LabeledFolder, Recipe, load_run_recipe
+from protoseg_deploy.recipe import Data, LabeledFolder, MaskReading, Recipe, load_run_recipe
+from protoseg_deploy.runtimes.base import RuntimeInfo
 
 Item = TypeVar("Item")
 
@@ -77,6 +78,28 @@ def folder_samples(
     return samples if count is None else evenly_spaced(samples, count)
 
 
+def masks_of(info: RuntimeInfo) -> MaskReading:
+    """How the masks of a folder are read: as the bundle or the run says, else by the classes of the runtime.
+
+    Raises:
+        UsageError: the recipe in the run cannot be read.
+    """
+    if info.masks is not None:
+        return info.masks
+    reading = MaskReading.of_classes(info.classes, info.ignore_index, info.reading)
+    recipe = _recipe_file(info.path)
+    if info.kind != "pytorch" or not recipe.is_file():
+        return reading
+    data = load_run_recipe(recipe).data
+    return reading.model_copy(
+        update={
+            "value_map": data.value_map,
+            "ignore_colors": tuple(data.ignore_colors),
+            "palette_masks": data.palette_masks or "indices",
+        }
+    )
+
+
 def evenly_spaced(samples: Sequence[Item], count: int) -> tuple[Item, ...]:
     """At most `count` of them, in order, the first and the last included where there is room for two."""
     if count >= len(samples):
@@ -86,8 +109,12 @@ def evenly_spaced(samples: Sequence[Item], count: int) -> tuple[Item, ...]:
     return tuple(samples[round(number * (len(samples) - 1) / (count - 1))] for number in range(count))
 
 
+def _recipe_file(run: Path) -> Path:
+    return (run if run.is_dir() else run.parent) / "recipe.yaml"
+
+
 def _recipe_of(run: Path, wanted: str) -> Recipe:
-    recipe = (run if run.is_dir() else run.parent) / "recipe.yaml"
+    recipe = _recipe_file(run)
     if not recipe.is_file():
         raise DataError(f"{recipe} is not there, so nothing says which the {wanted} are")
     return load_run_recipe(recipe)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.recipe import ClassTable, ImageReading
+from protoseg_deploy.recipe import ClassTable, ImageReading, MaskReading
 from protoseg_deploy.runtimes.manifest import file_sha256
 
 UInt8Array = NDArray[np.uint8]
@@ -42,6 +42,8 @@ class RuntimeInfo:
     """The files that decide its class maps; see `artefact_sha256`."""
     reading: ImageReading = field(default_factory=ImageReading)
     """How image files become the uint8 RGB that it takes."""
+    masks: MaskReading | None = None
+    """How masks that go with it are read; None where no bundle says so."""
     fixed_size: tuple[int, int] | None = None
     """Height and width the artefact is bound to; None where any size goes."""
     size_range: tuple[tuple[int, int], tuple[int, int]] | None = None

@@ -22,7 +22,10 @@ from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from protoseg_deploy.bundles import Verification
+    from protoseg_deploy.data import Sample
     from protoseg_deploy.errors import ProtosegError
     from protoseg_deploy.exporting.engines.building import BuiltEngine
     from protoseg_deploy.runtimes.tensorrt import Profile
@@ -92,8 +95,9 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     "--version-compatible", is_flag=True, help="tensorrt: run under later versions of the same major number too."
 )
 @click.option("--hardware-compatible", is_flag=True, help="tensorrt: run on any GPU from compute capability 8.0 on.")
-@click.option("--images", type=PATH, help="Verify engines that can run here on these.  [default: validation images]")
+@click.option("--images", type=PATH, help="Verify engines that can run here on these; needed without --no-verify.")
 @click.option("--masks", type=PATH, help="Masks of --images, to compare the mIoU too.")
+@click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
 @click.option(
     "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Verify on at most so many."
 )
@@ -111,6 +115,7 @@ def command(
     hardware_compatible: bool,
     images: Path | None,
     masks: Path | None,
+    mask_template: str,
     verify_images: int,
     no_verify: bool,
     as_json: bool,
@@ -124,15 +129,16 @@ def command(
     like every other artefact of the bundle.
 
     \b
-    protoseg build bundles/mine --engine tensorrt
-    protoseg build bundles/mine --engine tensorrt --profile 1x512x1024 --workspace 4GiB --images photos
+    protoseg build bundles/mine --engine tensorrt --images photos
+    protoseg build bundles/mine --engine tensorrt --images photos --profile 1x512x1024 --workspace 4GiB
     protoseg build bundles/mine --engine tensorrt-rtx --precision fp16,int8 --target-sm 8.6,8.9
-    protoseg build bundles/mine --engine tensorrt --hardware-compatible --version-compatible
+    protoseg build bundles/mine --engine tensorrt --images photos --hardware-compatible --version-compatible
     """
     import torch
 
     from protoseg_deploy.bundles import Bundle
     from protoseg_deploy.errors import ProtosegError, UsageError
+    from protoseg_deploy.evaluation.samples import folder_samples
     from protoseg_deploy.exporting import failure_message
     from protoseg_deploy.exporting.engines.building import build_into_bundle
     from protoseg_deploy.exporting.engines.options import EngineOptions, check_options, why_impossible
@@ -172,7 +178,7 @@ def command(
         raise UsageError(f"nothing to build: {'; '.join(skipped.values())}", "Choose other targets or precisions.")
     verification = None
     if built and images is not None:
-        verification = _verify(folder, images, masks, verify_images, as_json)
+        verification = _verify(folder, folder_samples(images, masks, mask_template, verify_images), as_json)
     if as_json:
         print_json(_document(folder, built, skipped, failed, verification))
     else:
@@ -197,13 +203,11 @@ def command(
         )
 
 
-def _verify(folder: Path, images: Path, masks: Path | None, count: int, hidden: bool) -> "Verification":
+def _verify(folder: Path, samples: "Sequence[Sample]", hidden: bool) -> "Verification":
     """The gate over the whole bundle."""
     from protoseg_deploy.bundles import Bundle
-    from protoseg_deploy.evaluation.samples import folder_samples
     from protoseg_deploy.exporting import verify_bundle
 
-    samples = folder_samples(images, masks, count=count)
     with progress_bar("verifying", hidden=hidden) as show:
         return verify_bundle(Bundle.open(folder), samples, progress=show)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--recipe", help="Judge by the validation images of this recipe: a shipped name or a YAML file.")
 @click.option("--images", type=PATH, help="Folder of images to judge by instead; needs --masks.")
-@click.option("--masks", type=PATH, help="Folder of their index masks.")
+@click.option("--masks", type=PATH, help="Folder of their masks, read as the bundle or the run says.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
 @click.option(
     "--batch",
@@ -93,8 +93,8 @@ def command(
     """
     from protoseg_deploy.errors import UsageError
     from protoseg_deploy.evaluation.evaluate import check_same_classes, evaluate
-    from protoseg_deploy.evaluation.samples import folder_samples, recipe_samples
-    from protoseg_deploy.recipe import MaskReading, class_table, load_recipe, mask_reading
+    from protoseg_deploy.evaluation.samples import folder_samples, masks_of, recipe_samples
+    from protoseg_deploy.recipe import class_table, load_recipe, mask_reading
 
     if (recipe is None) == (images is None and masks is None):
         raise UsageError("give either --recipe, or --images and --masks: what to judge by")
@@ -113,8 +113,7 @@ def command(
         if images is None or masks is None:
             raise UsageError("--images and --masks go together")
         samples = folder_samples(images, masks, mask_template)
-        info = runtime.info
-        reading = MaskReading.of_classes(info.classes, info.ignore_index, info.reading)
+        reading = masks_of(runtime.info)
     with progress_bar("evaluating", hidden=as_json) as progress:
         result = evaluate(
             runtime,

@@ -85,8 +85,8 @@ def command(
         overrides, recipe = (recipe, *overrides), None
     if go_on:
         resume = resume or run.exists()
-        if extend_to is not None and run.exists() and run.recipe().train.steps == extend_to:
-            extend_to = None  # done before the restart
+    if resume and extend_to is not None and run.exists() and run.recipe().train.steps == extend_to:
+        extend_to = None  # done before the run was interrupted
     if recipe is None and not ((resume or extend_to is not None) and run.exists()):
         raise click.UsageError(f"Missing argument 'RECIPE': {folder} holds no run that could go on with its own.")
     try:

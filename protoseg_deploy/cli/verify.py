@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.command(name="verify", cls=Verb, short_help="Compare the graphs and engines of a bundle.")
 @click.argument("folder", metavar="BUNDLE", type=PATH)
 @click.option("--images", type=PATH, required=True, help="Folder of images, searched recursively.")
-@click.option("--masks", type=PATH, help="Folder of their index masks, to compare the mIoU too.")
+@click.option("--masks", type=PATH, help="Folder of their masks, to compare the mIoU too.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
 @click.option("--count", type=click.IntRange(min=1), help="At most so many images, evenly spaced.  [default: all]")
 @click.option(

@@ -126,8 +126,8 @@ def examine_data(
         found.faults.append("there is no labelled image")
     if not tolerated:
         found.hints.append(
-            "Unlabelled images that cannot be read are replaced by others in training while their share is within "
-            f"data.max_unreadable_share={recipe.data.max_unreadable_share:g}."
+            "Replace or remove unlabelled images that cannot be read; training passes them over only while their share "
+            f"is within data.max_unreadable_share={recipe.data.max_unreadable_share:g}."
         )
     masks = [seen.mask for seen in [*labeled, *val] if seen.mask is not None]
     found.hints += comparing.strange_values(recipe.data, len(classes), masks)
@@ -258,7 +258,7 @@ def _check_classes(
     unread = len(labeled) - len(_masks(labeled))
     if absent and unread < len(labeled):
         names = ", ".join(classes.names[index] for index in absent)
-        of_read = f" ({unread} masks could not be read)" if unread else ""
+        of_read = f" ({unread} {'mask' if unread == 1 else 'masks'} could not be read)" if unread else ""
         text = (
             f"no labelled pixel of {names} in {len(labeled)} labelled images{of_read}: nothing teaches the network "
             "what they look like"
@@ -298,9 +298,10 @@ def _mends_of_absent(
     if likely is not None:
         line = value_map_line(data.value_map, likely)
         mends.append(f"If the values of masks are the classes in their order: {line}.")
-    elif data.ignore_index in shown and len(absent) == 1:
+    elif data.ignore_index in shown:
         line = value_map_line(data.value_map, {data.ignore_index: absent[0]})
-        mends.append(f"If {data.ignore_index}, which is ignored, means {classes.names[absent[0]]}: {line}.")
+        others = " (or the index of another class)" if len(absent) > 1 else ""
+        mends.append(f"If {data.ignore_index}, which is ignored, means {classes.names[absent[0]]}: {line}{others}.")
     if len(sets.labeled) < sets.labeled_pool and data.labeled_draw == "random":
         mends.append("data.labeled_draw: covering draws images that show every class, where there are any.")
     if len(classes) - len(absent) >= 2 and not classes.binary:
@@ -340,7 +341,9 @@ def _suspicious_images(
         if seen.header is not None and seen.mask is not None
     ]
     return [
-        *suspicions.of_ranges((seen.image, seen.used) for seen in every if seen.used is not None),
+        *suspicions.of_ranges(
+            ((seen.image, seen.used) for seen in every if seen.used is not None), recipe.data.value_range is not None
+        ),
         *suspicions.of_bands((seen.image, seen.header) for seen in every if seen.header is not None),
         *(suspicions.of_orientations(pairs) if doubtful else []),
     ]

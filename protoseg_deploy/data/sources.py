@@ -142,7 +142,7 @@ def _refuse_several_frames(image: Image.Image, path: Path) -> None:
     counted = f"at least {frames}" if frames == _MOST_COUNTED - 1 else str(frames)
     raise DataError(
         f"{path}: {image.format} with {counted} frames or pages; one image a file is expected",
-        hint="Split it into single images.",
+        hint="Split files of several frames or pages into single images.",
     )
 
 

@@ -10,19 +10,24 @@ _LEAST_USED = 0.1
 _UPSIDE_DOWN_OR_MIRRORED = (2, 3, 4)
 
 
-def of_ranges(images: Iterable[tuple[Path, float]]) -> list[str]:
+def of_ranges(images: Iterable[tuple[Path, float]], has_range: bool) -> list[str]:
     """Images that are almost one value.
 
     Args:
         images: files, each with `used_share` of the image.
+        has_range: whether the recipe says which values become black and white.
     """
-    flat = [path for path, share in images if share < _LEAST_USED]
+    every = list(images)
+    flat = [path for path, share in every if share < _LEAST_USED]
     if not flat:
         return []
-    return [
-        f"{_counted(flat)} less than a tenth of the values from black to white, such as {flat[0]}: for 12 bits in 16 "
-        "set data.value_range=[0,4095], or data.value_range=percentile_2_98"
-    ]
+    mend = "for 12 bits in 16 set data.value_range=[0,4095], or data.value_range=percentile_2_98"
+    one_range = "data.value_range is one for the images of all files"
+    if has_range:
+        mend = f"{one_range}; bring 8 bits and 16 bits to one depth, or leave it out"
+    elif len(flat) < len(every):
+        mend += f"; {one_range}: where others have 8 bits, convert these to 8 bits instead"
+    return [f"{_counted(flat)} less than a tenth of the values from black to white, such as {flat[0]}: {mend}"]
 
 
 def of_bands(images: Iterable[tuple[Path, ImageHeader]]) -> list[str]:

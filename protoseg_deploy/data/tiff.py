@@ -148,7 +148,7 @@ def _page_of(tiff: Any, path: Path) -> TiffPage:
     if pictures > 1:
         raise DataError(
             f"{path}: TIFF with {pictures} frames or pages; one image a file is expected",
-            hint="Split it into single images.",
+            hint="Split files of several frames or pages into single images.",
         )
     page = tiff.pages[picture]
     bits = page.tags.valueof(258, default=page.bitspersample)

@@ -13,6 +13,7 @@ from protoseg_deploy.errors import DataError, ProtosegError, UsageError
 from protoseg_deploy.evaluation.computing import CheckedRuntime, ComputeError, check_batch
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.evaluation.reading import read_batches
+from protoseg_deploy.evaluation.samples import masks_of
 from protoseg_deploy.recipe import ClassTable, MaskReading
 from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array
 from protoseg_deploy.runtimes.tiling import default_overlap, predict_tiled
@@ -73,7 +74,7 @@ def evaluate(
     Args:
         runtime: what is judged.
         samples: images with masks.
-        masks: how masks are read; its ignore index does not count. Those of the runtime's own classes when absent.
+        masks: how masks are read; its ignore index does not count. See `masks_of` when absent.
             Images are always read as the runtime says.
         batch: images per call; 1 on a CPU and 4 on a GPU, or fewer if an engine takes no more, when absent.
         progress: called with (images done, images in all).
@@ -86,7 +87,7 @@ def evaluate(
     if not samples:
         raise DataError("there is nothing to evaluate: no image with a mask")
     info = runtime.info
-    masks = masks or MaskReading.of_classes(info.classes, info.ignore_index, info.reading)
+    masks = masks or masks_of(info)
     batch = _images_per_call(info, batch)
     matrix = ConfusionMatrix(len(info.classes), masks.ignore_index)
     done = tiled = predict_ns = 0

@@ -8,8 +8,9 @@ from protoseg_deploy.data import Sample
 from protoseg_deploy.data.folders import find_data, find_samples
 from protoseg_deploy.data.pairing import find_images, is_folder, looked_for
 from protoseg_deploy.errors import DataError, UsageError
-from protoseg_deploy.recipe import Data, LabeledFolder, Recipe
+from protoseg_deploy.recipe import Data, LabeledFolder, MaskReading, Recipe
 from protoseg_deploy.run_folder import RunFolder
+from protoseg_deploy.runtimes.base import RuntimeInfo
 
 Item = TypeVar("Item")
 
@@ -76,6 +77,28 @@ def folder_samples(
         if not samples:
             raise UsageError(f"{images}: a folder without images ({looked_for(images)})")
     return samples if count is None else evenly_spaced(samples, count)
+
+
+def masks_of(info: RuntimeInfo) -> MaskReading:
+    """How the masks of a folder are read: as the bundle or the run says, else by the classes of the runtime.
+
+    Raises:
+        UsageError: the recipe in the run cannot be read.
+    """
+    if info.masks is not None:
+        return info.masks
+    reading = MaskReading.of_classes(info.classes, info.ignore_index, info.reading)
+    run = RunFolder.around(info.path)
+    if info.kind != "pytorch" or not run.exists():
+        return reading
+    data = run.recipe().data
+    return reading.model_copy(
+        update={
+            "value_map": data.value_map,
+            "ignore_colors": tuple(data.ignore_colors),
+            "palette_masks": data.palette_masks or "indices",
+        }
+    )
 
 
 def evenly_spaced(samples: Sequence[Item], count: int) -> tuple[Item, ...]:

@@ -63,10 +63,10 @@ class ImageFolder(Section):
 
 
 class LabeledFolder(ImageFolder):
-    """Images with index masks."""
+    """Images with masks."""
 
     masks: PathText | None = None
-    """Folder of single-channel index masks."""
+    """Folder of masks: of class indices, or of the ``colors`` of classes."""
     mask_template: PathText = "{stem}.png"
     """Where a mask lies below ``masks``, e.g. ``{stem}_mask.png`` or ``{parent}/{stem}.png``."""
 
@@ -171,5 +171,8 @@ class Data(Section):
             if len(set(self.classes)) != len(self.classes):
                 raise ValueError("`classes` holds the same name twice")
             if self.colors is not None and len(self.colors) != len(self.classes):
-                raise ValueError(f"{len(self.colors)} `colors` for {len(self.classes)} `classes`")
+                alone = ", here that of the foreground; its background is black" if len(self.classes) == 1 else ""
+                raise ValueError(
+                    f"{len(self.colors)} `colors` for {len(self.classes)} `classes`: give one for each{alone}"
+                )
         return self

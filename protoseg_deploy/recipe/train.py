@@ -90,7 +90,7 @@ class Train(Section):
     """Strength of the logit adjustment for class imbalance in losses on labels and pseudo-labels: 0 is none, 1 balances
     classes fully."""
     ohem: Ohem | None = None
-    """Hard example mining on the labelled loss."""
+    """Hard example mining on the labelled loss: ``{threshold: 0.7, min_kept: 100000}``; absent: all pixels count."""
     auxiliary_weight: NonNegative = 0.0
     """Weight of an auxiliary head on the penultimate level of the backbone; training only."""
     eval_every: Annotated[Count, Mark("steps")] = 1_000

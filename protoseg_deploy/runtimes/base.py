@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from protoseg_deploy.bundles.digests import file_sha256
 from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.recipe import ClassTable, ImageReading
+from protoseg_deploy.recipe import ClassTable, ImageReading, MaskReading
 
 UInt8Array = NDArray[np.uint8]
 
@@ -38,6 +38,8 @@ class RuntimeInfo:
     """The files that decide its class maps; see `artefact_sha256`."""
     reading: ImageReading = field(default_factory=ImageReading)
     """How image files become the uint8 RGB that it takes."""
+    masks: MaskReading | None = None
+    """How masks that go with it are read; None where no bundle says so."""
     fixed_size: tuple[int, int] | None = None
     """Height and width the artefact is bound to; None where any size goes."""
     size_range: tuple[tuple[int, int], tuple[int, int]] | None = None

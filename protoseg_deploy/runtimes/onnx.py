@@ -68,6 +68,7 @@ class OnnxRuntime:
             file_bytes=graph.bytes,
             files=graph.files,
             reading=self._metadata.reading,
+            masks=graph.manifest.mask_reading() if graph.manifest else None,
             fixed_size=self._metadata.fixed_size,
             verified=graph.verified,
             emulated=opened.emulated,

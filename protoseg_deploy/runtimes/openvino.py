@@ -76,6 +76,7 @@ class OpenVinoRuntime:
             file_bytes=graph.bytes,
             files=graph.files,
             reading=self._metadata.reading,
+            masks=graph.manifest.mask_reading() if graph.manifest else None,
             fixed_size=self._metadata.fixed_size,
             verified=graph.verified,
             emulated=_emulation(self._metadata.precision, layers),

@@ -34,7 +34,7 @@ from protoseg_deploy.training.processes import (
     wait_for_others,
 )
 from protoseg_deploy.training.progress import TrainingProgress
-from protoseg_deploy.training.recording import Best, RunRecord
+from protoseg_deploy.training.recording import Best, RunRecord, lag_of_average
 from protoseg_deploy.training.run import Run, resolved_recipe
 from protoseg_deploy.training.skipping import SkippedSteps, TooManySkipped, write_replay
 from protoseg_deploy.training.state_shape import require_state
@@ -178,6 +178,8 @@ class Trainer:
             unreadable = self.unreadable.report()
             if unreadable is not None:
                 progress.say(f"warning: {unreadable}")
+            if (lag := lag_of_average(self.latest)) is not None:
+                progress.say(f"warning: {lag}")
         return self.finish()
 
     def resume(self) -> None:

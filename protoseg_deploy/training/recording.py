@@ -19,6 +19,9 @@ from protoseg_deploy.training.progress import TrainingProgress
 from protoseg_deploy.training.records import finite
 from protoseg_deploy.training.run import Run
 
+_LAG_POINTS = 5.0
+"""Of mIoU between student and moving average; in a run long enough they end within a point or two."""
+
 
 @dataclass
 class Best:
@@ -131,7 +134,8 @@ class RunRecord(AbstractContextManager["RunRecord"]):
                 prototypes = method.prototypes()
                 if prototypes is not None:
                     save_prototypes(self.run.prototypes, prototypes)
-            self.progress.evaluated(step, miou, best.miou_percent)
+            shown = {method.average_name if name == "teacher" else name: value for name, value in miou.items()}
+            self.progress.evaluated(step, shown, best.miou_percent)
         return latest, best
 
     def _scalars(self, tag: str, values: Mapping[str, float], step: int) -> None:
@@ -145,6 +149,17 @@ class RunRecord(AbstractContextManager["RunRecord"]):
         for figure, values in diagnostics.items():
             shown = [sum(count > 0 for count in value) if isinstance(value, list) else value for value in values]
             self._scalars(f"prototypes/{figure}", dict(zip(classes.names, shown, strict=True)), step)
+
+
+def lag_of_average(evaluation: Mapping[str, Any]) -> str | None:
+    """A warning where the network that is kept ends far below the student it is the average of."""
+    kept, student = evaluation["miou_percent"], evaluation["student_miou_percent"]
+    if kept is None or student is None or student - kept < _LAG_POINTS:
+        return None
+    return (
+        f"the moving average, which is kept, ends {student - kept:.1f} points of mIoU below the student: it lags "
+        "behind in a short run. Train longer, or lower method.ema_decay"
+    )
 
 
 def _without_disk_errors(thrown: threading.ExceptHookArgs) -> None:

@@ -252,6 +252,29 @@ def bundle(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_bundle(run_folder, tmp_path_factory.mktemp("bundle") / "mine", precisions=("fp32", "bf16")).path
 
 
+def test_masks_of_a_folder_are_read_as_in_training(
+    run_folder: Path, recipe: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """0, 127 and 254 for 0, 1 and 2, which the recipe's value map puts right: a run and its bundle know it."""
+    trained, images, masks = tmp_path / "run", scenes / "val/images", tmp_path / "masks"
+    shutil.copytree(run_folder, trained)
+    tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    tree["data"]["value_map"] = {127: 1, 254: 2}
+    (trained / "recipe.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    masks.mkdir()
+    for path in (scenes / "val/masks").iterdir():
+        stored = np.asarray(Image.open(path))
+        Image.fromarray(np.where(stored < 3, stored * 127, 255).astype(np.uint8)).save(masks / path.name)
+    exported = export_bundle(trained, tmp_path / "bundle").path
+    expected = json.loads(run("evaluate", trained, "--recipe", recipe, "--json").stdout)["iou_percent"]
+    for runtime in (trained, trained / "best.safetensors", exported, exported / "model.onnx", f"{exported}@openvino"):
+        document = json.loads(run("evaluate", runtime, "--images", images, "--masks", masks, "--json").stdout)
+        assert document["iou_percent"] == pytest.approx(expected, abs=0.5)
+    alone = shutil.copy(exported / "model.onnx", tmp_path)
+    said = run("evaluate", alone, "--images", images, "--masks", masks, exit_code=1).stderr
+    assert "data.value_map" in said, "a graph by itself knows its classes only"
+
+
 def test_precision_and_backend_reach_the_runtime(bundle: Path, recipe: Path, scenes: Path, tmp_path: Path) -> None:
     if reason := why_no_bf16():
         pytest.skip(reason)

@@ -190,12 +190,14 @@ def test_stripping_follows_moved_data(teacher, scenes, tmp_path):
 
 
 def test_a_smaller_student_is_trained(teacher, tmp_path):
-    document = json.loads(
-        run(
-            "distill", teacher, "--run", tmp_path / "student", "--json",
-            "model.backbone=mobilenetv3_small_050", "train.steps=4",
-        ).stdout
+    result = run(
+        "distill", teacher, "--run", tmp_path / "student", "--json",
+        "model.backbone=mobilenetv3_small_050", "train.steps=4",
     )  # fmt: skip
+    document = json.loads(result.stdout)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("step 4/4")]
+    assert ", average " in line
+    assert "teacher" not in line, "which is the run it learns from"
     assert Run(tmp_path / "student").recipe().distill.target == "prototype", "the teacher has prototypes"
     assert not document["stripped"]
     assert document["student_parameters"] < document["teacher_parameters"]

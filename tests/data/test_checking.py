@@ -323,6 +323,14 @@ def test_foreground_that_is_255_in_some_masks_is_named_with_its_mend(root: Path,
     assert not [t for t in check(root, data={"classes": ["thing"], "value_map": {255: 1}}).warnings if "255" in t]
 
 
+def test_foreground_that_is_255_in_all_masks_is_named_for_several_classes_too(root: Path) -> None:
+    for path in [*(root / "train_masks").iterdir(), *(root / "val_masks").iterdir()]:
+        write(path, np.where(np.asarray(Image.open(path)) == 1, 255, 0).astype(np.uint8))
+    with pytest.raises(DataError) as caught:
+        check(root)
+    assert "If 255, which is ignored, means road: data.value_map: {255: 1} (or the index" in caught.value.hint
+
+
 def test_ignored_pixels_in_some_masks_are_what_they_are(root: Path) -> None:
     for path in (root / "train_masks").iterdir():
         values = np.asarray(Image.open(path)).copy()
@@ -458,6 +466,15 @@ def test_images_that_are_almost_one_value_are_a_warning(root: Path) -> None:
     text = "\n".join(check(root).warnings)
     assert f"1 image uses less than a tenth of the values from black to white, such as {image}" in text
     assert "data.value_range" in text
+
+
+def test_one_range_does_not_suit_8_bits_and_16(root: Path) -> None:
+    image, _ = pairs_of(root)[0]
+    write(image, np.asarray(Image.open(image).convert("L")).astype(np.uint16) * 16)
+    assert "where others have 8 bits, convert these to 8 bits instead" in "\n".join(check(root).warnings)
+    (warning,) = [t for t in check(root, data={"value_range": [0, 4095]}).warnings if "less than a tenth" in t]
+    assert warning.startswith("11 images use"), "those of 8 bits are nearly black now"
+    assert "set data.value_range" not in warning, "it is set"
 
 
 def test_a_fourth_band_that_is_passed_over_is_a_warning(root: Path) -> None:

@@ -74,7 +74,7 @@ def test_all_faults_are_reported_at_once_each_with_line_key_and_remedy(tmp_path)
         (["data.unlabeled.images=null"], "needs `data.unlabeled.images`"),
         (["data.labeled.masks=null"], "`images` is given without `masks`"),
         (["data.classes=[a, a]"], "the same name twice"),
-        (["data.colors=[[1, 2, 3]]"], "1 `colors` for 3 `classes`"),
+        (["data.colors=[[1, 2, 3]]"], "1 `colors` for 3 `classes`: give one for each"),
         (["data.labeled_count=3", "data.labeled_share=0.5"], "not both"),
         (["data.labeled.mask_template=mask.png"], "must contain {stem}"),
         (["data.colors=[[0, 0, 300], [0, 0, 0], [0, 0, 0]]"], "data.colors.0.2"),

@@ -13,6 +13,7 @@ from protoseg_deploy.errors import UsageError
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.recipe import recipe_from_dict, resumable_keys
 from protoseg_deploy.training import Run, Trainer, optimization, train
+from protoseg_deploy.training.recording import lag_of_average
 from protoseg_deploy.training.step import TrainStep
 from tests.conftest import recipe_tree, with_values
 from tests.training.crashing import assert_same
@@ -291,6 +292,26 @@ def test_continue_starts_a_run_or_resumes_it(recipe, tmp_path):
     for _ in range(2):  # torchrun repeats a command as it is
         command("--run", tmp_path / "run", "--continue", "--extend-to", 4)
         assert Run(tmp_path / "run").summary()["steps"] == 4
+
+
+def test_an_extension_that_was_stopped_goes_on_by_its_command_and_resume(recipe, finished, monkeypatch):
+    folder = finished[0]
+    with monkeypatch.context() as patch:
+        stop_before(patch, STEPS + 3)
+        with pytest.raises(KeyboardInterrupt):
+            extend(recipe, folder, LONGER)
+    same = ["--run", folder, "--extend-to", LONGER]
+    assert "--resume finishes" in command(*same, exit_code=2).stderr
+    command(*same, "--resume")
+    assert Run(folder).summary()["steps"] == LONGER
+
+
+def test_a_moving_average_that_lags_far_behind_is_said():
+    figures = {"miou_percent": 45.5, "student_miou_percent": 96.4}
+    assert "ends 50.9 points of mIoU below the student" in lag_of_average(figures)
+    assert lag_of_average(figures | {"miou_percent": 95.0}) is None
+    assert lag_of_average(figures | {"miou_percent": 99.0}) is None
+    assert lag_of_average(dict.fromkeys(figures)) is None, "there is no validation image, or no pixel counts"
 
 
 def test_without_a_run_a_recipe_is_needed(tmp_path):

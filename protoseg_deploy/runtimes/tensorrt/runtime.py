@@ -10,7 +10,7 @@ from torch import Tensor
 
 from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT, check_class_map
 from protoseg_deploy.bundles.finding import bundle_in, check_described
-from protoseg_deploy.bundles.manifest import ENGINE_FOLDER
+from protoseg_deploy.bundles.manifest import ENGINE_FOLDER, Manifest
 from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
@@ -49,7 +49,7 @@ class TensorRTRuntime:
     def __init__(self, path: Path) -> None:
         sidecar = read_sidecar(path)
         check_engine_file(path, sidecar)
-        verified = _verdict(path, sidecar)
+        manifest = _bundle_of(path, sidecar)
         if not torch.cuda.is_available():
             raise UsageError(
                 f"{path} runs on an NVIDIA GPU, and PyTorch finds none here",
@@ -74,7 +74,7 @@ class TensorRTRuntime:
         self._buffers.update((name, GrowingBuffer(dtype, self._device)) for name, dtype in self._outputs.items())
         self._host_images = GrowingBuffer(torch.uint8, None)
         self._host_class_map = GrowingBuffer(self._outputs[_CLASS_MAP], None)
-        self._info = _info(path, sidecar, gpu, verified)
+        self._info = _info(path, sidecar, gpu, manifest)
 
     @property
     def info(self) -> RuntimeInfo:
@@ -177,7 +177,7 @@ class TensorRTRuntime:
         return Binding(images, outputs)
 
 
-def _info(path: Path, sidecar: EngineSidecar, gpu: str, verified: bool | None) -> RuntimeInfo:
+def _info(path: Path, sidecar: EngineSidecar, gpu: str, manifest: Manifest | None) -> RuntimeInfo:
     profile, metadata = sidecar.profile, sidecar.metadata
     return RuntimeInfo(
         kind="tensorrt",
@@ -192,16 +192,17 @@ def _info(path: Path, sidecar: EngineSidecar, gpu: str, verified: bool | None) -
         file_bytes=sidecar.engine_bytes,
         files=(path, sidecar_file(path)),
         reading=metadata.reading,
+        masks=manifest.mask_reading() if manifest else None,
         fixed_size=profile.fixed_size(),
         size_range=(profile.min[1:], profile.max[1:]),
         batch_range=(profile.min[0], profile.max[0]),
-        verified=verified,
+        verified=manifest.verified(f"{ENGINE_FOLDER}/{path.name}") if manifest else None,
         layer_types=sidecar.layers.heavy,
     )
 
 
-def _verdict(path: Path, sidecar: EngineSidecar) -> bool | None:
-    """What the bundle around an engine says of it; None: there is no bundle, or it never compared the engine.
+def _bundle_of(path: Path, sidecar: EngineSidecar) -> Manifest | None:
+    """The manifest of the bundle around an engine that names it; None where there is none.
 
     Args:
         path: the engine, which has been compared with its sidecar.
@@ -220,4 +221,4 @@ def _verdict(path: Path, sidecar: EngineSidecar) -> bool | None:
         bundle.file(described)
     entry = next((entry for entry in bundle.manifest.engines.values() if entry.file == name), None)
     check_described(path, entry.precision if entry else None, sidecar.metadata, bundle.manifest)
-    return bundle.manifest.verified(name)
+    return bundle.manifest

@@ -265,7 +265,7 @@ def test_masks_of_a_folder_are_read_as_in_training(
     for path in (scenes / "val/masks").iterdir():
         stored = np.asarray(Image.open(path))
         Image.fromarray(np.where(stored < 3, stored * 127, 255).astype(np.uint8)).save(masks / path.name)
-    exported = export_bundle(trained, tmp_path / "bundle").path
+    exported = export_bundle(trained, tmp_path / "bundle").folder
     expected = json.loads(run("evaluate", trained, "--recipe", recipe, "--json").stdout)["iou_percent"]
     for runtime in (trained, trained / "best.safetensors", exported, exported / "model.onnx", f"{exported}@openvino"):
         document = json.loads(run("evaluate", runtime, "--images", images, "--masks", masks, "--json").stdout)

@@ -249,7 +249,7 @@ def test_predict_says_when_nobody_has_verified_the_runtime(
 
 @pytest.fixture(scope="module")
 def bundle(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_bundle(run_folder, tmp_path_factory.mktemp("bundle") / "mine", precisions=("fp32", "bf16")).path
+    return export_bundle(run_folder, tmp_path_factory.mktemp("bundle") / "mine", precisions=("fp32", "bf16")).folder
 
 
 def test_masks_of_a_folder_are_read_as_in_training(

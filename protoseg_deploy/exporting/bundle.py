@@ -124,7 +124,7 @@ def export_bundle(
     segmenter, spec = load_network(network)
     masks = _masks(network, spec)
     truth = Truth(spec.classes, spec.reading, masks.reading(spec.classes, spec.reading))
-    with replacing(bundle) as replacement, _writing(bundle):
+    with replacing(bundle, lambda place: check_target(place, inputs)) as replacement, _writing(bundle):
         folder = replacement.folder
         metadata = _metadata(segmenter, spec, options, file_sha256(network))
         files = export_onnx(segmenter, spec, metadata, folder / GRAPH_FILE, options)

@@ -32,11 +32,16 @@ def _limit_calls(context: click.Context, _option: click.Parameter, seconds: floa
     return seconds
 
 
+def _argument_fault(text: str) -> str | None:
+    """Why an argument is no path, or None. Python takes an empty one, such as of a variable not set, for ``.``."""
+    return path_fault(text) if text else "an empty path; a dot is the folder you are in"
+
+
 class _Path(click.Path):
     """Refuses what no file system can have, before anything looks for it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if fault := path_fault(str(value)):
+        if fault := _argument_fault(str(value)):
             self.fail(fault, param, ctx)
         return super().convert(value, param, ctx)
 
@@ -118,7 +123,7 @@ def runtime_argument(text: str, precision: str | None, backend: str | None) -> R
     Raises:
         click.BadParameter: two precisions or two backends, or no such path.
     """
-    if fault := path_fault(text):
+    if fault := _argument_fault(text):
         raise click.BadParameter(fault)
     typed: dict[str, str] = {}
     path = text

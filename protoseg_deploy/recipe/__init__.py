@@ -13,6 +13,7 @@ from protoseg_deploy.recipe.loading import (
 from protoseg_deploy.recipe.reading import ImageReading, MaskReading, image_reading, mask_reading
 from protoseg_deploy.recipe.runs import load_run_recipe, with_draw_of
 from protoseg_deploy.recipe.schema import (
+    MOST_STEPS,
     Color,
     Data,
     Distill,
@@ -31,6 +32,7 @@ from protoseg_deploy.recipe.schema import (
 from protoseg_deploy.recipe.shipped import shipped_folder, shipped_recipe_names, shipped_recipe_path
 
 __all__ = [
+    "MOST_STEPS",
     "ClassTable",
     "Color",
     "Data",

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 def _limit_calls(context: click.Context, _option: click.Parameter, seconds: float) -> float:
     """Callback of an option: set the limit for the time of the verb."""
-    if math.isnan(seconds):
-        raise click.BadParameter("nan is no number of seconds")
     before = limit_calls(seconds)
     context.call_on_close(lambda: limit_calls(before))
     return seconds
@@ -48,13 +46,24 @@ class _Path(click.Path):
 
 PATH = _Path(path_type=Path)
 
+
+class Number(click.FloatRange):
+    """Within bounds, and no ``nan``, which is within all of them and below no limit, and no infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is no finite number", param, ctx)
+        return number
+
+
 # Spelled out, because importing them would load PyTorch before a verb is known to need it.
 PRECISIONS: tuple["Precision", ...] = ("fp32", "fp16", "bf16", "int8")
 _BACKENDS = ("onnxruntime", "tensorrt-ep", "openvino")
 
 timeout_option: Callable[[Any], Any] = click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True, max=MOST_SECONDS),
+    type=Number(min=0, min_open=True, max=MOST_SECONDS),
     default=DEFAULT_SECONDS,
     show_default=True,
     envvar="PROTOSEG_TIMEOUT",

@@ -1,5 +1,6 @@
 """The stages of the gate: which artefacts a bundle has, what each was made from, and what it has to keep."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from protoseg_deploy.runtimes.metadata import Precision
 from protoseg_deploy.runtimes.opening import open_runtime
 from protoseg_deploy.runtimes.tiling import fit_image
 from protoseg_deploy.runtimes.verdicts import Limits, StageVerdict
+from protoseg_deploy.text import shown
 
 LIMITS: Mapping[Precision, Limits] = {
     "fp32": Limits(min_agreement_percent=99.9, max_relative_margin=1e-2, max_miou_drop_points=0.1),
@@ -27,7 +29,13 @@ is held to the limits of its precision, but not to stricter ones than those of f
 
 
 def int8_limits(max_drop: float) -> Limits:
-    """Limits of int8 with another loss of mIoU allowed, in points."""
+    """Limits of int8 with another loss of mIoU allowed, in points.
+
+    Raises:
+        UsageError: that is no loss; NaN above all, which no loss is larger than.
+    """
+    if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not 0 <= max_drop < math.inf:
+        raise UsageError(f"int8 may lose a number of points of mIoU from 0 on, not {shown(max_drop)}")
     return LIMITS["int8"].model_copy(update={"max_miou_drop_points": max_drop})
 
 

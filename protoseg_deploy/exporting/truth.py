@@ -1,5 +1,6 @@
 """The masks that artefacts are judged by."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,20 @@ class Truth:
 
     def matrix(self) -> ConfusionMatrix:
         return ConfusionMatrix(len(self.classes), self.masks.ignore_index)
+
+    def miou_percent(self, matrix: ConfusionMatrix) -> float:
+        """Mean IoU of what was counted.
+
+        Raises:
+            DataError: nothing was: the masks show no class.
+        """
+        miou = matrix.miou_percent()
+        if math.isnan(miou):
+            raise DataError(
+                f"no pixel of the masks has a class, all are ignored ({self.masks.ignore_index}): there is no mIoU",
+                hint="Give images whose masks show classes, or --images without --masks.",
+            )
+        return miou
 
     def read(self, sample: Sample, image: UInt8Array) -> UInt8Array | None:
         """``[H,W]``, or None for an image without a mask.

@@ -234,7 +234,7 @@ def _refuse_foreign_results(folder: Path) -> None:
     for path in (folder / name for name in (DOCUMENT, TEXT, PICTURE)):
         if os.path.lexists(path):
             raise UsageError(
-                f"{path} is there, but no run of a comparison: it would be replaced",
+                f"{path} is there, but no run of a comparison is: it would be replaced",
                 "Choose another --run folder, or move the file; nothing was written.",
             )
 

@@ -21,7 +21,7 @@ _VERBS = (
 )  # fmt: skip
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
-_OUT_OF_MEMORY = ("not enough memory", "Use smaller images, fewer at a time, or a machine with more memory.")
+_NEEDS_LESS = "Use smaller images, fewer at a time, or a machine with more memory."
 
 
 class _VerbGroup(click.Group):
@@ -70,11 +70,18 @@ class _VerbGroup(click.Group):
                 raise _Stopped(stop.received) from None
             if isinstance(error, OSError) and error.filename is not None and error.errno != errno.EPIPE:
                 raise _ShownError(ProtosegError(f"{error.filename}: {error.strerror or error}")) from None
-            if isinstance(error, MemoryError):
-                raise _ShownError(ProtosegError(*_OUT_OF_MEMORY)) from None
+            if isinstance(error, (MemoryError, RuntimeError)) and _is_out_of_memory(error):
+                line = next(iter(str(error).splitlines()), "") or type(error).__name__
+                raise _ShownError(ProtosegError(f"not enough memory: {line}", _NEEDS_LESS)) from None
             if isinstance(error, FileNotFoundError) and (reason := _lack_of_temporary_folder()):
                 raise _ShownError(ProtosegError(reason, "Set TMPDIR to a folder that can be written.")) from None
             raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    from protoseg_deploy.evaluation.computing import is_out_of_memory  # loads PyTorch, as who needs memory has done
+
+    return is_out_of_memory(error)
 
 
 def _lack_of_temporary_folder() -> str:

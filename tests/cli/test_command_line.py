@@ -59,6 +59,16 @@ def test_an_option_with_one_value_is_not_given_twice(names, option, tmp_path):
     assert f"{option.opts[-1]} is given twice" in result.stderr
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400"])
+def test_a_number_that_is_none_is_refused_by_every_option(value):
+    numbers = [(names, option) for names, option in SINGLE if isinstance(option.type, click.types.FloatParamType)]
+    assert {option.name for _, option in numbers} >= {"max_drop", "timeout"}
+    for names, option in numbers:
+        result = CliRunner().invoke(cli, [*names, "x", option.opts[0], value])
+        assert result.exit_code == 2, names
+        assert option.opts[0] in result.stderr
+
+
 def test_flags_may_be_repeated_and_verbs_have_options_enough_for_this_test_to_mean_something():
     assert len(SINGLE) > 40
     result = CliRunner().invoke(cli, ["recipe", "show", "demo", "--source", "--source"])
@@ -248,14 +258,24 @@ def test_a_machine_without_a_place_for_temporary_files_is_named(monkeypatch):
     assert "TMPDIR" in result.stderr
 
 
-def test_a_lack_of_memory_is_said_in_a_line(monkeypatch):
+def test_more_threads_than_the_cores_can_bear_are_refused(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(Verb, "invoke", lambda self, ctx: print_json(ctx.params["threads"]))
+    assert CliRunner().invoke(cli, ["bench", "x", "--threads", "16"]).stdout == "16\n"
+    result = CliRunner().invoke(cli, ["bench", "x", "--threads", "17"])
+    assert result.exit_code == 2
+    assert "too many for 2 cores" in result.stderr
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory")])
+def test_a_lack_of_memory_is_said_in_a_line(monkeypatch, error):
     def needs_much(self, ctx):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(Verb, "invoke", needs_much)
     result = CliRunner().invoke(cli, ["recipe", "list"])
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: not enough memory\n")
+    assert result.stderr.startswith("Error: not enough memory: ")
 
 
 def say_everything():

@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,10 +28,12 @@ class Replacement:
 
     Args:
         target: the folder that is to be replaced, or not there yet.
+        check: see `replacing`.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, check: Callable[[Path], object] | None = None) -> None:
         self.target = target
+        self._check = check
         self._id = secrets.token_hex(6)
         self.folder = self._beside(target, "tmp")
 
@@ -42,6 +44,7 @@ class Replacement:
             target: another place beside it; the target itself when absent.
 
         Raises:
+            ProtosegError: what is there by now may not be replaced; it is as it was.
             WriteError: it cannot be renamed; what was there is there again.
         """
         if target is not None and target != self.target:
@@ -57,8 +60,7 @@ class Replacement:
             _sync_tree(self.folder)
             self.folder.rename(new)
             if target.exists():
-                with sole_writer(target / LOCK_FILE, str(target), wait_s=60):  # whoever writes into it now ends first
-                    target.rename(old)
+                self._set_aside(target, old)
             try:
                 new.rename(target)
             except OSError:
@@ -72,16 +74,29 @@ class Replacement:
             shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
+    def _set_aside(self, target: Path, old: Path) -> None:
+        if self._check is not None:  # before a lock file is put there
+            self._check(target)
+        with sole_writer(target / LOCK_FILE, str(target), wait_s=60):  # whoever writes into it now ends first
+            if self._check is not None:
+                self._check(target)
+            target.rename(old)
+
     def _beside(self, target: Path, kind: str) -> Path:
         return target.with_name(f".{target.name}.{self._id}.{kind}")
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Replacement]:
+def replacing(target: Path, check: Callable[[Path], object] | None = None) -> Iterator[Replacement]:
     """A place to make a folder in; only one process at a time makes a target's.
 
     What a killed process has left is finished, undone or removed first. A target that is a link stays one: what it
     leads to is replaced.
+
+    Args:
+        target: the folder, there or not.
+        check: refuses a folder that may not be replaced, by an error. Called right before the exchange: between the
+            start and the end of an export somebody may have put files there.
 
     Raises:
         LockedError: another process is making it.
@@ -94,7 +109,7 @@ def replacing(target: Path) -> Iterator[Replacement]:
         raise WriteError(target, error) from None
     with sole_writer(_lock(target), str(target)):
         _finish(target)
-        replacement = Replacement(target)
+        replacement = Replacement(target, check)
         try:
             replacement.folder.mkdir()
         except OSError as error:

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import stat
 import sys
 import threading
 import time
@@ -101,8 +102,11 @@ _DESCRIPTORS = threading.Lock()
 def _acquire(lock: Path, thing: str, deadline: float) -> int:
     """Descriptor of the lock file, locked."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(lock, flags, 0o644)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a named pipe or a device holds no name of an owner
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             locked = _try_lock(descriptor)
             if locked and _is_still(lock, descriptor):
                 return descriptor

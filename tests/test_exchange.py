@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import replacing, settle
 from protoseg_deploy.locks import LockedError
 
@@ -126,3 +127,30 @@ def test_what_only_looks_like_a_leftover_is_left_alone(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
     settle(tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_comes_into_being_meanwhile_is_left_where_it_may_not_be_replaced(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "b"
+    mine = target / "thesis.txt" if kind == "folder" else target
+
+    def check(place: Path) -> None:
+        assert place == target
+        raise UsageError("somebody else's")
+
+    with replacing(target, check) as new:
+        (new.folder / "a").write_text("new")
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("years of work")
+        with pytest.raises(UsageError, match="somebody else's"):
+            new.put_in_place()
+    assert list(tmp_path.iterdir()) == [target]
+    assert mine.read_text() == "years of work"
+    mine.rename(tmp_path / "elsewhere")
+    if kind == "folder":
+        assert list(target.iterdir()) == []
+        target.rmdir()
+    with replacing(target, check) as new:  # nothing there: nothing to be refused
+        (new.folder / "a").write_text("new")
+        new.put_in_place()
+    assert content(target) == {"a": "new"}

@@ -132,3 +132,11 @@ def test_a_lock_that_cannot_be_written(lock: Path, tmp_path: Path) -> None:
     with pytest.raises(ProtosegError, match=r"\.lock"), sole_writer(lock, "run a"):
         pass
     assert not (tmp_path / "elsewhere").exists(), "a lock is no way out of the folder"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_is_no_lock(lock: Path) -> None:
+    os.mkfifo(lock)
+    with pytest.raises(ProtosegError, match=r"cannot write .*\.lock"), sole_writer(lock, "run a"):
+        pass
+    assert lock.is_fifo()

@@ -4,6 +4,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from protoseg_deploy.data.images import read_image
@@ -23,7 +24,7 @@ def read_batch(folder: Path, batch: int, reading: ImageReading, size: tuple[int,
         size: height and width to resize to (bilinear); the size of the first image when absent.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is no such folder, or no memory for such a batch.
         DataError: it holds no images, or an unreadable one.
     """
     if not folder.is_dir():
@@ -34,6 +35,7 @@ def read_batch(folder: Path, batch: int, reading: ImageReading, size: tuple[int,
         raise DataError("nothing to measure with:", faults)
     images = [read_image(path, reading) for path in found]
     height, width = size or images[0].shape[:2]
+    require_memory(batch, height, width)
     resized = [
         image
         if image.shape[:2] == (height, width)
@@ -41,3 +43,17 @@ def read_batch(folder: Path, batch: int, reading: ImageReading, size: tuple[int,
         for image in images
     ]
     return np.stack(list(islice(cycle(resized), batch)))
+
+
+def require_memory(batch: int, height: int, width: int) -> None:
+    """Refuse a batch of images that alone are larger than the memory of this machine.
+
+    Raises:
+        UsageError: they are.
+    """
+    needed, there = batch * height * width * 3, psutil.virtual_memory().total
+    if needed > there:
+        raise UsageError(
+            f"{batch} x {height}x{width} pixels take {needed >> 30:,} GiB; the memory has {there >> 30:,} GiB",
+            "Make --batch or --size smaller.",
+        )

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from protoseg_deploy.benchmarking.inputs import require_memory
 from protoseg_deploy.benchmarking.machine import Machine, describe_machine, gpu_memory_used_mib
 from protoseg_deploy.benchmarking.memory import resident_peak_bytes
 from protoseg_deploy.errors import UsageError
@@ -195,12 +196,13 @@ def measure_interleaved(
         images: ``[B,H,W,3]`` uint8 RGB to use instead of random ones; `batch` and `size` are then theirs.
 
     Raises:
-        UsageError: a runtime is bound to another size.
+        UsageError: a runtime is bound to another size, or there is no memory for such a batch.
     """
     kind = "random" if images is None else "images"
     if images is None:
         fixed = next((info.fixed_size for info in (runtime.info for runtime in runtimes) if info.fixed_size), None)
         height, width = size or fixed or (512, 512)
+        require_memory(batch, height, width)
         images = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
     batch, height, width = images.shape[:3]
     for runtime in runtimes:

@@ -230,7 +230,7 @@ class Manifest(Document):
         return all(noted in (None, listed) for noted, listed in pairs)
 
     def to_json(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def graph_file(precision: Precision) -> str:

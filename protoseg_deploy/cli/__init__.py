@@ -5,12 +5,13 @@ import errno
 import importlib
 import signal
 import sys
+import tempfile
 from typing import Any
 
 import click
 
 from protoseg_deploy import __version__
-from protoseg_deploy.cli.output import take_any_text
+from protoseg_deploy.cli.output import open_closed_streams, silence_full_streams, take_any_text
 from protoseg_deploy.cli.verb import StopRequest, stop_requests
 from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.text import printable
@@ -19,6 +20,9 @@ _VERBS = (
     "demo", "recipe", "check", "train", "replay", "compare", "distill", "evaluate", "export", "build", "verify",
     "predict", "bench", "bench-train", "completion",
 )  # fmt: skip
+
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+_NEEDS_LESS = "Use smaller images, fewer at a time, or a machine with more memory."
 
 
 class _VerbGroup(click.Group):
@@ -45,6 +49,7 @@ class _VerbGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **extra: Any) -> Any:
+        open_closed_streams()
         take_any_text()
         with stop_requests() as stop:
             try:
@@ -53,6 +58,16 @@ class _VerbGroup(click.Group):
                 if stop.received and end.code == 1:  # a second Ctrl-C, while the first one was dealt with
                     raise SystemExit(128 + stop.received) from None
                 raise
+            except OSError as error:
+                full = silence_full_streams()  # none is, in a Python that does not buffer
+                if not full and (error.filename is not None or error.errno not in _OF_WRITING):
+                    raise
+                what = " and ".join(full) or "the output"
+                click.echo(f"Error: {what} cannot be written: {error.strerror or error}", err=True)
+                raise SystemExit(1) from None
+            finally:
+                if stop.received:
+                    _forget_interrupt()
 
     def invoke(self, ctx: click.Context) -> object:
         stop = ctx.obj if isinstance(ctx.obj, StopRequest) else StopRequest()
@@ -65,7 +80,36 @@ class _VerbGroup(click.Group):
                 raise _Stopped(stop.received) from None
             if isinstance(error, OSError) and error.filename is not None and error.errno != errno.EPIPE:
                 raise _ShownError(ProtosegError(f"{error.filename}: {error.strerror or error}")) from None
+            if isinstance(error, (MemoryError, RuntimeError)) and _is_out_of_memory(error):
+                line = next(iter(str(error).splitlines()), "") or type(error).__name__
+                raise _ShownError(ProtosegError(f"not enough memory: {line}", _NEEDS_LESS)) from None
+            if isinstance(error, FileNotFoundError) and (reason := _lack_of_temporary_folder()):
+                raise _ShownError(ProtosegError(reason, "Set TMPDIR to a folder that can be written.")) from None
             raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    from protoseg_deploy.evaluation.computing import is_out_of_memory  # loads PyTorch, as who needs memory has done
+
+    return is_out_of_memory(error)
+
+
+def _lack_of_temporary_folder() -> str:
+    """Why there is none, as on a full or read-only disk; empty where there is one. Libraries ask when they load."""
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _forget_interrupt() -> None:
+    """Have Python end with our exit code.
+
+    Where an interrupt comes up through ``exec`` of a text, as dataclasses are made with while modules load, Python
+    remembers it, whoever catches it, and ends by SIGINT in place of the exit code. The next such call forgets it.
+    """
+    exec("")  # noqa: S102
 
 
 class _ShownError(click.ClickException):

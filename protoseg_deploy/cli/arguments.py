@@ -25,18 +25,21 @@ if TYPE_CHECKING:
 
 def _limit_calls(context: click.Context, _option: click.Parameter, seconds: float) -> float:
     """Callback of an option: set the limit for the time of the verb."""
-    if math.isnan(seconds):
-        raise click.BadParameter("nan is no number of seconds")
     before = limit_calls(seconds)
     context.call_on_close(lambda: limit_calls(before))
     return seconds
+
+
+def _argument_fault(text: str) -> str | None:
+    """Why an argument is no path, or None. Python takes an empty one, such as of a variable not set, for ``.``."""
+    return path_fault(text) if text else "an empty path; a dot is the folder you are in"
 
 
 class _Path(click.Path):
     """Refuses what no file system can have, before anything looks for it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if fault := path_fault(str(value)):
+        if fault := _argument_fault(str(value)):
             self.fail(fault, param, ctx)
         return super().convert(value, param, ctx)
 
@@ -44,9 +47,19 @@ class _Path(click.Path):
 PATH = _Path(path_type=Path)
 
 
+class Number(click.FloatRange):
+    """Within bounds, and no ``nan``, which is within all of them and below no limit, and no infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is no finite number", param, ctx)
+        return number
+
+
 timeout_option: Callable[[Any], Any] = click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True, max=MOST_SECONDS),
+    type=Number(min=0, min_open=True, max=MOST_SECONDS),
     default=DEFAULT_SECONDS,
     show_default=True,
     envvar="PROTOSEG_TIMEOUT",
@@ -115,7 +128,7 @@ def runtime_argument(text: str, precision: str | None, backend: str | None) -> R
     Raises:
         click.BadParameter: two precisions or two backends, or no such path.
     """
-    if fault := path_fault(text):
+    if fault := _argument_fault(text):
         raise click.BadParameter(fault)
     typed: dict[str, str] = {}
     path = text

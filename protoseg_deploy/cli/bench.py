@@ -1,5 +1,6 @@
 """``protoseg bench``: latency and memory of runs, bundles, ONNX files and engines."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,16 @@ from protoseg_deploy.cli.verb import Verb
 if TYPE_CHECKING:
     from protoseg_deploy.benchmarking.latency import LatencyReport
 
+_THREADS_PER_CORE = 8
+
+
+def _as_many_as_help(_context: click.Context, _option: click.Parameter, threads: int | None) -> int | None:
+    """Callback: threads that wait for each other by spinning make a call take minutes where they are many more."""
+    cores = os.cpu_count() or 1
+    if threads is not None and threads > _THREADS_PER_CORE * cores:
+        raise click.BadParameter(f"{threads} threads are too many for {cores} cores; at most {_THREADS_PER_CORE} each")
+    return threads
+
 
 @click.command(name="bench", cls=Verb, short_help="Measure the latency of runtimes.")
 @click.argument("runtime_texts", nargs=-1, required=True, metavar="RUNTIME[@PRECISION][@BACKEND]...")
@@ -36,9 +47,16 @@ if TYPE_CHECKING:
     help="Height and width of the images; 512x512, or the artefact's own, when absent.",
 )
 @click.option("--images", type=PATH, help="Folder of images to use, resized to --size; random noise when absent.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the library's own choice when absent.")
 @click.option(
-    "--runs", type=click.IntRange(min=1), help="Counted calls at each boundary; 5 seconds' worth when absent."
+    "--threads",
+    type=click.IntRange(min=1),
+    callback=_as_many_as_help,
+    help="CPU threads; the library's own choice when absent.",
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(min=1, max=10_000_000),
+    help="Counted calls at each boundary; 5 seconds' worth when absent.",
 )
 @click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
 @precision_option

@@ -8,6 +8,7 @@ import click
 from protoseg_deploy.choices import Precision
 from protoseg_deploy.cli.arguments import (
     PATH,
+    Number,
     height_and_width,
     json_option,
     note,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-drop",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=1.0,
     show_default=True,
     help="Points of mIoU int8 may cost; what costs more stays in higher precision.",

@@ -1,6 +1,7 @@
 """Output that every terminal and every pipe can take, whatever is in it."""
 
 import codecs
+import os
 import sys
 
 from protoseg_deploy.text import one_line, readable
@@ -11,6 +12,36 @@ _PLAIN = {
     "–": "-", "—": "-", "−": "-", "×": "x", "±": "+-", "…": "...", "·": "*", "•": "*", "→": "->", "≥": ">=", "≤": "<=",
     "‘": "'", "’": "'", "“": '"', "”": '"', "\N{NO-BREAK SPACE}": " ",
 }  # fmt: skip
+
+
+def open_closed_streams() -> None:
+    """Where the shell has closed standard input, output or error (``>&-``), what is written there is dropped.
+
+    Otherwise the next file that is opened would get the stream's number, and what a library tells standard error would
+    go into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  until the process ends
+
+
+def silence_full_streams() -> list[str]:
+    """Names of the standard streams that can no longer be written, such as files on a full disk; they are silenced."""
+    full = []
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()  # what could not be written is still in the buffer
+        except OSError:
+            full.append("standard output" if stream is sys.stdout else "standard error")
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())  # or Python tries again at the end, and complains
+            os.close(nowhere)
+    return full
 
 
 def take_any_text() -> None:

@@ -8,6 +8,7 @@ import click
 from protoseg_deploy.choices import PRECISIONS, Backend, Precision
 from protoseg_deploy.cli.arguments import (
     PATH,
+    Number,
     json_option,
     print_json,
     print_table,
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 @click.option("--masks", type=PATH, help="Folder of their masks, to compare the mIoU too.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
 @click.option("--count", type=click.IntRange(min=1), help="At most so many images, evenly spaced.  [default: all]")
-@click.option(
-    "--max-drop", type=click.FloatRange(min=0), help="Points of mIoU that int8 may cost.  [default: as exported, or 1]"
-)
+@click.option("--max-drop", type=Number(min=0), help="Points of mIoU that int8 may cost.  [default: as exported, or 1]")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),

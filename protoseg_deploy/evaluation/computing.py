@@ -59,7 +59,7 @@ class CheckedRuntime:
         except Exception as error:
             # PyTorch, ONNX Runtime, OpenVINO, TensorRT and CUDA have no base class in common for what they cannot
             # compute, and none for too little memory.
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise ComputeError("too many pixels at once for the memory", "memory") from None
             raise ComputeError(_in_one_line(error), "runtime") from error
         self._check(class_maps, images.shape[:3])
@@ -118,7 +118,8 @@ def check_batch(info: RuntimeInfo, batch: int | None) -> None:
         )
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library had too little memory, of the machine or of a GPU."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY_SIGNS)
 

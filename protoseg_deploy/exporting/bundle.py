@@ -114,7 +114,7 @@ def export_bundle(
     segmenter, spec = load_network(network)
     masks = _masks(network, spec)
     truth = MaskReader(spec.classes, spec.reading, masks.reading(spec.classes, spec.reading))
-    with replacing(folder) as replacement, _writing(folder):
+    with replacing(folder, lambda place: check_target(place, inputs)) as replacement, _writing(folder):
         made = replacement.folder
         metadata = _metadata(segmenter, spec, options, file_sha256(network))
         files = export_onnx(segmenter, spec, metadata, made / GRAPH_FILE, options)

@@ -1,9 +1,11 @@
 """The masks on which artefacts are evaluated."""
 
+import math
 from dataclasses import dataclass
 
 from protoseg_deploy.data import Sample, read_mask
 from protoseg_deploy.data.pairs import require_fit
+from protoseg_deploy.errors import DataError
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.recipe import ClassTable, ImageReading, MaskReading
 from protoseg_deploy.runtimes.base import UInt8Array
@@ -19,6 +21,20 @@ class MaskReader:
 
     def matrix(self) -> ConfusionMatrix:
         return ConfusionMatrix(len(self.classes), self.masks.ignore_index)
+
+    def miou_percent(self, matrix: ConfusionMatrix) -> float:
+        """Mean IoU of what was counted.
+
+        Raises:
+            DataError: nothing was: the masks show no class.
+        """
+        miou = matrix.miou_percent()
+        if math.isnan(miou):
+            raise DataError(
+                f"no pixel of the masks has a class, all are ignored ({self.masks.ignore_index}): there is no mIoU",
+                hint="Give images whose masks show classes, or --images without --masks.",
+            )
+        return miou
 
     def read(self, sample: Sample, image: UInt8Array) -> UInt8Array | None:
         """``[H,W]``, or None for an image without a mask.

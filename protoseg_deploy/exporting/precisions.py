@@ -124,9 +124,13 @@ class Accuracy:
             self._pairs.append((image, runtime.predict(image[None])[0] if mask is None else mask))
 
     def __call__(self, graph: Path) -> float:
-        """mIoU in percent of a graph."""
+        """mIoU in percent of a graph.
+
+        Raises:
+            DataError: the masks show no class.
+        """
         runtime = OnnxRuntime(graph, device="cpu")
         matrix = self._truth.matrix()
         for image, expected in self._pairs:
             matrix.update(runtime.predict(image[None])[0], expected)
-        return matrix.miou_percent()
+        return self._truth.miou_percent(matrix)

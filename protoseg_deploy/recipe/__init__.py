@@ -19,9 +19,10 @@ from protoseg_deploy.recipe.runs import load_run_recipe, with_draw_of
 from protoseg_deploy.recipe.schema import Recipe
 from protoseg_deploy.recipe.shipped import shipped_folder, shipped_recipe_names, shipped_recipe_path
 from protoseg_deploy.recipe.train import Distill, Ohem, Train
-from protoseg_deploy.recipe.types import Color
+from protoseg_deploy.recipe.types import MOST_STEPS, Color
 
 __all__ = [
+    "MOST_STEPS",
     "ClassTable",
     "Color",
     "Data",

@@ -33,8 +33,9 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(ge=1e-12, le=1e9)]
 NonNegative = Annotated[float, Field(ge=0.0, le=1e9)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
-Steps = Annotated[int, Field(ge=1, le=99_999_999)]
+MOST_STEPS = 99_999_999
 """Of a run; names of checkpoints have eight digits."""
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Images = Annotated[int, Field(ge=1, le=65_536)]
 """In a batch."""
 Side = Annotated[int, Field(ge=16, le=65_536)]

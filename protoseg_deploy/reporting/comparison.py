@@ -11,7 +11,7 @@ from protoseg_deploy.files import write_atomically
 from protoseg_deploy.reporting.curves import Curve, draw_curves
 from protoseg_deploy.text import one_line, readable
 from protoseg_deploy.training.records import finite
-from protoseg_deploy.training.sweep import PlannedRun
+from protoseg_deploy.training.sweep import DOCUMENT, PICTURE, TEXT, PlannedRun
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,11 @@ class Comparison:
         Raises:
             ProtosegError: a file cannot be written.
         """
-        written = [folder / "comparison.json", folder / "comparison.md"]
+        written = [folder / DOCUMENT, folder / TEXT]
         write_atomically(written[0], dump_document(finite(self.document())))
         write_atomically(written[1], readable(self.markdown()).encode())
         if any(self.curves.values()):
-            written.append(folder / "miou.png")
+            written.append(folder / PICTURE)
             draw_curves(self.curves, written[-1])
         return written
 

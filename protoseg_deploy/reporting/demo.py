@@ -87,7 +87,7 @@ def _run_demo(folder: Path, say: Callable[[str], object], overrides: tuple[str, 
     data, runs, bundle = folder / "data", folder / "runs", folder / "bundle"
     if not data.exists():
         say(f"writing the embedded data set to {data}")
-        with replacing(data) as replacement:
+        with replacing(data, _require_scenes) as replacement:
             write_scenes(replacement.folder)
             replacement.put_in_place()
     arguments = (f"data.root={data}", *overrides)
@@ -135,6 +135,12 @@ def _check_folder(folder: Path) -> None:
     )
     if strangers:
         raise UsageError(f"{folder} holds something else already: {', '.join(strangers[:3])}", "Give a new folder.")
+
+
+def _require_scenes(data: Path) -> None:
+    """Refuse to replace what somebody has put there while the scenes were drawn."""
+    if not is_scene_folder(data):
+        raise UsageError(f"{data} was made by somebody else meanwhile", "Give a new folder.")
 
 
 def _measure(

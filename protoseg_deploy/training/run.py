@@ -13,11 +13,13 @@ from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
 from protoseg_deploy.files import remove_scratch, require_inside, write_atomically
 from protoseg_deploy.locks import sole_writer
 from protoseg_deploy.recipe import (
+    MOST_STEPS,
     ClassTable,
     Recipe,
     differing_keys,
     dump_recipe,
     load_run_recipe,
+    recipe_from_dict,
     resumable_keys,
     value_of,
     with_draw_of,
@@ -92,7 +94,12 @@ class Run(RunFolder):
         self.keep_recipe(recipe)
 
     def keep_recipe(self, recipe: Recipe) -> None:
-        """Write down the recipe that the run has from now on, and a copy by which a change by hand is noticed."""
+        """Write down the recipe that the run has from now on, and a copy by which a change by hand is noticed.
+
+        Raises:
+            RecipeError: a value of it could not be read again; the recipe so far is left as it is.
+        """
+        recipe_from_dict(recipe.model_dump(mode="json"), str(self.recipe_path))
         content = dump_recipe(recipe).encode()
         write_atomically(self.recipe_copy, _COPY_HEAD + content)
         write_atomically(self.recipe_path, content)
@@ -133,6 +140,8 @@ class Run(RunFolder):
         return recipe
 
     def _require_extensible(self, then: Recipe, extend_to: int) -> None:
+        if extend_to > MOST_STEPS:
+            raise UsageError(f"--extend-to {extend_to}: a run has at most {MOST_STEPS:,} steps")
         if extend_to <= then.train.steps:
             raise UsageError(
                 f"--extend-to {extend_to}: {self.folder} already has {then.train.steps} steps",

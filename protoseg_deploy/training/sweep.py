@@ -17,7 +17,7 @@ import torch
 
 from protoseg_deploy.data import find_data
 from protoseg_deploy.errors import UsageError, WriteError
-from protoseg_deploy.files import remove_scratch, require_no_overwriting, write_atomically
+from protoseg_deploy.files import remove_scratch, require_inside, require_no_overwriting, write_atomically
 from protoseg_deploy.locks import owner_of, sole_writer
 from protoseg_deploy.recipe import (
     Recipe,
@@ -37,6 +37,9 @@ from protoseg_deploy.training.stopping import StopSignals
 _SEED_KEYS = ("data.labeled_seed", "train.seed")
 _WITH_PROTOTYPES = "+prototypes"
 _POLL_SECONDS = 0.1
+
+DOCUMENT, TEXT, PICTURE = "comparison.json", "comparison.md", "miou.png"
+"""Results of a comparison, in the folder of the sweep."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ def plan_runs(
         folder: of the sweep.
 
     Raises:
-        UsageError: a recipe has faults, names or seeds come twice, or a run was started with another recipe.
+        UsageError: a recipe has faults, names or seeds come twice, a run was started with another recipe, or a file of
+            somebody else would be replaced or a link followed.
     """
     for name in {variant.name for variant in variants}:
         if sum(variant.name == name for variant in variants) > 1:
@@ -151,6 +155,10 @@ def plan_runs(
     for run in planned:
         _require_same_recipe(run)
     require_no_overwriting((_recipe_file(run) for run in planned), [find_recipe(source)], "--run")
+    _refuse_foreign_results(folder)
+    for run in planned:
+        for path in (run.run.folder, _log(run)):
+            require_inside(folder, path)
     return planned
 
 
@@ -217,6 +225,18 @@ def _require_same_recipe(planned: PlannedRun) -> None:
             f"{planned.run.folder} was started with another recipe; these keys differ: {', '.join(sorted(changed))}",
             "Compare with the recipe it has, or in another --run folder.",
         )
+
+
+def _refuse_foreign_results(folder: Path) -> None:
+    """Where no sweep has begun, files of these names are somebody's images, lists or files of classes."""
+    if any(folder.glob("*/seed-*/recipe.yaml")):
+        return
+    for path in (folder / name for name in (DOCUMENT, TEXT, PICTURE)):
+        if os.path.lexists(path):
+            raise UsageError(
+                f"{path} is there, but no run of a comparison is: it would be replaced",
+                "Choose another --run folder, or move the file; nothing was written.",
+            )
 
 
 @contextmanager

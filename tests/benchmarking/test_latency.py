@@ -178,6 +178,15 @@ def test_a_batch_is_read_resized_and_repeated(tmp_path: Path) -> None:
         read_batch(tmp_path / "nowhere", 1, ImageReading())
 
 
+@pytest.mark.parametrize(("batch", "side"), [(1, 99_999_999), (10**30, 16), (10**12, 2), (10**400, 1)])
+def test_a_batch_larger_than_the_memory_is_refused_before_it_is_made(tmp_path: Path, batch: int, side: int) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="GiB"):
+        measure_interleaved([FakeRuntime(lambda images: images[..., 0])], batch=batch, size=(side, side), runs=1)
+    with pytest.raises(UsageError, match="GiB"):
+        read_batch(tmp_path, batch, ImageReading(), (side, side))
+
+
 def test_the_machine_is_described() -> None:
     machine = describe_machine()
     assert machine.cpu

@@ -1,10 +1,12 @@
 """What holds for every verb: options, signals, and output in whatever encoding."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -55,6 +57,16 @@ def test_an_option_with_one_value_is_not_given_twice(names, option, tmp_path):
     result = CliRunner().invoke(cli, [*names, *needed, option.opts[0], value, f"{option.opts[0]}={value}"])
     assert result.exit_code == 2
     assert f"{option.opts[-1]} is given twice" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400"])
+def test_a_number_that_is_none_is_refused_by_every_option(value):
+    numbers = [(names, option) for names, option in SINGLE if isinstance(option.type, click.types.FloatParamType)]
+    assert {option.name for _, option in numbers} >= {"max_drop", "timeout"}
+    for names, option in numbers:
+        result = CliRunner().invoke(cli, [*names, "x", option.opts[0], value])
+        assert result.exit_code == 2, names
+        assert option.opts[0] in result.stderr
 
 
 def test_flags_may_be_repeated_and_verbs_have_options_enough_for_this_test_to_mean_something():
@@ -167,6 +179,112 @@ def test_a_reader_that_has_gone_is_no_error_to_speak_of():
     assert said == b""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["recipe", "show", "demo"], ["check", "demo", "--json"]])
+def test_output_that_cannot_be_written_is_one_error(tmp_path, arguments, unbuffered):
+    for stream in ("stdout", "stderr"):
+        with Path("/dev/full").open("wb") as full:
+            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
+            result = subprocess.run(
+                [*PROTOSEG, *arguments],
+                **streams,
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(Path(__file__).parents[2])},
+            )
+        if stream == "stdout":
+            assert result.returncode == 1
+            assert result.stderr.endswith(b"cannot be written: No space left on device\n")
+            assert result.stderr.count(b"\n") <= 3, "the message of the verb, if it has one, and this"
+        else:
+            assert result.returncode == (1 if "check" in arguments else 0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closed streams are what POSIX shells make")
+def test_what_is_said_to_a_closed_stream_goes_nowhere(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        command = f'"$@" {closed}'
+        shown = subprocess.run(
+            ["sh", "-c", command, "sh", *PROTOSEG, "check", "demo", "--json"],
+            capture_output=True,
+            cwd=tmp_path,
+            env=environment,
+        )
+        assert shown.returncode == 1, "there is no data"
+        assert b"Traceback" not in shown.stderr
+        assert closed == "2>&-" or shown.stdout == b""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closed streams are what POSIX shells make")
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
+    program = (
+        "import os; from unittest import mock; from protoseg_deploy.cli import cli\n"
+        "from protoseg_deploy.cli.verb import Verb\n"
+        "def invoke(self, ctx):\n"
+        "    with open('result', 'w') as file:\n"
+        "        os.write(1, b'a library says'); os.write(2, b'a library warns'); file.write('mine')\n"
+        "mock.patch.object(Verb, 'invoke', invoke).start(); cli(['recipe', 'list'])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=tmp_path, env=environment).returncode == 0
+    assert (tmp_path / "result").read_text() == "mine"
+
+
+def test_a_signal_while_a_module_makes_its_classes_ends_with_its_code(tmp_path):
+    (tmp_path / "interrupted.py").write_text(
+        "import os, signal, time\n"
+        "from unittest import mock\n"
+        "from protoseg_deploy.cli import cli\n"
+        "from protoseg_deploy.cli.verb import Verb\n"
+        "code = 'os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)'\n"
+        "mock.patch.object(Verb, 'invoke', lambda self, ctx: exec(code)).start()\n"
+        "cli(['recipe', 'list'])\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"
+    result = subprocess.run(
+        [sys.executable, "-m", "interrupted"], env={**os.environ, "PYTHONPATH": path}, capture_output=True
+    )
+    assert (result.returncode, result.stderr) == (143, b"stopped by SIGTERM\n")
+
+
+def test_a_machine_without_a_place_for_temporary_files_is_named(monkeypatch):
+    def loads_a_library(self, ctx):
+        tempfile.mkdtemp()
+
+    def none_there():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(Verb, "invoke", loads_a_library)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", none_there)
+    result = CliRunner().invoke(cli, ["recipe", "list"])
+    assert result.exit_code == 1
+    assert "No usable temporary directory" in result.stderr
+    assert "TMPDIR" in result.stderr
+
+
+def test_more_threads_than_the_cores_can_bear_are_refused(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(Verb, "invoke", lambda self, ctx: print_json(ctx.params["threads"]))
+    assert CliRunner().invoke(cli, ["bench", "x", "--threads", "16"]).stdout == "16\n"
+    result = CliRunner().invoke(cli, ["bench", "x", "--threads", "17"])
+    assert result.exit_code == 2
+    assert "too many for 2 cores" in result.stderr
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory")])
+def test_a_lack_of_memory_is_said_in_a_line(monkeypatch, error):
+    def needs_much(self, ctx):
+        raise error
+
+    monkeypatch.setattr(Verb, "invoke", needs_much)
+    result = CliRunner().invoke(cli, ["recipe", "list"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: not enough memory: ")
+
+
 def say_everything():
     """As verbs do, with names from outside."""
     name = os.fsdecode("straße \xff".encode("latin-1")) + "[/red][bold]\x1b[31m\nx\u202e"
@@ -245,6 +363,10 @@ def test_a_path_that_cannot_be_is_a_usage_error_of_its_option():
         ["check", "~nobody-of-that-name/x.yaml"],
         ["recipe", "show", "x\0y"],
         ["demo", "--out", "x" * 300],
+        ["train", "demo", "--run", ""],
+        ["predict", "", "x", "--out", "y"],
+        ["predict", "x", "y", "--out", ""],
+        ["export", "x", "--bundle", ""],
     ):
         result = CliRunner().invoke(cli, arguments)
         assert result.exit_code == 2, arguments

@@ -157,3 +157,23 @@ def test_wrong_commands_leave_nothing(recipe, tmp_path, options, says):
     assert result.exit_code in {1, 2}
     assert says in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["miou.png", "comparison.json", "comparison.md"])
+def test_a_file_of_somebody_else_is_not_replaced(recipe, tmp_path, name):
+    (tmp_path / name).write_text("years of work")
+    said = compare(recipe, "--methods", "supervised", "--run", tmp_path, exit_code=2).stderr
+    assert f"{tmp_path / name} is there" in said
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "years of work"
+
+
+@pytest.mark.parametrize("link", ["supervised", "supervised/seed-0", "supervised/seed-0.log"])
+def test_nothing_is_written_through_a_link(recipe, tmp_path, link):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "out" / link).parent.mkdir(parents=True)
+    (tmp_path / "out" / link).symlink_to(elsewhere)
+    said = compare(recipe, "--methods", "supervised", "--run", tmp_path / "out", exit_code=2).stderr
+    assert f"{tmp_path / 'out' / link} is a link" in said
+    assert list(elsewhere.iterdir()) == []

@@ -17,6 +17,7 @@ from protoseg_deploy.cli import cli
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import DataError, ProtosegError, UsageError
 from protoseg_deploy.evaluation.samples import evenly_spaced, folder_samples, run_samples
+from protoseg_deploy.exporting import bundle as bundle_module
 from protoseg_deploy.exporting import export_bundle, verify_bundle
 from protoseg_deploy.models import DeployedSegmenter, load_network
 
@@ -134,6 +135,28 @@ def test_a_bundle_with_files_of_somebody_else_is_not_replaced(
         export_bundle(colour_run, target)
     assert contents(target) == before
     assert stranger.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("begun", ["nothing", "bundle"])
+def test_files_that_are_put_there_during_the_export_are_not_replaced(
+    good_bundle: Path, colour_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    target = tmp_path / "mine"
+    if begun == "bundle":
+        shutil.copytree(good_bundle, target)
+    exporting = bundle_module.export_onnx
+
+    def somebody_writes(*arguments: object) -> object:
+        target.mkdir(exist_ok=True)
+        (target / "thesis.txt").write_text("years of work")
+        return exporting(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bundle_module, "export_onnx", somebody_writes)
+    with pytest.raises(UsageError, match="mine"):
+        export_bundle(colour_run, target)
+    assert (target / "thesis.txt").read_text() == "years of work"
+    assert (target / "model.onnx").exists() == (begun == "bundle")
+    assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

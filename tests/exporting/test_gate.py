@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.bundles.manifest import EngineEntry, graph_file
@@ -218,3 +219,34 @@ def test_an_engine_is_compared_with_its_graph(bundle: Path, colour_run: Path, mo
 
     monkeypatch.setattr(stages, "open_runtime", refuse)
     assert verify_bundle(Bundle.open(bundle), run_samples(colour_run)).stage("engine fp16-sm99").status == stage.status
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -1.0, True, "1"])
+def test_a_loss_that_no_loss_is_larger_than_is_refused(loss) -> None:
+    with pytest.raises(UsageError, match="points of mIoU"):
+        stages.int8_limits(loss)
+
+
+@pytest.mark.parametrize("verb", ["verify", "export"])
+def test_masks_that_show_no_class_are_refused(good_bundle: Path, colour_run: Path, tmp_path: Path, verb: str) -> None:
+    """An export to int8 measures what it costs; nothing costs more than an mIoU that is no number."""
+    images = tmp_path / "images"
+    masks = tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    for number, sample in enumerate(run_samples(colour_run)):
+        shutil.copy(sample.image, images / f"{number}.png")
+        with Image.open(sample.image) as image:
+            Image.new("L", image.size, 255).save(masks / f"{number}.png")
+    judged = ["--images", images, "--masks", masks]
+    if verb == "verify":
+        arguments = ["verify", shutil.copytree(good_bundle, tmp_path / "bundle"), *judged]
+    else:
+        arguments = ["export", colour_run, "--bundle", tmp_path / "bundle", "--precision", "int8", *judged]
+        arguments += ["--calibration-images", images]
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    assert result.exit_code == 1, result.output
+    assert "no pixel of the masks has a class" in result.stderr
+    assert (tmp_path / "bundle").exists() == (verb == "verify")
+    if verb == "verify":
+        assert Bundle.open(tmp_path / "bundle").manifest == Bundle.open(good_bundle).manifest

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from protoseg_deploy.cli import cli
-from protoseg_deploy.errors import UsageError
+from protoseg_deploy.errors import RecipeError, UsageError
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.recipe import recipe_from_dict, resumable_keys
 from protoseg_deploy.training import Run, Trainer, optimization, train
@@ -257,6 +257,9 @@ def test_an_extension_that_cannot_be_is_refused(recipe, finished, tmp_path):
     for steps in (STEPS - 1, STEPS):
         with pytest.raises(UsageError, match="already has 8 steps"):
             extend(recipe, finished[0], steps)
+    for steps in (10**8, 10**20):
+        with pytest.raises(UsageError, match="at most 99,999,999 steps"):
+            extend(recipe, finished[0], steps)
     shutil.rmtree(finished[0] / "checkpoints")
     (finished[0] / "summary.json").unlink()
     with pytest.raises(UsageError, match="cannot be extended"):
@@ -264,6 +267,15 @@ def test_an_extension_that_cannot_be_is_refused(recipe, finished, tmp_path):
     with pytest.raises(UsageError, match="no run"):
         extend(recipe, tmp_path / "none", LONGER)
     assert Run(finished[0]).recipe().train.steps == STEPS
+
+
+def test_a_recipe_that_could_not_be_read_again_is_not_written(recipe, finished):
+    run = Run(finished[0])
+    before = run.recipe_path.read_bytes(), run.recipe_copy.read_bytes()
+    spoilt = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": float("nan")})})
+    with pytest.raises(RecipeError, match=r"train\.lr"):
+        run.keep_recipe(spoilt)
+    assert (run.recipe_path.read_bytes(), run.recipe_copy.read_bytes()) == before
 
 
 def command(*arguments, exit_code=0):

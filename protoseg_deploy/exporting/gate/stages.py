@@ -1,5 +1,6 @@
 """The stages of the gate: which artefacts a bundle has, what each was made from, and what it has to keep."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,10 +19,17 @@ from protoseg_deploy.runtimes.backends import SPECS as SPECS_OF_BACKENDS
 from protoseg_deploy.runtimes.base import Runtime, UInt8Array
 from protoseg_deploy.runtimes.opening import open_runtime
 from protoseg_deploy.runtimes.tiling import fit_image
+from protoseg_deploy.text import shown
 
 
 def int8_limits(max_drop: float) -> Limits:
-    """Limits of int8 with another loss of mIoU allowed, in points."""
+    """Limits of int8 with another loss of mIoU allowed, in points.
+
+    Raises:
+        UsageError: that is no loss; NaN above all, which no loss is larger than.
+    """
+    if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not 0 <= max_drop < math.inf:
+        raise UsageError(f"int8 may lose a number of points of mIoU from 0 on, not {shown(max_drop)}")
     return SPECS["int8"].limits.model_copy(update={"max_miou_drop_points": max_drop})
 
 

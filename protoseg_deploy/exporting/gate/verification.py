@@ -70,8 +70,8 @@ def verify_bundle(
     Raises:
         ProtosegError: the bundle is damaged or was changed, or the network gives the same everywhere.
         NotFiniteError: the network or a graph holds NaN or infinity, or the network gives it.
-        DataError: there are no images, an image or mask cannot be used, or the network gives one class at every pixel
-            of all of them.
+        DataError: there are no images, an image or mask cannot be used, the masks show no class, or the network gives
+            one class at every pixel of all images.
     """
     if not samples:
         raise DataError("verification needs at least one image")
@@ -112,7 +112,7 @@ def verify_bundle(
         masks=counted,
         fitted_images=fitted,
         images_sha256=digest.hexdigest(),
-        miou_pytorch_percent=pytorch.miou_percent() if counted else None,
+        miou_pytorch_percent=masks.miou_percent(pytorch) if counted else None,
         stages=tuple(verdicts),
     )
     bundle.record(verification)

@@ -1,7 +1,8 @@
 """Training runs."""
 
-from protoseg_deploy.training.loop import Trainer, train
+from protoseg_deploy.training.loop import Trainer
 from protoseg_deploy.training.run import Run, resolved_recipe
+from protoseg_deploy.training.starting import train
 from protoseg_deploy.training.stopping import Interrupted, OutOfTime
 
 __all__ = ["Interrupted", "OutOfTime", "Run", "Trainer", "resolved_recipe", "train"]

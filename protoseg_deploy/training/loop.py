@@ -1,7 +1,7 @@
 """The training loop: student, moving-average teacher, method; evaluation, checkpoints, exact resumption."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.benchmarking.memory import process_peak_bytes
-from protoseg_deploy.data import DataSets, find_data, with_measured_range
+from protoseg_deploy.data import DataSets
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.data.loading import TrainingBatches
 from protoseg_deploy.data.workers import LoaderError, TrainingLoader
 from protoseg_deploy.distributed import world
-from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.methods import Method
-from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights, require_buildable
+from protoseg_deploy.models import NetworkSpec, Segmenter, load_backbone_weights
 from protoseg_deploy.models import build_segmenter as build_network
-from protoseg_deploy.models.tensor_checks import NotFiniteError, first_fault
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_reading
 from protoseg_deploy.training.averages import StepAverages
 from protoseg_deploy.training.devices import Compute
@@ -27,16 +26,15 @@ from protoseg_deploy.training.processes import (
     agreed,
     own_random_numbers,
     own_random_state,
-    process_group,
     random_states,
     require_the_same,
-    restore_random_state,
     wait_for_others,
 )
 from protoseg_deploy.training.progress import TrainingProgress
 from protoseg_deploy.training.recording import Best, RunRecord, lag_of_average
-from protoseg_deploy.training.run import Run, resolved_recipe
+from protoseg_deploy.training.run import Run
 from protoseg_deploy.training.skipping import SkippedSteps, TooManySkipped, write_replay
+from protoseg_deploy.training.state import load_state, require_finite, state_of, summary_of
 from protoseg_deploy.training.state_shape import require_state
 from protoseg_deploy.training.step import StepOutcome, TrainStep
 from protoseg_deploy.training.stopping import Interrupted, OutOfTime, StopSignals
@@ -44,7 +42,6 @@ from protoseg_deploy.training.unreadable import UnreadableImages
 from protoseg_deploy.training.validation import validate
 
 MethodBuilder = Callable[[Recipe, Segmenter, ClassTable], Method]
-DataCheck = Callable[[Recipe, DataSets], Sequence[str]]
 
 _FP16_SKIPS = 24
 """Steps in a row that fp16 may skip for no other reason than that its loss scale has yet to fall to what fits."""
@@ -189,7 +186,7 @@ class Trainer:
         if state is None:
             self.notes.append("no checkpoint yet: starting at step 0")
         else:
-            self._load_state(state, self.run.checkpoints.paths()[-1 - len(damaged)])
+            load_state(self, state, self.run.checkpoints.paths()[-1 - len(damaged)])
             self.notes.append(f"resuming after step {self.step}")
         require_the_same(self.step, self.compute.device)
         self.unreadable.forget_after(self.step)
@@ -227,22 +224,8 @@ class Trainer:
         self.unreadable.record(self.step * self.recipe.train.batch_unlabeled)
         record.losses(self.step, averages, self.stepper.lr)
 
-    def _require_finite(self) -> None:
-        """Stop in every process where a network cannot be used any more in one: it is neither judged nor saved."""
-        networks = {"student": self.student, **({"teacher": self.ema.network} if self.ema else {})}
-        tensors = {f"{name}.{key}": t for name, network in networks.items() for key, t in network.state_dict().items()}
-        fault = first_fault(tensors)
-        if not agreed(int(fault is not None), self.compute.device):
-            return
-        kept = f"{self.run.best} of step {self.best.step} is kept" if self.best.step else "no network was saved before"
-        raise NotFiniteError(
-            f"training has diverged: after step {self.step} {fault or 'a network holds NaN or infinity'}; {kept}",
-            "Lower train.lr, set train.clip_grad_norm=1, or train in another precision. Checkpoints made before are "
-            "kept: --resume goes on from the newest.",
-        )
-
     def _evaluate(self, record: RunRecord) -> None:
-        self._require_finite()
+        require_finite(self)
         networks = {"student": self.student}
         if self.ema:
             networks["teacher"] = self.ema.network
@@ -297,133 +280,15 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         """Random numbers are every process's own; the rest is the same in all, and the first one writes it."""
-        self._require_finite()
+        require_finite(self)
         random = random_states(self.compute.device)
         if world().is_first:
-            self.run.checkpoints.save(self.step, {**self._state(), "random": random})
+            self.run.checkpoints.save(self.step, {**state_of(self), "random": random})
         wait_for_others()
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "student": self.student.state_dict(),
-            "teacher": self.ema.state_dict() if self.ema else None,
-            "method_name": self.method.name,
-            "method": self.method.state_dict(),
-            **self.stepper.state_dict(),
-            "best": {"miou_percent": self.best.miou_percent, "step": self.best.step},
-            "latest": self.latest,
-            "seconds": self.seconds,
-            "peak_memory_mib": self.peak_memory_mib,
-        }
-
-    def _load_state(self, state: dict[str, Any], path: Path) -> None:
-        if state.get("method_name", self.method.name) != self.method.name:
-            raise UsageError(
-                f"{self.run.folder} was trained by {state['method_name']}, not by {self.method.name}",
-                "A student of `protoseg distill` is resumed by it, too.",
-            )
-        try:
-            self.student.load_state_dict(state["student"])
-            self.method.load_state_dict(state["method"])
-            if self.ema:
-                self.ema.load_state_dict(state["teacher"])
-            self.stepper.load_state_dict(state)
-            self.best = Best(**state["best"])
-            self.step, self.latest, self.seconds = state["step"], state["latest"], state["seconds"]
-            self.peak_memory_mib = state.get("peak_memory_mib", 0.0)
-            restore_random_state(state["random"], self.compute.device)
-        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
-            raise ProtosegError(
-                f"{path} does not fit the recipe of its run: {reason[:200]}",
-                "Put back the recipe and the checkpoint that belong together, or start again in another --run folder.",
-            ) from None
-
     def finish(self) -> dict[str, Any]:
-        """Write the summary; all of it comes from the last checkpoint."""
-        summary = {
-            "method": self.method.name,
-            "steps": self.step,
-            "best_miou_percent": self.best.miou_percent,
-            "best_step": self.best.step,
-            "last_miou_percent": self.latest["miou_percent"],
-            "last_student_miou_percent": self.latest["student_miou_percent"],
-            "last_iou_percent": self.latest["iou_percent"],
-            "labeled_images": len(self.sets.labeled),
-            "unlabeled_images": len(self.batches.unlabeled),
-            "train_seconds": self.seconds,
-            "peak_memory_mib": round(self.peak_memory_mib, 1),
-            "device": self.compute.device.type,
-            "processes": world().size,
-        }
+        """Write the summary and return it."""
+        summary = summary_of(self)
         if world().is_first:
             self.run.write_summary(summary)
         return summary
-
-
-def train(
-    recipe: Recipe,
-    folder: Path,
-    build_method: MethodBuilder,
-    *,
-    resume: bool = False,
-    extend_to: int | None = None,
-    take_over: bool = False,
-    quiet: bool = False,
-    check: DataCheck | None = None,
-) -> dict[str, Any]:
-    """Train a recipe into a run folder and return the summary of the run.
-
-    Started by ``torchrun``, every process calls this with the same arguments.
-
-    Args:
-        recipe: as loaded.
-        folder: new or empty; with `resume` the folder of an interrupted run.
-        build_method: normally `methods.build_method`.
-        resume: continue from the newest checkpoint.
-        extend_to: resume and go on to this many steps, more than the run has; starts and ramps stay where they were.
-        take_over: go on with a run although a process on another host may be training it.
-        quiet: show no progress.
-        check: looks at recipe and data before anything is written; raises where they cannot be used, and returns what
-            deserves a warning.
-    """
-    run = Run(folder)
-    with process_group(recipe.train), ExitStack() as stack:
-        stack.enter_context(run.saying_what_is_safe())
-        if world().is_first and (run.exists() or not (resume or extend_to is not None)):
-            stack.enter_context(run.owned(take_over=take_over))
-        recipe = resolved_recipe(recipe, class_table(recipe.data))
-        if resume or extend_to is not None:
-            recipe = run.to_resume(recipe, extend_to)
-            return _train(recipe, run, build_method, resume=True, quiet=quiet, check=check)
-        return _train(recipe, run, build_method, resume=False, quiet=quiet, check=check)
-
-
-def _train(
-    recipe: Recipe, run: Run, build_method: MethodBuilder, *, resume: bool, quiet: bool, check: DataCheck | None
-) -> dict[str, Any]:
-    drawn = run.drawn() if resume else None
-    if world().is_first and not (resume and run.checkpoints.paths()):
-        require_buildable(recipe.model)  # before any data is read
-    sets = find_data(recipe.data, need_unlabeled=recipe.data.unlabeled.is_set, need_val=True, drawn=drawn)
-    warnings: Sequence[str] = ()
-    if resume:
-        run.require_same_images(recipe, sets)
-    elif world().is_first:
-        run.refuse_to_overwrite()
-    recipe = with_measured_range(recipe, sets)
-    if not resume and world().is_first and check is not None:
-        warnings = check(recipe, sets)
-    wait_for_others()
-    fresh = not (resume and run.checkpoints.paths())
-    trainer = Trainer(recipe, run, sets, build_method, initial_weights=fresh, quiet=quiet)
-    trainer.notes += [f"warning: {warning}" for warning in warnings]
-    if resume:
-        trainer.resume()
-        if trainer.step >= recipe.train.steps:
-            return trainer.already_done()
-    elif world().is_first:
-        run.start(recipe, sets)
-    wait_for_others()
-    return trainer.train()

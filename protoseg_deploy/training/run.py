@@ -13,23 +13,14 @@ from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
 from protoseg_deploy.files import remove_scratch, require_inside, write_atomically
 from protoseg_deploy.locks import sole_writer
 from protoseg_deploy.recipe import (
-    MOST_STEPS,
     ClassTable,
     Recipe,
-    differing_keys,
     dump_recipe,
-    load_run_recipe,
     recipe_from_dict,
-    resumable_keys,
-    value_of,
-    with_draw_of,
 )
 from protoseg_deploy.run_folder import RunFolder
-from protoseg_deploy.text import shown
 from protoseg_deploy.training.checkpoints import Checkpoints
 from protoseg_deploy.training.records import ImageNames, MetricsRecord, RunImages, Summary, finite
-
-_LENGTH = frozenset({"train.steps", "train.extended_from"})
 
 
 class Run(RunFolder):
@@ -104,75 +95,9 @@ class Run(RunFolder):
         write_atomically(self.recipe_copy, _COPY_HEAD + content)
         write_atomically(self.recipe_path, content)
 
-    def to_resume(self, recipe: Recipe, extend_to: int | None = None) -> Recipe:
-        """The recipe a resumed run goes on with, which is its own but for keys that may change.
-
-        Args:
-            recipe: resolved; of an extended run it may still have the steps from before.
-            extend_to: lengthen the run to this many steps.
-
-        Raises:
-            UsageError: there is no run, it cannot be resumed, or the recipe is not the one it was started with.
-        """
-        if not self.exists():
-            raise UsageError(f"{self.folder} holds no run to resume", "Start one without --resume and --extend-to.")
-        then, trained = self.recipe(), bool(self.checkpoints.paths())
-        recipe = with_draw_of(then, recipe)
-        recipe = with_measured_range_of(then, recipe)
-        if self.summary_path.is_file() and not trained:
-            raise UsageError(f"{self.folder} is finished and keeps no checkpoint: there is nothing to resume")
-        # Before the first checkpoint the initial weights still decide what is computed.
-        allowed = resumable_keys() - (set() if trained else {"model.weights"})
-        self._require_unchanged(then, allowed, extend_to)
-        if extend_to is not None:
-            self._require_extensible(then, extend_to)
-            recipe = _with_length(recipe, extend_to, then.train.planned_steps)
-        elif recipe.train.extended_from is None and recipe.train.steps == then.train.extended_from:
-            recipe = _with_length(recipe, then.train.steps, then.train.planned_steps)
-        changed = set(differing_keys(then, recipe)) - allowed - (_LENGTH if extend_to is not None else set())
-        if changed:
-            longer = " --extend-to makes it longer." if "train.steps" in changed else ""
-            raise UsageError(
-                f"{self.folder} was started with another recipe; these keys differ: {', '.join(sorted(changed))}",
-                f"Resume with the recipe it has ({self.recipe_path}), or start a new run. "
-                f"Only these may change: {', '.join(sorted(allowed))}.{longer}",
-            )
-        return recipe
-
-    def _require_extensible(self, then: Recipe, extend_to: int) -> None:
-        if extend_to > MOST_STEPS:
-            raise UsageError(f"--extend-to {extend_to}: a run has at most {MOST_STEPS:,} steps")
-        if extend_to <= then.train.steps:
-            raise UsageError(
-                f"--extend-to {extend_to}: {self.folder} already has {then.train.steps} steps",
-                "Give a larger number; --resume finishes an interrupted run.",
-            )
-        if not self.checkpoints.paths():
-            raise UsageError(
-                f"{self.folder} keeps no checkpoint: it cannot be extended", "Start a new run with more train.steps."
-            )
-
     def drawn(self) -> Path | None:
         """The list of the labelled subset, which a run that goes on does not draw again; None where it is lost."""
         return self.labeled_list if self.labeled_list.is_file() else None
-
-    def _require_unchanged(self, recipe: Recipe, allowed: frozenset[str], extend_to: int | None) -> None:
-        """Raises UsageError where the recipe in the folder is not what was written there; earlier runs have no copy."""
-        if not self.recipe_copy.is_file():
-            return
-        written = load_run_recipe(self.recipe_copy)
-        changed = set(differing_keys(written, recipe)) - allowed
-        if written.train.steps == extend_to:  # killed between the two when it was extended before
-            changed -= _LENGTH
-        if changed:
-            values = ", ".join(f"{key}: {shown(value_of(written, key))}" for key in sorted(changed))
-            raise UsageError(
-                f"{self.recipe_path} was changed after the run was started; these keys differ: "
-                f"{', '.join(sorted(changed))}",
-                f"Put back what the run was started with ({values}), as in {self.recipe_copy}; or start a new run with "
-                f"the changed recipe: protoseg train {self.recipe_path} --run NEW. "
-                f"Only these may change: {', '.join(sorted(allowed))}.",
-            )
 
     def require_same_images(self, recipe: Recipe, sets: DataSets) -> None:
         """Raises UsageError where the run was started with other images."""
@@ -270,19 +195,6 @@ def _line(record: dict[str, Any]) -> bytes:
 def _is_unfinished(path: Path) -> bool:
     """Whether it is a file that was being written when the run was killed; names of earlier versions included."""
     return path.name.startswith(".") and path.suffix == ".tmp"
-
-
-def _with_length(recipe: Recipe, steps: int, planned: int) -> Recipe:
-    length = {"steps": steps, "extended_from": planned}
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update=length)})
-
-
-def with_measured_range_of(then: Recipe, recipe: Recipe) -> Recipe:
-    """Percentiles that the run has measured are the numbers it measured."""
-    if recipe.data.value_range is None or recipe.data.value_range != then.data.value_range_from:
-        return recipe
-    measured = {"value_range": then.data.value_range, "value_range_from": then.data.value_range_from}
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=measured)})
 
 
 def _images(recipe: Recipe, sets: DataSets) -> RunImages:

@@ -31,7 +31,8 @@ from protoseg_deploy.recipe import (
 )
 from protoseg_deploy.recipe.loading import did_you_mean
 from protoseg_deploy.registry import METHODS
-from protoseg_deploy.training.run import Run, resolved_recipe, with_measured_range_of
+from protoseg_deploy.training.resuming import with_measured_range_of
+from protoseg_deploy.training.run import Run, resolved_recipe
 from protoseg_deploy.training.stopping import StopSignals
 
 _SEED_KEYS = ("data.labeled_seed", "train.seed")

@@ -14,6 +14,7 @@ from protoseg_deploy.recipe import class_table
 from protoseg_deploy.training import Run, Trainer, resolved_recipe, train
 from protoseg_deploy.training.replay import replay
 from protoseg_deploy.training.skipping import SkippedSteps, TooManySkipped
+from protoseg_deploy.training.state import state_of
 from tests.conftest import with_values
 
 
@@ -33,7 +34,7 @@ def take(trainer, count=1):
 
 
 def state_of(trainer):
-    state = copy.deepcopy({**trainer._state(), "schedule": None, "scaler": None})
+    state = copy.deepcopy({**state_of(trainer), "schedule": None, "scaler": None})
     state["teacher"].pop("updates")  # a moving average of the same values moves on
     state["optimizer"].pop("param_groups")  # as the learning rate does
     state["method"] = {name: value for name, value in state["method"].items() if "idle" not in name}

@@ -7,8 +7,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from protoseg_deploy.data.finding import find_images
 from protoseg_deploy.data.images import read_image
-from protoseg_deploy.data.pairing import find_images
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.recipe import ImageReading
 from protoseg_deploy.runtimes.base import UInt8Array

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from protoseg_deploy.data import comparing, suspicions
+from protoseg_deploy.data.finding import unread_files
 from protoseg_deploy.data.folders import DataSets, searched_folders
 from protoseg_deploy.data.looking import Seen, SeenMask, look_at_image, look_at_pair
-from protoseg_deploy.data.pairing import unread_files
 from protoseg_deploy.data.pool import LARGE_POOL
 from protoseg_deploy.data.report import DataReport, PartSummary
 from protoseg_deploy.data.sample import Sample

@@ -10,20 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from protoseg_deploy.data.drawing import draw_labeled
+from protoseg_deploy.data.finding import find_images, no_images, scan_images
 from protoseg_deploy.data.list_text import as_column
 from protoseg_deploy.data.lists import ListReader
-from protoseg_deploy.data.pairing import (
-    MaskTemplate,
-    expanded,
-    find_images,
-    folder_of,
-    is_folder,
-    is_same_file,
-    name_below,
-    no_images,
-    scan_images,
-    trouble_with,
-)
+from protoseg_deploy.data.pairing import MaskTemplate
+from protoseg_deploy.data.paths import expanded, folder_of, is_folder, is_same_file, name_below, trouble_with
 from protoseg_deploy.data.pool import NO_IMAGES, ImagePool, cached_pool
 from protoseg_deploy.data.sample import Sample as Sample
 from protoseg_deploy.errors import DataError

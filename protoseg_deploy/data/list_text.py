@@ -17,7 +17,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 
-from protoseg_deploy.data.pairing import is_image_name
+from protoseg_deploy.data.paths import is_image_name
 from protoseg_deploy.files import open_regular
 
 SEPARATORS = (",", ";")

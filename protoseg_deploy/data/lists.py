@@ -13,7 +13,7 @@ from protoseg_deploy.data.list_text import (
     spellings,
     splittings,
 )
-from protoseg_deploy.data.pairing import (
+from protoseg_deploy.data.paths import (
     expanded,
     is_folder,
     is_image_name,

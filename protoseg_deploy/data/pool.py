@@ -33,7 +33,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from protoseg_deploy.data.pairing import expanded, modified_ns, names_in
+from protoseg_deploy.data.paths import expanded, modified_ns, names_in
 from protoseg_deploy.errors import DataError, ProtosegError, WriteError
 from protoseg_deploy.files import is_scratch, open_regular, write_atomically
 

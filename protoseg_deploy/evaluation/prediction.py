@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg_deploy import __version__
+from protoseg_deploy.data.finding import UnreadFiles
 from protoseg_deploy.data.images import read_image
-from protoseg_deploy.data.pairing import UnreadFiles
 from protoseg_deploy.errors import DataError, ProtosegError, UsageError, WriteError
 from protoseg_deploy.evaluation.colors import colorize, overlay
 from protoseg_deploy.evaluation.computing import CheckedRuntime, ComputeError, check_batch

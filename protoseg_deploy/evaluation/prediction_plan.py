@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from protoseg_deploy.data.pairing import UnreadFiles, find_images, unread_files
+from protoseg_deploy.data.finding import UnreadFiles, find_images, unread_files
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.result_marks import is_result
 from protoseg_deploy.files import require_inside, require_no_overwriting

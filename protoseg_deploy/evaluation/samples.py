@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from protoseg_deploy.data import Sample
+from protoseg_deploy.data.finding import find_images, looked_for
 from protoseg_deploy.data.folders import find_data, find_samples
-from protoseg_deploy.data.pairing import find_images, is_folder, looked_for
+from protoseg_deploy.data.paths import is_folder
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.recipe import Data, LabeledFolder, MaskReading, Recipe
 from protoseg_deploy.run_folder import RunFolder

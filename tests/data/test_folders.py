@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from protoseg_deploy.data import DataSets, find_data, write_list
-from protoseg_deploy.data.pairing import find_images, name_below
+from protoseg_deploy.data.finding import find_images
+from protoseg_deploy.data.paths import name_below
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import Data
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from protoseg_deploy.data import ImagePool, find_data, pool
-from protoseg_deploy.data.pairing import find_images, name_below
+from protoseg_deploy.data.finding import find_images
+from protoseg_deploy.data.paths import name_below
 from protoseg_deploy.errors import DataError, ProtosegError
 from protoseg_deploy.recipe import Data
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protoseg_deploy.data.pairing import find_images, unread_files
+from protoseg_deploy.data.finding import find_images, unread_files
 
 
 def touch(root: Path, names: Iterable[str]) -> None:

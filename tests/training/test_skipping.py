@@ -33,7 +33,7 @@ def take(trainer, count=1):
     return outcome
 
 
-def state_of(trainer):
+def frozen_copy(trainer):
     state = copy.deepcopy({**state_of(trainer), "schedule": None, "scaler": None})
     state["teacher"].pop("updates")  # a moving average of the same values moves on
     state["optimizer"].pop("param_groups")  # as the learning rate does
@@ -73,13 +73,13 @@ def test_a_broken_step_changes_nothing(tiny_recipe, tmp_path, monkeypatch, what,
     recipe = with_values(tiny_recipe, train={"optimizer": optimizer, "steps": 20}, method={"ema_decay": 0.0})
     trainer = trainer_of(recipe, tmp_path / "run")
     assert take(trainer, 4).taken
-    before = state_of(trainer)
+    before = frozen_copy(trainer)
     with monkeypatch.context() as patch:
         spoil(patch, what)
         outcome = take(trainer)
     assert not outcome.taken
     trainer.step -= 1
-    for old, new in zip(leaves(before), leaves(state_of(trainer)), strict=True):
+    for old, new in zip(leaves(before), leaves(frozen_copy(trainer)), strict=True):
         assert torch.equal(old, new) if isinstance(old, torch.Tensor) else old == new
     assert take(trainer).taken, "the next step is a step again"
     now = trainer.student.state_dict()

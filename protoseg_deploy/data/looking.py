@@ -1,19 +1,27 @@
-"""What one image file, or one image with its mask, turns out to be."""
+"""What one image file, or one image with its mask, turns out to be; and those of a whole data set, in threads."""
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from protoseg_deploy.data.folders import DataSets
 from protoseg_deploy.data.formats import open_file
 from protoseg_deploy.data.images import ImageHeader, image_header, read_image, used_share
 from protoseg_deploy.data.masks import Mask, open_mask
 from protoseg_deploy.data.pairs import size_fault, values_fault
 from protoseg_deploy.data.sample import Sample
 from protoseg_deploy.errors import DataError
-from protoseg_deploy.recipe import Color, ImageReading, MaskReading
+from protoseg_deploy.recipe import Color, ImageReading, MaskReading, Recipe, image_reading, mask_reading
+
+Progress = Callable[[int, int], None]
+"""Called with the number of files looked at and the number there are."""
+
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,54 @@ def look_at_pair(sample: Sample, images: ImageReading, masks: MaskReading, class
         if fault := values_fault(sample, mask.pixels, classes, masks.ignore_index):
             faults.append(fault)
     return replace(seen, mask=mask, faults=tuple(faults), hints=tuple(hints))
+
+
+def look_at_all(
+    recipe: Recipe, sets: DataSets, classes: int, limits: tuple[int, int], progress: Progress | None
+) -> tuple[list[Seen], list[Seen], list[Seen]]:
+    """Labelled and validation pairs, and the unlabelled images looked at within the limits to decode and to open."""
+    images_read, masks_read = image_reading(recipe.data), mask_reading(recipe.data)
+    decoded, opened = (_evenly_spaced(len(sets.unlabeled), limit) for limit in limits)
+    images = {sets.unlabeled[index]: index in decoded for index in sorted(decoded | opened)}
+    # Often the labelled images are among the unlabelled ones: read once, nothing of theirs is reported twice.
+    paired = {sample.image for sample in [*sets.labeled, *sets.val]}
+    unpaired = [image for image in images if image not in paired]
+    total = len(sets.labeled) + len(sets.val) + len(unpaired)
+    done = 0
+
+    def pair(sample: Sample) -> Seen:
+        return look_at_pair(sample, images_read, masks_read, classes)
+
+    def image(path: Path) -> Seen:
+        return look_at_image(path, images_read, decode=images[path])
+
+    def counted(results: Iterable[Seen]) -> list[Seen]:
+        nonlocal done
+        seen = []
+        for result in results:
+            seen.append(result)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        return seen
+
+    # Decoding releases the interpreter lock, so threads are enough.
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        labeled = counted(pool.map(pair, sets.labeled))
+        val = counted(pool.map(pair, sets.val))
+        others = counted(pool.map(image, unpaired))
+    known = {seen.image: replace(seen, mask=None, faults=(), hints=()) for seen in [*labeled, *val]}
+    known |= {seen.image: seen for seen in others}
+    return labeled, val, [known[image] for image in images]
+
+
+def masks_of(part: Sequence[Seen]) -> list[SeenMask]:
+    """The masks that could be read."""
+    return [seen.mask for seen in part if seen.mask is not None]
+
+
+def _evenly_spaced(count: int, limit: int) -> set[int]:
+    return set(range(count)) if count <= limit else set(np.linspace(0, count - 1, limit).astype(int).tolist())
 
 
 def _digest(path: Path) -> bytes:

@@ -11,6 +11,15 @@ from protoseg_deploy.recipe import ClassTable
 Range = tuple[int, int]
 
 
+@dataclass
+class Findings:
+    """What a check has found out so far."""
+
+    faults: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class PartSummary:
     """One part of the data: labelled, unlabelled or validation images."""

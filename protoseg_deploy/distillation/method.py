@@ -54,6 +54,7 @@ class Distillation(Method):
     """
 
     name = "distillation"
+    verb = "distill"
     average_name = "average"  # the teacher is another network
 
     def __init__(self, recipe: Recipe, student: Segmenter, teacher: FrozenTeacher) -> None:

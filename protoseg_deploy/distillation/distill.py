@@ -80,6 +80,10 @@ def distill(
                 f"{', '.join(idle)}: nothing is trained as long as the model is the teacher's",
                 "Change model.backbone or model.decoder, or add --train to train a student of the same architecture.",
             )
+        if resume:
+            raise UsageError(
+                "--resume: nothing is trained as long as the model is the teacher's", _how_to_resume(student_run)
+            )
         with student_run.owned():
             return _strip(network, spec, resolved_recipe(recipe, spec.classes), student_run)
     _check_weights(recipe, teacher_recipe)
@@ -117,6 +121,16 @@ def distill(
         teacher_parameters=count_parameters(network),
         student_parameters=count_parameters(student),
         compared_images=0,
+    )
+
+
+def _how_to_resume(run: Run) -> str:
+    if not run.exists():
+        return f"Start without --resume: {run.folder} holds no run."
+    model = run.recipe().model
+    return (
+        f"Give the overrides again that {run.folder} was started with (model.backbone={model.backbone} "
+        f"model.decoder={model.decoder} …, or --train; see {run.recipe_path}). A stripped student is finished."
     )
 
 

@@ -53,6 +53,7 @@ class Distillation(Method):
     very same pixels (Beyer et al., CVPR 2022), with ``weak_to_strong`` only the student's are augmented.
     """
 
+    verb = "distill"
     average_name = "average"  # the teacher is another network
 
     def __init__(self, recipe: Recipe, student: Segmenter, classes: ClassTable, teacher: FrozenTeacher) -> None:

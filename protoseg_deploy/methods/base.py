@@ -40,6 +40,8 @@ class Method(nn.Module, ABC):
 
     name: str
     """As it is written into network files and summaries."""
+    verb: str = "train"
+    """Of the command line, that trains by it."""
     average_name: str = "teacher"
     """What log lines call the moving average of the student."""
     uses_unlabeled: bool

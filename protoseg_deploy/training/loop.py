@@ -198,7 +198,8 @@ class Trainer:
         """The summary of a run that was resumed where it had ended."""
         if not self.run.is_finished(self.step):
             return self.finish()
-        self.notes.append("the run had ended already; --extend-to N trains on")
+        longer = "--extend-to N trains on" if self.method.verb == "train" else "for more steps start it in a new --run"
+        self.notes.append(f"the run had ended already; {longer}")
         self._progress()
         return self.run.summary()
 

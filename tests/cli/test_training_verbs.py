@@ -198,6 +198,16 @@ def test_a_smaller_student_is_trained(teacher, tmp_path):
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("step 4/4")]
     assert ", average " in line
     assert "teacher" not in line, "which is the run it learns from"
+    fails(
+        "distill", teacher, "--run", tmp_path / "student", "--resume",
+        says=["nothing is trained", "model.backbone=mobilenetv3_small_050"], exit_code=2,
+    )  # fmt: skip
+    fails("distill", teacher, "--run", tmp_path / "new", "--resume", says=["Start without --resume"], exit_code=2)
+    again = run(
+        "distill", teacher, "--run", tmp_path / "student", "--resume",
+        "model.backbone=mobilenetv3_small_050", "train.steps=4",
+    )  # fmt: skip
+    assert "the run had ended already; for more steps" in again.stderr
     assert Run(tmp_path / "student").recipe().distill.target == "prototype", "the teacher has prototypes"
     assert not document["stripped"]
     assert document["student_parameters"] < document["teacher_parameters"]

@@ -20,6 +20,7 @@ from protoseg_deploy.models import (
 )
 from protoseg_deploy.recipe import ClassTable, ImageReading, Model, Recipe, load_run_recipe
 from protoseg_deploy.training import Run, resolved_recipe, train
+from protoseg_deploy.training.loop import MethodBuilder
 
 _COMPARED_IMAGES = 8
 
@@ -74,40 +75,17 @@ def distill(
     network, spec = load_network(teacher_run.best)
     student_run = Run(folder)
     if recipe.model == teacher_recipe.model and not train_anyway:
-        idle = [override for override in overrides if not override.startswith("data.root=")]
-        if idle:
-            raise UsageError(
-                f"{', '.join(idle)}: nothing is trained as long as the model is the teacher's",
-                "Change model.backbone or model.decoder, or add --train to train a student of the same architecture.",
-            )
-        if resume:
-            raise UsageError(
-                "--resume: nothing is trained as long as the model is the teacher's", _how_to_resume(student_run)
-            )
+        _refuse_training(overrides, resume, student_run)
         with student_run.owned():
             return _strip(network, spec, resolved_recipe(recipe, spec.classes), student_run)
     _check_weights(recipe, teacher_recipe)
     recipe = _with_target(recipe, teacher_run)
     bank = _bank(teacher_run) if recipe.distill.target != "linear" else None
 
-    def build(resolved: Recipe, student: Segmenter, classes: ClassTable) -> Method:
-        if classes.names != spec.classes.names:
-            raise UsageError("data.classes differ from those of the teacher", "A student learns the teacher's classes.")
-        if resolved.distill.start_from_teacher:
-            _inherit(student, network, resolved.model, teacher_recipe.model)
-        device = student.head.weight.device
-        teacher = FrozenTeacher(
-            network.to(device),
-            resolved.distill.target,
-            bank.to(device) if bank else None,
-            teacher_recipe.method.prototypes.features,
-        )
-        return Distillation(resolved, student, classes, teacher).to(device)
-
     summary = train(
         recipe,
         folder,
-        build,
+        _method_builder(network, spec, teacher_recipe, bank),
         resume=resume,
         take_over=take_over,
         quiet=quiet,
@@ -124,6 +102,18 @@ def distill(
     )
 
 
+def _refuse_training(overrides: Sequence[str], resume: bool, run: Run) -> None:
+    """Raises UsageError where a student that is only stripped was to be trained."""
+    idle = [override for override in overrides if not override.startswith("data.root=")]
+    if idle:
+        raise UsageError(
+            f"{', '.join(idle)}: nothing is trained as long as the model is the teacher's",
+            "Change model.backbone or model.decoder, or add --train to train a student of the same architecture.",
+        )
+    if resume:
+        raise UsageError("--resume: nothing is trained as long as the model is the teacher's", _how_to_resume(run))
+
+
 def _how_to_resume(run: Run) -> str:
     if not run.exists():
         return f"Start without --resume: {run.folder} holds no run."
@@ -132,6 +122,28 @@ def _how_to_resume(run: Run) -> str:
         f"Give the overrides again that {run.folder} was started with (model.backbone={model.backbone} "
         f"model.decoder={model.decoder} …, or --train; see {run.recipe_path}). A stripped student is finished."
     )
+
+
+def _method_builder(
+    network: Segmenter, spec: NetworkSpec, teacher_recipe: Recipe, bank: PrototypeBank | None
+) -> MethodBuilder:
+    """What makes the method of a student that learns from `network`."""
+
+    def build(resolved: Recipe, student: Segmenter, classes: ClassTable) -> Method:
+        if classes.names != spec.classes.names:
+            raise UsageError("data.classes differ from those of the teacher", "A student learns the teacher's classes.")
+        if resolved.distill.start_from_teacher:
+            _inherit(student, network, resolved.model, teacher_recipe.model)
+        device = student.head.weight.device
+        teacher = FrozenTeacher(
+            network.to(device),
+            resolved.distill.target,
+            bank.to(device) if bank else None,
+            teacher_recipe.method.prototypes.features,
+        )
+        return Distillation(resolved, student, classes, teacher).to(device)
+
+    return build
 
 
 def _strip(network: Segmenter, spec: NetworkSpec, recipe: Recipe, run: Run) -> DistillReport:

@@ -28,7 +28,7 @@ from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.evaluation.samples import evenly_spaced
 from protoseg_deploy.exporting.int8.calibration import DEFAULT_METHOD, CalibrationMethod, Ranges, value_ranges
 from protoseg_deploy.exporting.int8.plan import FLOAT_RESULT, plan_int8
-from protoseg_deploy.exporting.int8.sensitivity import KeptGroup, rank_groups, spend_least
+from protoseg_deploy.exporting.int8.sensitivity import GroupNoise, KeptGroup, rank_groups, spend_least
 from protoseg_deploy.exporting.tracing.onnx_export import save_graph
 from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.runtimes.tiling import fit_image
@@ -116,21 +116,13 @@ def quantize_graph(
     if evaluate is None:
         best = build(frozenset())
     else:
-        with tempfile.TemporaryDirectory(prefix=".int8-", dir=target.absolute().parent) as folder:
-            candidate = Path(folder) / "candidate.onnx"
 
-            def measure(quantized: ModelProto) -> float:
-                onnx.save(quantized, candidate)
-                return evaluate(candidate)
+        def rank() -> list[GroupNoise]:
+            return rank_groups(model, plan, build, list(_read(chosen[:_RANKING_IMAGES], metadata)))
 
+        with _measuring(evaluate, target.absolute().parent) as measure:
             reference = evaluate(graph)
-            best, steps = spend_least(
-                build,
-                measure,
-                lambda: rank_groups(model, plan, build, list(_read(chosen[:_RANKING_IMAGES], metadata))),
-                reference,
-                max_drop,
-            )
+            best, steps = spend_least(build, measure, rank, reference, max_drop)
     save_graph(best, target)
     taken = next((step for step in reversed(steps) if step.drop_points <= max_drop), None)
     kept = taken.kept_groups if taken else ()
@@ -147,6 +139,19 @@ def quantize_graph(
         max_drop_points=max_drop,
         warnings=_warnings(len(chosen)),
     )
+
+
+@contextmanager
+def _measuring(evaluate: Callable[[Path], float], beside: Path) -> Iterator[Callable[[ModelProto], float]]:
+    """What gives the mIoU of a graph in memory, by way of a file in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix=".int8-", dir=beside) as folder:
+        candidate = Path(folder) / "candidate.onnx"
+
+        def measure(quantized: ModelProto) -> float:
+            onnx.save(quantized, candidate)
+            return evaluate(candidate)
+
+        yield measure
 
 
 def quantize_model(model: ModelProto, ranges: Ranges, keep: frozenset[str] = frozenset()) -> ModelProto:

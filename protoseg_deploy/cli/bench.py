@@ -24,7 +24,11 @@ from protoseg_deploy.cli.arguments import (
 from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from protoseg_deploy.benchmarking.latency import LatencyReport
+    from protoseg_deploy.benchmarking.machine import Machine
+    from protoseg_deploy.runtimes.base import Runtime
 
 _THREADS_PER_CORE = 8
 
@@ -100,21 +104,12 @@ def command(
     arguments = [runtime_argument(text, precision, backend) for text in runtime_texts]
     which = "last" if last else "best"
     runtimes = [argument.open(device=device, threads=threads, which=which) for argument in arguments]
-    for text, runtime in zip(runtime_texts, runtimes, strict=True):
-        note_verification(runtime.info)
-        emulated = runtime.info.emulated
-        if emulated:
-            note(f"{text}: {emulated}. Its latency here says nothing about hardware that has the type.")
+    _note_doubts(runtime_texts, runtimes)
     if images is not None:
         size = size or next((runtime.info.fixed_size for runtime in runtimes if runtime.info.fixed_size), None)
     pictures = None if images is None else read_batch(images, batch, runtimes[0].info.reading, size)
     reports = measure_interleaved(runtimes, batch=batch, size=size, runs=runs, images=pictures)
-    first = reports[0]
-    for text, report in zip(runtime_texts, reports, strict=True):
-        for boundary, stats in (("session", report.session), ("array", report.array)):
-            if stats.unstable:
-                why = f"varies by {stats.variation_percent:.0f} %" if stats.settled else "did not settle in the warm-up"
-                note(f"{text}: unstable: the {boundary} latency {why}; is the machine busy?")
+    _note_unstable(runtime_texts, reports)
     if as_json:
         documents = [
             {**report.to_dict(), **describe_runtime(report.info), "runtime": text}
@@ -125,24 +120,25 @@ def command(
     for text, report in zip(runtime_texts, reports, strict=True):
         _print_card(text, report)
     if len(reports) > 1:
-        print_table(
-            ["p50 latency against the first", "session", "array"],
-            [
-                (
-                    text,
-                    f"{report.session.p50_ms / first.session.p50_ms:.2f}x",
-                    f"{report.array.p50_ms / first.array.p50_ms:.2f}x",
-                )
-                for text, report in zip(runtime_texts, reports, strict=True)
-            ],
-        )
-    machine = first.machine
-    click.echo(
-        f"{machine.gpu + ', ' if machine.gpu else ''}{machine.cpu}, {machine.physical_cores} cores "
-        f"({machine.usable_cores} of {machine.logical_cores} logical ones usable), {machine.memory_gib} GiB, "
-        f"load {machine.load_average_1min}\n{machine.os}, Python {machine.python}, "
-        + ", ".join(f"{name} {version}" for name, version in machine.libraries.items())
-    )
+        _print_ratios(runtime_texts, reports)
+    _print_machine(reports[0].machine)
+
+
+def _note_doubts(texts: tuple[str, ...], runtimes: "Sequence[Runtime]") -> None:
+    """Say what speaks against taking a latency for that of the network on its hardware."""
+    for text, runtime in zip(texts, runtimes, strict=True):
+        note_verification(runtime.info)
+        emulated = runtime.info.emulated
+        if emulated:
+            note(f"{text}: {emulated}. Its latency here says nothing about hardware that has the type.")
+
+
+def _note_unstable(texts: tuple[str, ...], reports: "Sequence[LatencyReport]") -> None:
+    for text, report in zip(texts, reports, strict=True):
+        for boundary, stats in (("session", report.session), ("array", report.array)):
+            if stats.unstable:
+                why = f"varies by {stats.variation_percent:.0f} %" if stats.settled else "did not settle in the warm-up"
+                note(f"{text}: unstable: the {boundary} latency {why}; is the machine busy?")
 
 
 def _comparison(
@@ -161,6 +157,30 @@ def _comparison(
             for text, report in zip(texts[1:], reports[1:], strict=True)
         ],
     }
+
+
+def _print_ratios(texts: tuple[str, ...], reports: "Sequence[LatencyReport]") -> None:
+    first = reports[0]
+    print_table(
+        ["p50 latency against the first", "session", "array"],
+        [
+            (
+                text,
+                f"{report.session.p50_ms / first.session.p50_ms:.2f}x",
+                f"{report.array.p50_ms / first.array.p50_ms:.2f}x",
+            )
+            for text, report in zip(texts, reports, strict=True)
+        ],
+    )
+
+
+def _print_machine(machine: "Machine") -> None:
+    click.echo(
+        f"{machine.gpu + ', ' if machine.gpu else ''}{machine.cpu}, {machine.physical_cores} cores "
+        f"({machine.usable_cores} of {machine.logical_cores} logical ones usable), {machine.memory_gib} GiB, "
+        f"load {machine.load_average_1min}\n{machine.os}, Python {machine.python}, "
+        + ", ".join(f"{name} {version}" for name, version in machine.libraries.items())
+    )
 
 
 def _print_card(text: str, report: "LatencyReport") -> None:

@@ -24,10 +24,11 @@ from protoseg_deploy.cli.verify import show_verification
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from protoseg_deploy.bundles import Verification
+    from protoseg_deploy.bundles import Bundle, Verification
     from protoseg_deploy.data import Sample
     from protoseg_deploy.errors import ProtosegError
     from protoseg_deploy.exporting.engines.building import BuiltEngine
+    from protoseg_deploy.exporting.engines.options import EngineOptions
     from protoseg_deploy.runtimes.tensorrt import Profile
 
 _UNITS = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -134,14 +135,10 @@ def command(
     protoseg build bundles/mine --engine tensorrt-rtx --precision fp16,int8 --target-sm 8.6,8.9
     protoseg build bundles/mine --engine tensorrt --images photos --hardware-compatible --version-compatible
     """
-    import torch
-
     from protoseg_deploy.bundles import Bundle
-    from protoseg_deploy.errors import ProtosegError, UsageError
+    from protoseg_deploy.errors import UsageError
     from protoseg_deploy.evaluation.samples import folder_samples
-    from protoseg_deploy.exporting import failure_message
-    from protoseg_deploy.exporting.engines.building import build_into_bundle
-    from protoseg_deploy.exporting.engines.options import EngineOptions, check_options, why_impossible
+    from protoseg_deploy.exporting.engines.options import EngineOptions, check_options
 
     if masks is not None and images is None:
         raise UsageError("--masks without --images", "Give the folder of the images too.")
@@ -160,20 +157,7 @@ def command(
     check_options(options)
     for precision in wanted:
         bundle.require_graph(precision)
-    built: list[BuiltEngine] = []
-    skipped: dict[Precision, str] = {}
-    failed: dict[Precision, ProtosegError] = {}
-    with progress_bar("building", hidden=as_json) as show:
-        for number, precision in enumerate(wanted):
-            show(number, len(wanted))
-            if not precisions and (reason := why_impossible(precision, options)):
-                skipped[precision] = reason
-                continue
-            try:
-                built.append(build_into_bundle(bundle, precision, options))
-            except ProtosegError as error:
-                failed[precision] = error
-        show(len(wanted), len(wanted))
+    built, skipped, failed = _build(bundle, wanted, options, may_skip=not precisions, hidden=as_json)
     if skipped and not built and not failed:
         raise UsageError(f"nothing to build: {'; '.join(skipped.values())}", "Choose other targets or precisions.")
     verification = None
@@ -185,22 +169,33 @@ def command(
         _show(folder, built, verification)
     for precision, reason in skipped.items():
         note(f"{precision} left out: {reason}")
-    if failed:
-        faults = [f"{precision}: {error.message}" for precision, error in failed.items()]
-        hints = dict.fromkeys(error.hint for error in failed.values() if error.hint)
-        raise ProtosegError("\n".join(["not built", *faults]), "\n".join(hints))
-    if verification is not None and not verification.passed:
-        raise ProtosegError(*failure_message(bundle, verification))
-    later = f"`protoseg verify {folder} --images DIR`"
-    if not torch.cuda.is_available():
-        note(f"the engines are not verified: there is no NVIDIA GPU here; {later} does it on the machine they are for")
-    elif verification is None and no_verify:
-        note(f"the engines are not verified; {later} does it later")
-    elif verification is None:
-        raise ProtosegError(
-            f"{folder}: the engines are built but NOT verified: there are no images to verify them on",
-            f"Give them with --images DIR, now or to {later}, or accept unverified engines with --no-verify.",
-        )
+    _refuse_what_failed(bundle, failed, verification)
+    _note_unverified(folder, verification is not None, no_verify)
+
+
+def _build(
+    bundle: "Bundle", wanted: "Sequence[Precision]", options: "EngineOptions", *, may_skip: bool, hidden: bool
+) -> "tuple[list[BuiltEngine], dict[Precision, str], dict[Precision, ProtosegError]]":
+    """The engines, why others were left out where that is allowed, and why others failed."""
+    from protoseg_deploy.errors import ProtosegError
+    from protoseg_deploy.exporting.engines.building import build_into_bundle
+    from protoseg_deploy.exporting.engines.options import why_impossible
+
+    built: list[BuiltEngine] = []
+    skipped: dict[Precision, str] = {}
+    failed: dict[Precision, ProtosegError] = {}
+    with progress_bar("building", hidden=hidden) as show:
+        for number, precision in enumerate(wanted):
+            show(number, len(wanted))
+            if may_skip and (reason := why_impossible(precision, options)):
+                skipped[precision] = reason
+                continue
+            try:
+                built.append(build_into_bundle(bundle, precision, options))
+            except ProtosegError as error:
+                failed[precision] = error
+        show(len(wanted), len(wanted))
+    return built, skipped, failed
 
 
 def _verify(folder: Path, samples: "Sequence[Sample]", hidden: bool) -> "Verification":
@@ -210,6 +205,39 @@ def _verify(folder: Path, samples: "Sequence[Sample]", hidden: bool) -> "Verific
 
     with progress_bar("verifying", hidden=hidden) as show:
         return verify_bundle(Bundle.open(folder), samples, progress=show)
+
+
+def _refuse_what_failed(
+    bundle: "Bundle", failed: "dict[Precision, ProtosegError]", verification: "Verification | None"
+) -> None:
+    """Raises ProtosegError where a precision could not be built, or an engine does not do what its graph does."""
+    from protoseg_deploy.errors import ProtosegError
+    from protoseg_deploy.exporting import failure_message
+
+    if failed:
+        faults = [f"{precision}: {error.message}" for precision, error in failed.items()]
+        hints = dict.fromkeys(error.hint for error in failed.values() if error.hint)
+        raise ProtosegError("\n".join(["not built", *faults]), "\n".join(hints))
+    if verification is not None and not verification.passed:
+        raise ProtosegError(*failure_message(bundle, verification))
+
+
+def _note_unverified(folder: Path, verified: bool, no_verify: bool) -> None:
+    """Say that engines are not verified; raises ProtosegError where they could be, and nobody has waived it."""
+    import torch
+
+    from protoseg_deploy.errors import ProtosegError
+
+    later = f"`protoseg verify {folder} --images DIR`"
+    if not torch.cuda.is_available():
+        note(f"the engines are not verified: there is no NVIDIA GPU here; {later} does it on the machine they are for")
+    elif not verified and no_verify:
+        note(f"the engines are not verified; {later} does it later")
+    elif not verified:
+        raise ProtosegError(
+            f"{folder}: the engines are built but NOT verified: there are no images to verify them on",
+            f"Give them with --images DIR, now or to {later}, or accept unverified engines with --no-verify.",
+        )
 
 
 def _document(

@@ -23,7 +23,13 @@ from protoseg_deploy.cli.arguments import (
 from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from protoseg_deploy.data import Sample
+    from protoseg_deploy.evaluation.evaluate import Evaluation
     from protoseg_deploy.models import Windows
+    from protoseg_deploy.recipe import MaskReading
+    from protoseg_deploy.runtimes.base import RuntimeInfo
 
 
 @click.command(name="evaluate", cls=Verb, short_help="Measure IoU and accuracy of a runtime.")
@@ -92,9 +98,7 @@ def command(
     protoseg evaluate runs/mine --recipe mine.yaml --window 769 --stride 513 --batch 4
     """
     from protoseg_deploy.errors import UsageError
-    from protoseg_deploy.evaluation.evaluate import check_same_classes, evaluate
-    from protoseg_deploy.evaluation.samples import folder_samples, masks_of, recipe_samples
-    from protoseg_deploy.recipe import class_table, load_recipe, mask_reading
+    from protoseg_deploy.evaluation.evaluate import evaluate
 
     if (recipe is None) == (images is None and masks is None):
         raise UsageError("give either --recipe, or --images and --masks: what to judge by")
@@ -104,16 +108,7 @@ def command(
     windows = _windows(argument.path, window, stride, batch, whole)
     runtime = argument.open(device=device, which="last" if last else "best", windows=windows)
     note_verification(runtime.info)
-    if recipe is not None:
-        data = load_recipe(recipe, overrides).data
-        check_same_classes(runtime.info, class_table(data), f"recipe {recipe}")
-        samples = recipe_samples(data)
-        reading = mask_reading(data).model_copy(update={"exif": runtime.info.reading.exif})
-    else:
-        if images is None or masks is None:
-            raise UsageError("--images and --masks go together")
-        samples = folder_samples(images, masks, mask_template)
-        reading = masks_of(runtime.info)
+    samples, reading = _judged_by(runtime.info, recipe, overrides, images, masks, mask_template)
     with progress_bar("evaluating", hidden=as_json) as progress:
         result = evaluate(
             runtime,
@@ -127,27 +122,34 @@ def command(
         cut = {"window_px": windows and windows.side, "stride_px": windows and windows.stride}
         print_json({**describe_runtime(info), **cut, **result.to_dict()})
         return
-    total = max(1, sum(result.truth_pixels))
-    rows: list[tuple[object, ...]] = [
-        (f"{index} {name}", "–" if iou != iou else f"{iou:.2f}", f"{100 * pixels / total:.2f}")
-        for index, (name, iou, pixels) in enumerate(
-            zip(result.class_names, result.iou_percent, result.truth_pixels, strict=True)
-        )
-    ]
-    rows.append(("mean", f"{result.miou_percent:.2f}", ""))
-    print_table(
-        ["class", "IoU %", "of truth %"], rows, title=f"{info.path} ({info.kind}, {info.precision}, {info.device})"
-    )
-    click.echo(
-        f"pixel accuracy {result.accuracy_percent:.2f} %, {result.images} images in {result.seconds:.1f} s "
-        f"({result.images / result.seconds:.1f} images/s with reading)"
-    )
-    if windows is not None:
-        click.echo(f"in windows of {windows.side} pixels every {windows.stride}, their logits averaged")
-    elif info.kind == "pytorch":
-        click.echo("on whole images")
-    if result.tiled_images:
-        click.echo(f"{result.tiled_images} images were not of a size this artefact takes and went in tiles")
+    _show(info, result, windows)
+
+
+def _judged_by(
+    info: "RuntimeInfo",
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    images: Path | None,
+    masks: Path | None,
+    mask_template: str,
+) -> "tuple[Sequence[Sample], MaskReading]":
+    """Images with masks, and how the masks are read: of a recipe, or of folders."""
+    from protoseg_deploy.errors import UsageError
+    from protoseg_deploy.evaluation.evaluate import check_same_classes
+    from protoseg_deploy.evaluation.samples import folder_samples, masks_of, recipe_samples
+    from protoseg_deploy.recipe import class_table, load_recipe, mask_reading
+
+    if recipe is not None:
+        data = load_recipe(recipe, overrides).data
+        check_same_classes(info, class_table(data), f"recipe {recipe}")
+        samples = recipe_samples(data)
+        reading = mask_reading(data).model_copy(update={"exif": info.reading.exif})
+    else:
+        if images is None or masks is None:
+            raise UsageError("--images and --masks go together")
+        samples = folder_samples(images, masks, mask_template)
+        reading = masks_of(info)
+    return samples, reading
 
 
 def _windows(path: Path, window: int | None, stride: int | None, batch: int | None, whole: bool) -> "Windows | None":
@@ -169,3 +171,27 @@ def _windows(path: Path, window: int | None, stride: int | None, batch: int | No
             raise UsageError(f"--stride {stride} goes with --window: {path} names no train.eval_window")
         windows = replace(windows, stride=stride)
     return replace(windows, batch=batch) if windows is not None and batch is not None else windows
+
+
+def _show(info: "RuntimeInfo", result: "Evaluation", windows: "Windows | None") -> None:
+    total = max(1, sum(result.truth_pixels))
+    rows: list[tuple[object, ...]] = [
+        (f"{index} {name}", "–" if iou != iou else f"{iou:.2f}", f"{100 * pixels / total:.2f}")
+        for index, (name, iou, pixels) in enumerate(
+            zip(result.class_names, result.iou_percent, result.truth_pixels, strict=True)
+        )
+    ]
+    rows.append(("mean", f"{result.miou_percent:.2f}", ""))
+    print_table(
+        ["class", "IoU %", "of truth %"], rows, title=f"{info.path} ({info.kind}, {info.precision}, {info.device})"
+    )
+    click.echo(
+        f"pixel accuracy {result.accuracy_percent:.2f} %, {result.images} images in {result.seconds:.1f} s "
+        f"({result.images / result.seconds:.1f} images/s with reading)"
+    )
+    if windows is not None:
+        click.echo(f"in windows of {windows.side} pixels every {windows.stride}, their logits averaged")
+    elif info.kind == "pytorch":
+        click.echo("on whole images")
+    if result.tiled_images:
+        click.echo(f"{result.tiled_images} images were not of a size this artefact takes and went in tiles")

@@ -21,7 +21,11 @@ from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.cli.verify import show_verification
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from protoseg_deploy.bundles import Bundle
+    from protoseg_deploy.data import Sample
+    from protoseg_deploy.exporting import VerificationFailedError
     from protoseg_deploy.exporting.int8.calibration import CalibrationMethod
 
 
@@ -112,35 +116,16 @@ def command(
     protoseg export runs/mine --bundle bundles/mine --images photos --verify-images 10
     protoseg export student.safetensors --bundle bundles/student --no-verify
     """
-    from protoseg_deploy.data import Sample
-    from protoseg_deploy.errors import ProtosegError, UsageError
-    from protoseg_deploy.evaluation.samples import folder_samples, run_samples, run_unlabeled
     from protoseg_deploy.exporting import Calibration, VerificationFailedError, export_bundle
-    from protoseg_deploy.runtimes.openvino import why_no_bf16
 
-    if masks is not None and images is None:
-        raise UsageError("--masks without --images", "Give the folder of the images too.")
-    if no_verify and images is not None and "int8" not in precisions:
-        raise UsageError("--no-verify and --images contradict each other")
-    if "bf16" in precisions and (reason := why_no_bf16()) is not None:
-        note(f"{reason}: run the bf16 graph with ONNX Runtime, or where bf16 is computed")
-    samples: tuple[Sample, ...] = ()
-    unverified = ""
-    if images is not None:
-        samples = folder_samples(images, masks, mask_template, verify_images)
-    elif not no_verify or "int8" in precisions:
-        try:
-            samples = run_samples(run, verify_images)
-        except ProtosegError as error:
-            unverified = error.message
+    _check_options(precisions, images, masks, no_verify)
+    samples, unverified = _verified_on(
+        run, images, masks, mask_template, verify_images, needed=not no_verify or "int8" in precisions
+    )
     with progress_bar("calibrating and verifying" if "int8" in precisions else "verifying", hidden=as_json) as show:
         calibration = None
         if "int8" in precisions:
-            found = (
-                run_unlabeled(run)
-                if calibration_images is None
-                else [sample.image for sample in folder_samples(calibration_images)]
-            )
+            found = _calibrated_on(run, calibration_images)
             calibration = Calibration(found, calibration_count, calibration_method, max_drop, show)
         try:
             made = export_bundle(
@@ -159,13 +144,7 @@ def command(
             )
         except VerificationFailedError as error:
             if as_json:
-                print_json(
-                    {
-                        "bundle": None,
-                        "kept": str(error.kept),
-                        "verification": error.verification.model_dump(mode="json"),
-                    }
-                )
+                print_json(_document_of_failure(error))
             raise
     if as_json:
         print_json(_document(made))
@@ -173,6 +152,53 @@ def command(
         _show(made)
     for warning in made.manifest.graphs["int8"].conversion["warnings"] if "int8" in precisions else ():
         note(warning)
+    _note_unverified(bundle, made, unverified)
+
+
+def _check_options(
+    precisions: "tuple[Precision, ...]", images: Path | None, masks: Path | None, no_verify: bool
+) -> None:
+    """Raises UsageError where they contradict each other, and says where bf16 cannot be computed."""
+    from protoseg_deploy.errors import UsageError
+    from protoseg_deploy.runtimes.openvino import why_no_bf16
+
+    if masks is not None and images is None:
+        raise UsageError("--masks without --images", "Give the folder of the images too.")
+    if no_verify and images is not None and "int8" not in precisions:
+        raise UsageError("--no-verify and --images contradict each other")
+    if "bf16" in precisions and (reason := why_no_bf16()) is not None:
+        note(f"{reason}: run the bf16 graph with ONNX Runtime, or where bf16 is computed")
+
+
+def _verified_on(
+    run: Path, images: Path | None, masks: Path | None, mask_template: str, count: int, *, needed: bool
+) -> "tuple[tuple[Sample, ...], str]":
+    """Images to verify on, of a folder or of the run; and why those of the run are not there."""
+    from protoseg_deploy.errors import ProtosegError
+    from protoseg_deploy.evaluation.samples import folder_samples, run_samples
+
+    samples: tuple[Sample, ...] = ()
+    unverified = ""
+    if images is not None:
+        samples = folder_samples(images, masks, mask_template, count)
+    elif needed:
+        try:
+            samples = run_samples(run, count)
+        except ProtosegError as error:
+            unverified = error.message
+    return samples, unverified
+
+
+def _calibrated_on(run: Path, images: Path | None) -> "Sequence[Path]":
+    from protoseg_deploy.evaluation.samples import folder_samples, run_unlabeled
+
+    return run_unlabeled(run) if images is None else [sample.image for sample in folder_samples(images)]
+
+
+def _note_unverified(bundle: Path, made: "Bundle", unverified: str) -> None:
+    """Raises ProtosegError where the bundle should have been verified, and says why it was not."""
+    from protoseg_deploy.errors import ProtosegError
+
     if unverified:
         raise ProtosegError(
             f"{bundle} is written but NOT verified: {unverified}",
@@ -180,6 +206,10 @@ def command(
         )
     if made.manifest.verification is None:
         note(f"{bundle} is not verified; `protoseg verify {bundle} --images DIR` does it later")
+
+
+def _document_of_failure(error: "VerificationFailedError") -> dict[str, object]:
+    return {"bundle": None, "kept": str(error.kept), "verification": error.verification.model_dump(mode="json")}
 
 
 def _document(made: "Bundle") -> dict[str, object]:

@@ -1,6 +1,7 @@
 """``protoseg predict``: class maps of images, as files."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,10 @@ from protoseg_deploy.cli.arguments import (
     timeout_option,
 )
 from protoseg_deploy.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from protoseg_deploy.evaluation.prediction import Prediction
+    from protoseg_deploy.runtimes.base import RuntimeInfo
 
 
 @click.command(name="predict", cls=Verb, short_help="Segment images and folders.")
@@ -106,42 +111,9 @@ def command(
         note("interrupted; what is done is kept: the same command with --skip-existing goes on from there.")
         raise
     if as_json:
-        names = info.classes.names
-        print_json(
-            {
-                **describe_runtime(info),
-                "out": str(out),
-                "tile_px": result.tile,
-                "overlap_px": result.overlap,
-                "seconds": result.seconds,
-                "images": [
-                    {
-                        "image": str(done.image),
-                        "index": str(done.index),
-                        "color": str(done.color),
-                        "overlay": str(done.overlay),
-                        "height": done.height,
-                        "width": done.width,
-                        "class_pixels": dict(zip(names, done.class_pixels, strict=True)),
-                        "skipped": done.is_skipped,
-                    }
-                    for done in result.images
-                ],
-                "failed": [
-                    {"image": str(failed.image), "kind": failed.kind, "reason": failed.reason}
-                    for failed in result.failed
-                ],
-                "unread": [{"folder": str(folder), "files": dict(unread.counts)} for folder, unread in result.unread],
-            }
-        )
+        print_json(_document(info, out, result))
     elif result.images:
-        number = len(result.images)
-        skipped = sum(done.is_skipped for done in result.images)
-        click.echo(
-            f"{number} {'image' if number == 1 else 'images'} in {result.seconds:.1f} s"
-            f"{f' ({skipped} of them had been done before)' if skipped else ''}: "
-            f"{out / 'index'}, {out / 'color'}, {out / 'overlay'}"
-        )
+        _show(out, result)
     for folder, unread in result.unread:
         note(f"{folder}: {unread.text}")
     if result.failed:
@@ -152,3 +124,41 @@ def command(
             [failed.reason for failed in result.failed],
             f"{out / FAILURES} lists all of them.",
         )
+
+
+def _document(info: "RuntimeInfo", out: Path, result: "Prediction") -> dict[str, object]:
+    names = info.classes.names
+    return {
+        **describe_runtime(info),
+        "out": str(out),
+        "tile_px": result.tile,
+        "overlap_px": result.overlap,
+        "seconds": result.seconds,
+        "images": [
+            {
+                "image": str(done.image),
+                "index": str(done.index),
+                "color": str(done.color),
+                "overlay": str(done.overlay),
+                "height": done.height,
+                "width": done.width,
+                "class_pixels": dict(zip(names, done.class_pixels, strict=True)),
+                "skipped": done.is_skipped,
+            }
+            for done in result.images
+        ],
+        "failed": [
+            {"image": str(failed.image), "kind": failed.kind, "reason": failed.reason} for failed in result.failed
+        ],
+        "unread": [{"folder": str(folder), "files": dict(unread.counts)} for folder, unread in result.unread],
+    }
+
+
+def _show(out: Path, result: "Prediction") -> None:
+    number = len(result.images)
+    skipped = sum(done.is_skipped for done in result.images)
+    click.echo(
+        f"{number} {'image' if number == 1 else 'images'} in {result.seconds:.1f} s"
+        f"{f' ({skipped} of them had been done before)' if skipped else ''}: "
+        f"{out / 'index'}, {out / 'color'}, {out / 'overlay'}"
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from protoseg_deploy.data.folders import DataSets
-from protoseg_deploy.data.looking import Seen, masks_of
+from protoseg_deploy.data.looking import Seen, masks_in
 from protoseg_deploy.data.report import Findings
 from protoseg_deploy.data.value_maps import likely_changes, renumbering, value_map_line
 from protoseg_deploy.recipe import ClassTable, Recipe
@@ -13,9 +13,9 @@ def check_classes(
     recipe: Recipe, classes: ClassTable, sets: DataSets, labeled: Sequence[Seen], val: Sequence[Seen], found: Findings
 ) -> None:
     """Add to `found` what is to be said of classes that masks do not show, and of masks that show none."""
-    shown = {value for mask in masks_of(labeled) for value in mask.pixels}
+    shown = {value for mask in masks_in(labeled) for value in mask.pixels}
     absent = [index for index in range(len(classes)) if index not in shown]
-    unread = len(labeled) - len(masks_of(labeled))
+    unread = len(labeled) - len(masks_in(labeled))
     if absent and unread < len(labeled):
         names = ", ".join(classes.names[index] for index in absent)
         of_read = f" ({unread} {'mask' if unread == 1 else 'masks'} could not be read)" if unread else ""
@@ -29,8 +29,8 @@ def check_classes(
             found.hints += mends
         else:
             found.warnings.append(f"{text}. {' '.join(mends)}" if recipe.data.missing_classes is None else text)
-    shown_val = {value for mask in masks_of(val) for value in mask.pixels if value < len(classes)}
-    if val and not shown_val and len(masks_of(val)) == len(val):
+    shown_val = {value for mask in masks_in(val) for value in mask.pixels if value < len(classes)}
+    if val and not shown_val and len(masks_in(val)) == len(val):
         found.faults.append(
             "the validation masks hold nothing but ignored pixels: there is nothing to score a network on"
         )

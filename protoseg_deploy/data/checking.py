@@ -12,7 +12,7 @@ from protoseg_deploy.data.absent_classes import check_classes
 from protoseg_deploy.data.check_warnings import warnings_of
 from protoseg_deploy.data.finding import unread_files
 from protoseg_deploy.data.folders import DataSets, searched_folders
-from protoseg_deploy.data.looking import Progress, Seen, look_at_all, masks_of
+from protoseg_deploy.data.looking import Progress, Seen, look_at_all, masks_in
 from protoseg_deploy.data.pool import LARGE_POOL
 from protoseg_deploy.data.report import DataReport, Findings, PartSummary
 from protoseg_deploy.data.value_range import with_measured_range
@@ -103,7 +103,7 @@ def examine_data(
             "Replace or remove unlabelled images that cannot be read; training passes them over only while their share "
             f"is within data.max_unreadable_share={recipe.data.max_unreadable_share:g}."
         )
-    found.hints += comparing.strange_values(recipe.data, len(classes), [*masks_of(labeled), *masks_of(val)])
+    found.hints += comparing.strange_values(recipe.data, len(classes), [*masks_in(labeled), *masks_in(val)])
     _compare_masks(recipe, classes, labeled, val, found)
     labeled_summary, val_summary = _summary(labeled, len(classes)), _summary(val, len(classes))
     if sets.labeled:
@@ -149,14 +149,14 @@ def _sizes(part: Sequence[Seen]) -> list[tuple[int, int]]:
 
 
 def _summary(part: Sequence[Seen], classes: int) -> PartSummary:
-    masks = masks_of(part)
+    masks = masks_in(part)
     return PartSummary.of(len(part), _sizes(part), [mask.pixels for mask in masks] if masks else None, classes)
 
 
 def _compare_masks(
     recipe: Recipe, classes: ClassTable, labeled: Sequence[Seen], val: Sequence[Seen], found: Findings
 ) -> None:
-    data, masks = recipe.data, [*masks_of(labeled), *masks_of(val)]
+    data, masks = recipe.data, [*masks_in(labeled), *masks_in(val)]
     if data.palette_masks is None:
         faults, doubts = comparing.palettes_that_differ(masks)
         found.faults += faults

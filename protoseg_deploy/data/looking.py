@@ -133,7 +133,7 @@ def look_at_all(
     return labeled, val, [known[image] for image in images]
 
 
-def masks_of(part: Sequence[Seen]) -> list[SeenMask]:
+def masks_in(part: Sequence[Seen]) -> list[SeenMask]:
     """The masks that could be read."""
     return [seen.mask for seen in part if seen.mask is not None]
 

@@ -1,4 +1,4 @@
-"""A bundle: the folder that leaves the building, and everything that may be done to it once it is written."""
+"""A bundle: the deployable artefact, and everything that may be done to it once it is written."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +66,7 @@ class Bundle:
         """Path of a file of the bundle, after comparing it with its checksum.
 
         Raises:
-            ProtosegError: the file is missing, cut off, changed, or a link to a file outside the bundle.
+            ProtosegError: the file is missing, truncated, changed, or a link to a file outside the bundle.
         """
         path = self.folder / name
         entry = self.manifest.files.get(name)
@@ -102,7 +102,7 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no graph of that precision.
-            ProtosegError: a file is missing, cut off or changed.
+            ProtosegError: a file is missing, truncated or changed.
         """
         self.require_graph(precision)
         info = self.manifest.graphs[precision]
@@ -127,7 +127,7 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no engine of that name.
-            ProtosegError: a file is missing, cut off or changed.
+            ProtosegError: a file is missing, truncated or changed.
         """
         entry = self.manifest.engines.get(name)
         if entry is None:

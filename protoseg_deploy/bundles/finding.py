@@ -15,7 +15,8 @@ from protoseg_deploy.errors import ProtosegError
 
 
 def open_graph(path: Path, precision: Precision | None = None, *, library: str = "") -> tuple[Graph, GraphMetadata]:
-    """The graph of a path and what it says of itself, held to the contract of graphs and to what its bundle says.
+    """The graph of a path and what it says of itself, checked against the contract of graphs and what its bundle
+    says.
 
     Args:
         path: a bundle folder, or an ``.onnx`` file. A file its bundle lists is compared with its checksum.

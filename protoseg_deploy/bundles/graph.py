@@ -104,5 +104,5 @@ def unreadable(file: Path, reason: str) -> ProtosegError:
     line = next((line.strip() for line in reason.splitlines() if line.strip()), "no reason given")
     return ProtosegError(
         f"{file} cannot be loaded as an ONNX model: {line[:200]}",
-        "It is damaged, cut off or no ONNX file at all: copy or export it again.",
+        "It is damaged, truncated or no ONNX file at all: copy or export it again.",
     )

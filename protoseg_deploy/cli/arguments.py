@@ -1,4 +1,4 @@
-"""Arguments that several verbs share, and how results are shown."""
+"""Arguments that several commands share, and how results are shown."""
 
 import math
 import sys
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _limit_calls(context: click.Context, _option: click.Parameter, seconds: float) -> float:
-    """Callback of an option: set the limit for the time of the verb."""
+    """Callback of an option: set the limit for the running time of the command."""
     before = limit_calls(seconds)
     context.call_on_close(lambda: limit_calls(before))
     return seconds
@@ -85,7 +85,7 @@ precision_option: Callable[[Any], Any] = click.option(
 backend_option: Callable[[Any], Any] = click.option(
     "--backend",
     type=click.Choice(BACKENDS),
-    help="What computes a graph: ONNX Runtime, its TensorRT provider, or OpenVINO.  [default: onnxruntime]",
+    help="Inference backend: ONNX Runtime, its TensorRT provider, or OpenVINO.  [default: onnxruntime]",
 )
 take_over_option: Callable[[Any], Any] = click.option(
     "--take-over",
@@ -158,7 +158,7 @@ def _is_there(path: Path) -> bool:
 
 
 def note_verification(info: "RuntimeInfo") -> None:
-    """Say it where nobody knows whether an artefact does what the network does, or somebody knows that it does not."""
+    """Warn where an artefact is unverified or failed its verification."""
     artefact = f"{info.path} ({info.precision})"
     if info.verified is False:
         note(f"{artefact} failed its verification: its class maps may not be those of the network it was made from.")
@@ -170,7 +170,7 @@ def note_verification(info: "RuntimeInfo") -> None:
 
 
 def describe_runtime(info: "RuntimeInfo") -> dict[str, object]:
-    """JSON values of what every verb says about the runtime it used."""
+    """JSON values of what every command reports about the runtime it used."""
     return {
         "runtime": str(info.path),
         "kind": info.kind,
@@ -220,7 +220,7 @@ def progress_bar(label: str, hidden: bool) -> Iterator[Callable[[int, int], None
 
 
 def note(message: str) -> None:
-    """Something worth knowing, on standard error: standard output belongs to results."""
+    """A note on standard error; standard output is for results."""
     click.secho("Note: ", fg="yellow", bold=True, nl=False, err=True)
     click.echo(printable(message), err=True)
 

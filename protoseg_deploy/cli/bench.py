@@ -56,7 +56,7 @@ def _as_many_as_help(_context: click.Context, _option: click.Parameter, threads:
 @click.option(
     "--runs",
     type=click.IntRange(min=1, max=10_000_000),
-    help="Counted calls at each boundary; 5 seconds' worth when absent.",
+    help="Timed iterations per boundary; as many as fit into 5 seconds when absent.",
 )
 @click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
 @precision_option
@@ -85,7 +85,7 @@ def command(
 
     RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Of a bundle, @ chooses a precision and a
     backend: bundles/mine@int8, bundles/mine@bf16@openvino; --precision and --backend do so for every RUNTIME that
-    does not. Several RUNTIMEs are measured in turns, so that the ratios hold on a machine that is not quiet.
+    does not. Several RUNTIMEs are measured alternately, so that the ratios hold on a noisy machine.
     Peak memory is the most that this process has held since it started, libraries and all RUNTIMEs included.
 
     \b
@@ -113,7 +113,7 @@ def command(
     for text, report in zip(runtime_texts, reports, strict=True):
         for boundary, stats in (("session", report.session), ("array", report.array)):
             if stats.unstable:
-                why = f"varies by {stats.variation_percent:.0f} %" if stats.settled else "did not settle in the warm-up"
+                why = f"varies by {stats.variation_percent:.0f} %" if stats.settled else "did not stabilise in warm-up"
                 note(f"{text}: unstable: the {boundary} latency {why}; is the machine busy?")
     if as_json:
         documents = [
@@ -174,7 +174,7 @@ def _print_card(text: str, report: "LatencyReport") -> None:
         ("latency min ms", f"{session.min_ms:.2f}", f"{array.min_ms:.2f}"),
         ("standard deviation ms", f"{session.std_ms:.2f}", f"{array.std_ms:.2f}"),
         ("images per second", f"{session.images_per_second:.1f}", f"{array.images_per_second:.1f}"),
-        ("counted runs", session.runs, array.runs),
+        ("timed iterations", session.runs, array.runs),
         ("warm-up runs", session.warmup_runs, array.warmup_runs),
     ]
     print_table(["", "session", "array"], rows, title=f"{text} ({info.kind}, {info.precision}, {info.device})")

@@ -65,8 +65,8 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     "--engine",
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
     required=True,
-    help="`tensorrt`: data-centre GPUs and Jetson, builds for the GPU at hand. `tensorrt-rtx`: GeForce and RTX GPUs, "
-    "builds without one.",
+    help="`tensorrt`: data-centre GPUs and Jetson, builds for the GPU of this machine. `tensorrt-rtx`: GeForce, RTX, "
+    "builds without a GPU.",
 )
 @click.option(
     "--precision",
@@ -96,12 +96,12 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
 )
 @click.option("--hardware-compatible", is_flag=True, help="tensorrt: run on any GPU from compute capability 8.0 on.")
 @click.option("--images", type=PATH, help="Verify engines that can run here on these; needed without --no-verify.")
-@click.option("--masks", type=PATH, help="Masks of --images, to compare the mIoU too.")
+@click.option("--masks", type=PATH, help="Masks of --images, to compare mIoU as well.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
 @click.option(
     "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Verify on at most so many."
 )
-@click.option("--no-verify", is_flag=True, help="Leave the verification out, though the engines could run here.")
+@click.option("--no-verify", is_flag=True, help="Skip verification, even if the engines can run here.")
 @timeout_option
 @json_option
 def command(
@@ -124,9 +124,9 @@ def command(
 
     The precision is that of the graph. Every engine is inspected: one that was to be fp16 and computes in fp32 is an
     error. An engine runs under the version of the library it was built with, on the GPUs it was built for, at the
-    shapes of its profile; anything else is refused in plain words when it is loaded. If one precision cannot be built,
-    the others are, and the command fails (exit code 1) at the end. Engines that can run on this machine are verified
-    like every other artefact of the bundle.
+    shapes of its profile; anything else is refused with a clear message when it is loaded. If one precision cannot be
+    built, the others are, and the command fails (exit code 1) at the end. Engines that can run on this machine are
+    verified like every other artefact of the bundle.
 
     \b
     protoseg build bundles/mine --engine tensorrt --images photos

@@ -107,11 +107,11 @@ def command(
     for line in comparison.unfinished():
         note(line)
     if outcome.signal:
-        stopped = ProtosegError("stopped; everything is saved", "The same command goes on where it stopped.")
+        stopped = ProtosegError("stopped; everything is saved", "The same command resumes where it stopped.")
         stopped.exit_code = 128 + outcome.signal
         raise stopped
     if outcome.failed:
         raise ProtosegError(
             f"{len(outcome.failed)} of {len(planned)} runs failed: {', '.join(outcome.failed)}",
-            "What is wrong is said above, or in seed-N.log. The same command tries them again.",
+            "See the errors above, or in seed-N.log. The same command tries them again.",
         )

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 @click.command(name="evaluate", cls=Verb, short_help="Measure IoU and accuracy of a runtime.")
 @click.argument("runtime_text", metavar="RUNTIME")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--recipe", help="Judge by the validation images of this recipe: a shipped name or a YAML file.")
-@click.option("--images", type=PATH, help="Folder of images to judge by instead; needs --masks.")
+@click.option("--recipe", help="Evaluate on the validation images of this recipe: a shipped name or a YAML file.")
+@click.option("--images", type=PATH, help="Folder of images to evaluate on instead; needs --masks.")
 @click.option("--masks", type=PATH, help="Folder of their masks, read as the bundle or the run says.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
 @click.option(
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "--window",
     type=click.IntRange(min=16),
     metavar="N",
-    help="Of a run: average the logits of windows of N pixels a side.  [default: train.eval_window of the run]",
+    help="Of a run: average the logits of windows of N pixels per side.  [default: train.eval_window of the run]",
 )
 @click.option(
     "--stride",
@@ -97,7 +97,7 @@ def command(
     from protoseg_deploy.recipe import class_table, load_recipe, mask_reading
 
     if (recipe is None) == (images is None and masks is None):
-        raise UsageError("give either --recipe, or --images and --masks: what to judge by")
+        raise UsageError("give either --recipe, or --images and --masks: what to evaluate on")
     if recipe is None and overrides:
         raise UsageError(f"{overrides[0]}: KEY=VALUE changes a recipe; there is no --recipe")
     argument = runtime_argument(runtime_text, precision, backend)

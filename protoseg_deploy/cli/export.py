@@ -70,12 +70,12 @@ if TYPE_CHECKING:
     help="Points of mIoU int8 may cost; what costs more stays in higher precision.",
 )
 @click.option("--images", type=PATH, help="Verify on these images.  [default: validation images of the recipe]")
-@click.option("--masks", type=PATH, help="Masks of --images, to compare the mIoU too.")
+@click.option("--masks", type=PATH, help="Masks of --images, to compare mIoU as well.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
 @click.option(
     "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Verify on at most so many."
 )
-@click.option("--no-verify", is_flag=True, help="Leave the verification out; the manifest says so.")
+@click.option("--no-verify", is_flag=True, help="Skip verification; the manifest says so.")
 @timeout_option
 @json_option
 def command(
@@ -103,7 +103,7 @@ def command(
     A graph takes uint8 RGB images [batch,height,width,3] and gives uint8 class maps [batch,height,width]:
     normalisation, resizing and argmax are in it. Before the bundle appears it is verified, stage by stage: PyTorch, the
     fp32 graph, every other precision must agree on real images. If one does not, the command fails (exit code 1), names
-    the first stage that falls short, and keeps what it made, with a picture of the worst image, in BUNDLE-failed.
+    the first stage that fails, and keeps what it made, with a picture of the worst image, in BUNDLE-failed.
 
     \b
     protoseg export runs/mine --bundle bundles/mine

@@ -66,7 +66,7 @@ def command(
 
     Images that cannot be read or predicted are named at the end and listed in OUT/failures.jsonl, the others are done;
     the exit code is 1 then. A result never replaces an image. PNGs appear whole or not at all: after an interruption,
-    or with new images, the same command with --skip-existing goes on.
+    or with new images, the same command with --skip-existing resumes.
 
     Tiles are cut in the middle of what they share, so that no result comes from near the border of a tile. An artefact
     of fixed size always works in tiles of that size; images are never resized.
@@ -103,7 +103,7 @@ def command(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        note("interrupted; what is done is kept: the same command with --skip-existing goes on from there.")
+        note("interrupted; what is done is kept: the same command with --skip-existing resumes from there.")
         raise
     if as_json:
         names = info.classes.names

@@ -14,7 +14,7 @@ _SHOWN = 8
 @click.command(name="train", cls=Verb, short_help="Train a recipe into a run folder.")
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--run", "--run-folder", "folder", type=PATH, help="Folder of the run; new, or one to go on with.")
+@click.option("--run", "--run-folder", "folder", type=PATH, help="Folder of the run; new, or one to resume.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run exactly where it stopped.")
 @click.option("--continue", "go_on", is_flag=True, help="Start the run, or resume it where it has been started.")
 @click.option(
@@ -39,8 +39,8 @@ def command(
 ) -> None:
     """Train RECIPE into a run folder.
 
-    RECIPE is a shipped name or a YAML file; a run that goes on has its own. The data is checked before the first step.
-    Ctrl-C and SIGTERM save the run; it can be resumed after any kind of interruption.
+    RECIPE is a shipped name or a YAML file; a run that is resumed has its own. The data is checked before the first
+    step. Ctrl-C and SIGTERM save the run; it can be resumed after any kind of interruption.
 
     \b
     protoseg train mine.yaml --run runs/mine
@@ -57,7 +57,7 @@ def command(
     --run-path: there it is --run-folder.)
 
     A run has one writer at a time: a second process is refused, and told which one has it. The lock of a killed process
-    ends with it; of one on another host, a minute after its last sign of life, or at once with --take-over.
+    ends with it; of one on another host, a minute after its last heartbeat, or at once with --take-over.
 
     --extend-to keeps start and ramp schedules, which are shares of the steps, where they were; the learning rate
     follows the schedule of the new length from the step the run has come to.

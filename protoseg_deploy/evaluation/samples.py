@@ -1,4 +1,4 @@
-"""What to judge by: the validation images of a recipe or of a run, or folders."""
+"""What to evaluate on: the validation images of a recipe or of a run, or folders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def recipe_samples(data: Data) -> tuple[Sample, ...]:
     """The validation images and masks of a recipe; its other images need not be there.
 
     Raises:
-        DataError: folders or masks are missing; every fault with its file or key.
+        DataError: folders or masks are missing; every error with its file or key.
     """
     return find_samples(Path(data.root), data.val, "data.val")
 

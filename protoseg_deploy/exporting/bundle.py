@@ -1,4 +1,4 @@
-"""The folder that leaves the building: graphs, reference network, manifest, verdict."""
+"""The deployable artefact: graphs, reference network, manifest, verdict."""
 
 import hashlib
 import shutil
@@ -55,7 +55,7 @@ class VerificationFailedError(ProtosegError):
 
 
 def failure_message(bundle: Bundle, verification: Verification) -> tuple[str, str]:
-    """What a failed verification tells people: the first stage that falls short, and what to do now."""
+    """What a failed verification tells people: the first stage that fails, and what to do now."""
     failed = verification.first_failure()
     assert failed is not None
     later = [stage.stage for stage in verification.stages if stage.status == "failed" and stage is not failed]
@@ -96,7 +96,7 @@ def export_bundle(
         opset: of the fp32 graph.
         calibration: images and options of int8.
         samples: images to verify on, and to measure int8's accuracy on.
-        verify: False leaves the verification out; so does an absence of samples. The manifest says so.
+        verify: False skips verification; so does an absence of samples. The manifest says so.
         progress: called with (images verified, images in all).
 
     Raises:

@@ -104,7 +104,7 @@ class Data(Section):
     ignore_colors: list[Color] = Field(default=[])
     """Of masks that show the ``colors`` of classes: further colours, which are ignored."""
     palette_masks: Literal["indices", "colors"] | None = None
-    """What counts of masks with a palette: ``colors``, for programs that number colours anew in every file, or
+    """What counts of masks with a palette: ``colors``, for programs that renumber colours in every file, or
     ``indices``. Absent: indices, and palettes that contradict each other are an error of ``check``."""
     bands: Annotated[tuple[Band, ...], Strict(False)] | None = None
     """Which bands of an image file are red, green and blue, counted from 1, e.g. ``[4, 3, 2]``; or one band, as grey.
@@ -127,7 +127,7 @@ class Data(Section):
     labeled_seed: Seed = 0
     """Seed of the labelled subset."""
     labeled_draw: Literal["covering", "random"] = "covering"
-    """``covering`` draws a subset that shows every class if one of its size does; ``random`` looks at no mask."""
+    """``covering`` draws a subset that shows every class if one of its size does; ``random`` ignores the masks."""
     missing_classes: Literal["error", "ignore"] | None = None
     """What a class without a labelled pixel is. Absent: an error where the prototype branch is on, which needs every
     class, and a warning elsewhere. With ``ignore`` the prototype head knows the class only from pseudo-labels."""

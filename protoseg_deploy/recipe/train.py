@@ -49,9 +49,9 @@ class Train(Section):
     copy_paste_probability: Share = 0.0
     """Chance that a labelled crop gets the pixels of one or two classes, mostly rare ones, from another one."""
     batch_labeled: Images = 8
-    """Labelled images a step, over all processes."""
+    """Labelled images per step, over all processes."""
     batch_unlabeled: Images = 8
-    """Unlabelled images a step, over all processes."""
+    """Unlabelled images per step, over all processes."""
     accumulate: Images = 1
     """Split a step's images into this many parts, one forward and backward pass each, to save memory."""
     seed: Seed = 0
@@ -64,7 +64,7 @@ class Train(Section):
     """Data-loader workers of each training process; results do not depend on their number. ``auto``: as many as cores
     and shared memory (``/dev/shm``) have room for."""
     timeout_s: Annotated[Positive, Mark("seconds", may_change=True)] = 300.0
-    """Longest wait for a batch of the data-loader workers, and for a sign of life of the other training processes,
+    """Longest wait for a batch of the data-loader workers, and for a heartbeat from the other training processes,
     before the run stops; it can be resumed."""
     compile: bool = False
     """Compile student and teacher with ``torch.compile``: slow first steps, faster ones after them."""

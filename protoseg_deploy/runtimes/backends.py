@@ -1,4 +1,4 @@
-"""What can compute an ONNX graph, in one table."""
+"""Inference backends for ONNX graphs, in one table."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -36,7 +36,7 @@ def open_runtime(
         threads: of the CPU; None leaves it to the default of the process.
         which: ``best`` or ``last`` network of a run folder.
         precision: which graph of a bundle folder; fp32 when absent. Of anything else it must be the precision it has.
-        backend: what computes an ONNX graph; ONNX Runtime with its CUDA or CPU provider when absent.
+        backend: the inference backend; ONNX Runtime with its CUDA or CPU provider when absent.
         windows: average the logits of overlapping windows, which runs and network files alone can do.
 
     Raises:

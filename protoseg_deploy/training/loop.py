@@ -1,4 +1,4 @@
-"""The training loop: student, moving-average teacher, method; evaluation, checkpoints, exact resumption."""
+"""The training loop: student, EMA teacher, method; evaluation, checkpoints, exact resumption."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -120,10 +120,10 @@ class Trainer:
         Raises:
             Interrupted: by SIGINT or SIGTERM, after a checkpoint.
             OutOfTime: ``train.max_hours`` are over, after a checkpoint.
-            TooManySkipped: the loss is not a number step after step.
+            TooManySkipped: the loss is NaN or infinite in too many steps in a row.
             NotFiniteError: a network holds NaN or infinity when it is to be evaluated or saved; what was saved before
                 is kept.
-            ProtosegError: a batch could not be made, or has not come from its loader process.
+            ProtosegError: a batch could not be made, or has not come from its data-loader worker.
         """
         spec, device = self.recipe.train, self.compute.device
         images_per_step = spec.batch_labeled + (spec.batch_unlabeled if self.method.uses_unlabeled else 0)
@@ -228,7 +228,7 @@ class Trainer:
         record.losses(self.step, averages, self.stepper.lr)
 
     def _require_finite(self) -> None:
-        """Stop in every process where a network cannot be used any more in one: it is neither judged nor saved."""
+        """Stop in every process where a network cannot be used any more in one: it is neither evaluated nor saved."""
         networks = {"student": self.student, **({"teacher": self.ema.network} if self.ema else {})}
         tensors = {f"{name}.{key}": t for name, network in networks.items() for key, t in network.state_dict().items()}
         fault = first_fault(tensors)
@@ -238,7 +238,7 @@ class Trainer:
         raise NotFiniteError(
             f"training has diverged: after step {self.step} {fault or 'a network holds NaN or infinity'}; {kept}",
             "Lower train.lr, set train.clip_grad_norm=1, or train in another precision. Checkpoints made before are "
-            "kept: --resume goes on from the newest.",
+            "kept: --resume continues from the newest.",
         )
 
     def _evaluate(self, record: RunRecord) -> None:
@@ -382,10 +382,11 @@ def train(
         folder: new or empty; with `resume` the folder of an interrupted run.
         build_method: normally `methods.build_method`.
         resume: continue from the newest checkpoint.
-        extend_to: resume and go on to this many steps, more than the run has; starts and ramps stay where they were.
-        take_over: go on with a run although a process on another host may be training it.
+        extend_to: resume and go on to this many steps, more than the run has; start and ramp schedules stay where they
+            were.
+        take_over: resume a run although a process on another host may be training it.
         quiet: show no progress.
-        check: looks at recipe and data before anything is written; raises where they cannot be used, and returns what
+        check: checks recipe and data before anything is written; raises where they cannot be used, and returns what
             deserves a warning.
     """
     run = Run(folder)

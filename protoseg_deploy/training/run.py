@@ -33,7 +33,7 @@ _LENGTH = frozenset({"train.steps", "train.extended_from"})
 
 
 class Run(RunFolder):
-    """A run folder that is written into, and read with the care of one that may have been killed."""
+    """A run folder that is written to; reading it allows for a process that was killed."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -105,7 +105,7 @@ class Run(RunFolder):
         write_atomically(self.recipe_path, content)
 
     def to_resume(self, recipe: Recipe, extend_to: int | None = None) -> Recipe:
-        """The recipe a resumed run goes on with, which is its own but for keys that may change.
+        """The recipe a run resumes with, which is its own but for keys that may change.
 
         Args:
             recipe: resolved; of an extended run it may still have the steps from before.
@@ -153,7 +153,7 @@ class Run(RunFolder):
             )
 
     def drawn(self) -> Path | None:
-        """The list of the labelled subset, which a run that goes on does not draw again; None where it is lost."""
+        """The list of the labelled subset, which a resumed run does not draw again; None where it is lost."""
         return self.labeled_list if self.labeled_list.is_file() else None
 
     def _require_unchanged(self, recipe: Recipe, allowed: frozenset[str], extend_to: int | None) -> None:
@@ -200,7 +200,7 @@ class Run(RunFolder):
 
     @contextmanager
     def saying_what_is_safe(self) -> Iterator[None]:
-        """Where a file of the run cannot be written, say what the run still has and how it goes on."""
+        """Where a file of the run cannot be written, say what the run still has and how to resume."""
         try:
             yield
         except WriteError as error:
@@ -246,7 +246,7 @@ class Run(RunFolder):
         return self.summary_path.is_file() and self.summary()["steps"] == steps
 
     def summary(self) -> dict[str, Any]:
-        """What the finished run came to.
+        """The result of the finished run.
 
         Raises:
             ProtosegError: the run has not finished, or the file is damaged.

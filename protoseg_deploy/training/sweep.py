@@ -133,7 +133,7 @@ def plan_runs(
         folder: of the sweep.
 
     Raises:
-        UsageError: a recipe has faults, names or seeds come twice, a run was started with another recipe, or a file of
+        UsageError: a recipe has errors, names or seeds come twice, a run was started with another recipe, or a file of
             somebody else would be replaced or a link followed.
     """
     for name in {variant.name for variant in variants}:
@@ -254,7 +254,7 @@ def _in_use(folder: Path, missing: Sequence[PlannedRun]) -> Iterator[None]:
             if owner is not None:
                 raise UsageError(
                     f"{run.run.folder} is being trained by process {owner.pid} on {owner.host}",
-                    "Wait for it, or end it; the run goes on where it stopped.",
+                    "Wait for it, or end it; the run resumes where it stopped.",
                 )
         yield
 

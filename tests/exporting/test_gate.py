@@ -173,7 +173,7 @@ def test_openvino_has_verdicts_of_its_own(bundle: Path, colour_run: Path) -> Non
 
 @pytest.mark.parametrize("sound", [True, False])
 def test_an_engine_is_compared_with_its_graph(bundle: Path, colour_run: Path, monkeypatch, sound: bool) -> None:
-    """With a stand-in for a GPU: an engine that takes batches of two or more and 64 to 96 pixels a side."""
+    """With a stand-in for a GPU: an engine that takes batches of two or more and 64 to 96 pixels per side."""
     real = stages.open_runtime
     computed = real(bundle, device="cpu", precision="fp16")
     shapes = []

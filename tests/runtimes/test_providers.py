@@ -1,4 +1,4 @@
-"""What computes an ONNX graph: the provider that was asked for, or an error; never another one without a word."""
+"""The inference backend: the provider that was asked for, or an error; never another one without a word."""
 
 import shutil
 from pathlib import Path

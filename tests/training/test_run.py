@@ -194,7 +194,7 @@ def test_metrics_cut_off_in_the_middle_of_a_line_are_read(finished):
 
 
 def test_an_extended_run_computes_what_one_with_this_schedule_does(recipe, finished, tmp_path, monkeypatch):
-    """The old formula up to the old end, the new one after it; starts and ramps are shares of the old length."""
+    """The old formula up to the old end, the new one after it; start and ramp stay shares of the old length."""
     rates = watch_learning_rates(monkeypatch)
     summary = extend(recipe, finished[0], LONGER)
     assert sorted(rates) == list(range(STEPS, LONGER))

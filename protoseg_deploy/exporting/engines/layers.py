@@ -129,7 +129,7 @@ def check_precision(source: str, table: LayerTable, precision: Precision, networ
         network: of the network, when `table` is of its engine.
 
     Raises:
-        ProtosegError: it falls short.
+        ProtosegError: it does.
     """
     share = _share(table, precision)
     least = _SMALLEST_SHARE * _share(network, precision) if network is not None else _SMALLEST_SHARE

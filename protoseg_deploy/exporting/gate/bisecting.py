@@ -104,7 +104,7 @@ class Bisection:
                 f"No operation loses more than its precision explains ({self.compared} tensors compared): the graph is "
                 f"a faithful copy of {self.against}."
             )
-        return f"The fault enters at {self.culprit.operation} ({self.culprit.kind}): it {self.culprit.describe()}."
+        return f"The first error is at {self.culprit.operation} ({self.culprit.kind}): it {self.culprit.describe()}."
 
     def to_dict(self) -> dict[str, Any]:
         return {

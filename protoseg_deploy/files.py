@@ -133,7 +133,7 @@ def path_fault(text: str) -> str | None:
     try:
         Path(text).expanduser()
     except RuntimeError:
-        return f"{text.partition('/')[0]} is nobody's home folder here; ./{text} is a folder of that name"
+        return f"{text.partition('/')[0]} is not a user's home folder here; ./{text} is a folder of that name"
     return None
 
 

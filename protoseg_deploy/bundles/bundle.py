@@ -42,7 +42,7 @@ class Bundle:
         """Read the manifest of a bundle folder; an exchange that was killed is completed or undone before.
 
         Raises:
-            ProtosegError: the folder is no bundle, or its manifest is damaged.
+            ProtosegError: the folder is not a bundle, or its manifest is damaged.
         """
         settle(folder)
         try:
@@ -151,7 +151,7 @@ class Bundle:
             exchanged += [v.artefact for v in verification.stages if not new.manifest.is_about_these_files(v)]
             if exchanged:
                 raise ProtosegError(
-                    f"{self.folder} was exchanged while it was verified ({exchanged[0]} is another file): no verdict "
+                    f"{self.folder} was replaced while it was verified ({exchanged[0]} is another file): no verdict "
                     "was written",
                     "Verify it again.",
                 )
@@ -188,7 +188,7 @@ class Bundle:
         """The bundle as it is now, which nobody else changes, and no export exchanges, until the end of the block.
 
         Raises:
-            ProtosegError: the folder is no bundle any more, or another process does not let go of it.
+            ProtosegError: the folder is not a bundle any more, or another process does not let go of it.
         """
         self.open(self.folder)
         with sole_writer(self.folder / LOCK_FILE, str(self.folder), wait_s=60):

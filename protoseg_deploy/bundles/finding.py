@@ -45,7 +45,7 @@ def find_graph(path: Path, precision: Precision | None = None, *, library: str =
 
     Raises:
         UsageError: the bundle has no graph of that precision.
-        ProtosegError: the folder is no bundle, or a file of it is missing, damaged or changed.
+        ProtosegError: the folder is not a bundle, or a file of it is missing, damaged or changed.
     """
     if path.is_dir():
         return Bundle.open(path).graph(precision or "fp32", library=library)

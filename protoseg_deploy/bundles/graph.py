@@ -51,7 +51,7 @@ class Graph:
             ProtosegError: a file is another one than before, or was written meanwhile.
         """
         if self._found and self._found != identities(self.files):
-            raise ProtosegError(f"{self.file} was exchanged while it was opened", "Try again.")
+            raise ProtosegError(f"{self.file} was replaced while it was opened", "Try again.")
 
 
 def graph_files(file: Path) -> tuple[Path, ...]:

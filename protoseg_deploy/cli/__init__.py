@@ -151,7 +151,7 @@ def cli() -> None:
 
     \b
     Exit codes:    0  done
-                   1  it failed, or something was found to be wrong
+                   1  failure, or errors were found
                    2  the command line or the recipe is wrong
                  130  interrupted by Ctrl-C (143: by SIGTERM)
 

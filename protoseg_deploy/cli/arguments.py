@@ -32,7 +32,7 @@ def _limit_calls(context: click.Context, _option: click.Parameter, seconds: floa
 
 def _argument_fault(text: str) -> str | None:
     """Why an argument is no path, or None. Python takes an empty one, such as of a variable not set, for ``.``."""
-    return path_fault(text) if text else "an empty path; a dot is the folder you are in"
+    return path_fault(text) if text else "an empty path; use . for the current folder"
 
 
 class _Path(click.Path):
@@ -53,7 +53,7 @@ class Number(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{number} is no finite number", param, ctx)
+            self.fail(f"{number} is not a finite number", param, ctx)
         return number
 
 
@@ -90,7 +90,7 @@ backend_option: Callable[[Any], Any] = click.option(
 take_over_option: Callable[[Any], Any] = click.option(
     "--take-over",
     is_flag=True,
-    help="Go on with a run that a process on another host has left behind, without waiting for its lock to expire.",
+    help="Take over a run that a process on another host has left behind, without waiting for its lock to expire.",
 )
 
 
@@ -186,7 +186,7 @@ def height_and_width(text: str) -> tuple[int, int]:
     """An option's type: ``HxW``, or ``N`` for a square, in pixels."""
     sides = text.lower().replace("×", "x").split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise click.BadParameter(f"{text!r} is no size: give HEIGHTxWIDTH in pixels, e.g. 360x480, or one number")
+        raise click.BadParameter(f"{text!r} is not a size: give HEIGHTxWIDTH in pixels, e.g. 360x480, or one number")
     return int(sides[0]), int(sides[-1])
 
 
@@ -202,7 +202,7 @@ def precision_list(
     names = comma_list(texts)
     unknown = [name for name in names if name not in PRECISIONS]
     if unknown:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(PRECISIONS)}")
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(PRECISIONS)}")
     return tuple(precision for precision in PRECISIONS if precision in names)
 
 

@@ -43,7 +43,7 @@ def _profile(_context: click.Context, _option: click.Parameter, text: str | None
     for part in text.lower().replace("×", "x").split(","):
         sides = part.strip().split("x")
         if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-            raise click.BadParameter(f"{part.strip()!r} is no shape: give BATCHxHEIGHTxWIDTH, such as 1x512x512")
+            raise click.BadParameter(f"{part.strip()!r} is not a shape: give BATCHxHEIGHTxWIDTH, such as 1x512x512")
         shapes.append((int(sides[0]), int(sides[1]), int(sides[2])))
     if len(shapes) not in (1, 3):
         raise click.BadParameter(f"{text!r} has {len(shapes)} shapes: give one, or the smallest, the best, the largest")
@@ -55,7 +55,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]iB)", text.strip(), re.IGNORECASE)
     if match is None:
-        raise click.BadParameter(f"{text!r} is no size: write a number and KiB, MiB or GiB, such as 4GiB")
+        raise click.BadParameter(f"{text!r} is not a size: write a number and KiB, MiB or GiB, such as 4GiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
@@ -95,11 +95,11 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     "--version-compatible", is_flag=True, help="tensorrt: run under later versions of the same major number too."
 )
 @click.option("--hardware-compatible", is_flag=True, help="tensorrt: run on any GPU from compute capability 8.0 on.")
-@click.option("--images", type=PATH, help="Verify engines that can run here on these; needed without --no-verify.")
+@click.option("--images", type=PATH, help="Images to verify the engines on; required unless --no-verify.")
 @click.option("--masks", type=PATH, help="Masks of --images, to compare mIoU as well.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
 @click.option(
-    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Verify on at most so many."
+    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Largest number of images."
 )
 @click.option("--no-verify", is_flag=True, help="Skip verification, even if the engines can run here.")
 @timeout_option
@@ -184,7 +184,7 @@ def command(
     else:
         _show(folder, built, verification)
     for precision, reason in skipped.items():
-        note(f"{precision} left out: {reason}")
+        note(f"{precision} skipped: {reason}")
     if failed:
         faults = [f"{precision}: {error.message}" for precision, error in failed.items()]
         hints = dict.fromkeys(error.hint for error in failed.values() if error.hint)

@@ -20,7 +20,7 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Unreadable or truncated images, images without masks, differing sizes, mask values that are no class, palettes that
     contradict each other and, where prototypes need them, classes without a labelled pixel are errors (exit code 1).
-    What merely deserves a look is a warning: files that are not read, masks in which 255 may be foreground, images that
+    The rest is a warning: files that are not read, masks in which 255 may be foreground, images that
     use little of their range, and unreadable images among the unlabelled ones while their share is within
     data.max_unreadable_share. Of many unlabelled images an evenly spaced part is decoded (2,000) or opened (20,000).
 

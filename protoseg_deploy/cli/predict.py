@@ -36,7 +36,7 @@ from protoseg_deploy.cli.verb import Verb
 @click.option(
     "--skip-existing",
     is_flag=True,
-    help="Leave out images that were done before, from the same file by the same artefact with the same options.",
+    help="Skip images that are already predicted, from the same file by the same artefact with the same options.",
 )
 @click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
 @precision_option

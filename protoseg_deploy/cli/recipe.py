@@ -1,4 +1,4 @@
-"""``protoseg recipe``: see what recipes there are and what they resolve to."""
+"""``protoseg recipe``: list recipes and show what they resolve to."""
 
 import click
 

@@ -16,7 +16,7 @@ _SHOWN = 8
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--run", "--run-folder", "folder", type=PATH, help="Folder of the run; new, or one to resume.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run exactly where it stopped.")
-@click.option("--continue", "go_on", is_flag=True, help="Start the run, or resume it where it has been started.")
+@click.option("--continue", "go_on", is_flag=True, help="Start the run, or resume it if it exists.")
 @click.option(
     "--extend-to",
     type=click.IntRange(min=1),
@@ -52,7 +52,7 @@ def command(
         --run-folder runs/mine --continue
     tensorboard --logdir runs
 
-    --continue is for machines that may go away, and for torchrun, which runs the same command again after a failure;
+    --continue is for preemptible machines and for torchrun, which runs the same command again after a failure;
     once a run has been started it goes with --extend-to, too. (torchrun takes --run for an abbreviation of its own
     --run-path: there it is --run-folder.)
 
@@ -88,7 +88,7 @@ def command(
     if resume and extend_to is not None and run.exists() and run.recipe().train.steps == extend_to:
         extend_to = None  # done before the run was interrupted
     if recipe is None and not ((resume or extend_to is not None) and run.exists()):
-        raise click.UsageError(f"Missing argument 'RECIPE': {folder} holds no run that could go on with its own.")
+        raise click.UsageError(f"Missing argument 'RECIPE': {folder} holds no run to resume.")
     try:
         summary = train(
             load_recipe(recipe, overrides) if recipe else load_run_recipe(run.recipe_path, overrides),

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 @click.option("--images", type=PATH, required=True, help="Folder of images, searched recursively.")
 @click.option("--masks", type=PATH, help="Folder of their masks, to compare mIoU as well.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
-@click.option("--count", type=click.IntRange(min=1), help="At most so many images, evenly spaced.  [default: all]")
-@click.option("--max-drop", type=Number(min=0), help="Points of mIoU that int8 may cost.  [default: as exported, or 1]")
+@click.option("--count", type=click.IntRange(min=1), help="At most this many images, evenly spaced.  [default: all]")
+@click.option("--max-drop", type=Number(min=0), help="Allowed mIoU loss of int8, points.  [default: as exported, or 1]")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),

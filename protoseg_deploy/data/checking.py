@@ -126,7 +126,7 @@ def examine_data(
         found.faults.append("there is no labelled image")
     if not tolerated:
         found.hints.append(
-            "Replace or remove unlabelled images that cannot be read; training passes them over only while their share "
+            "Replace or remove unlabelled images that cannot be read; training skips them only while their share "
             f"is within data.max_unreadable_share={recipe.data.max_unreadable_share:g}."
         )
     masks = [seen.mask for seen in [*labeled, *val] if seen.mask is not None]
@@ -260,7 +260,7 @@ def _check_classes(
         names = ", ".join(classes.names[index] for index in absent)
         of_read = f" ({unread} {'mask' if unread == 1 else 'masks'} could not be read)" if unread else ""
         text = (
-            f"no labelled pixel of {names} in {len(labeled)} labelled images{of_read}: nothing teaches the network "
+            f"no labelled pixel of {names} in {len(labeled)} labelled images{of_read}: the network cannot "
             "what they look like"
         )
         mends = _mends_of_absent(recipe, classes, sets, absent, shown)
@@ -272,14 +272,14 @@ def _check_classes(
     shown_val = {value for mask in _masks(val) for value in mask.pixels if value < len(classes)}
     if val and not shown_val and len(_masks(val)) == len(val):
         found.faults.append(
-            "the validation masks hold nothing but ignored pixels: there is nothing to score a network on"
+            "the validation masks hold nothing but ignored pixels: there is nothing to evaluate a network on"
         )
     elif val:
         unseen = [name for index, name in enumerate(classes.names) if index not in shown_val]
         if unseen:
-            found.warnings.append(f"no validation pixel of {', '.join(unseen)}: there is nothing to score them on")
+            found.warnings.append(f"no validation pixel of {', '.join(unseen)}: they cannot be evaluated")
     elif not sets.val and not found.faults:
-        found.warnings.append("there are no validation images: nothing says how good the network is")
+        found.warnings.append("there are no validation images: the network cannot be evaluated")
 
 
 def _is_fault(recipe: Recipe, shown: int) -> bool:
@@ -379,7 +379,7 @@ def _unreadable(unreadable: Sequence[Seen]) -> list[str]:
     if not unreadable:
         return []
     names = "".join(f"\n  {fault}" for seen in unreadable for fault in seen.faults)
-    return [f"{_some(len(unreadable), 'unlabelled')} cannot be read; others take their place in training:{names}"]
+    return [f"{_some(len(unreadable), 'unlabelled')} cannot be read; training replaces them with others:{names}"]
 
 
 def _not_looked_at(images: int, opened: int, unreadable: int, decoded: int) -> list[str]:

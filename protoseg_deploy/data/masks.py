@@ -88,7 +88,7 @@ def _refuse_lossy(source: Source) -> None:
         name = "JPEG" if source.image.format == "MPO" else source.image.format
     if name is not None:
         raise DataError(
-            f"{source.path}: {name} is no format for masks: lossy compression changes the class indices",
+            f"{source.path}: {name} is not a format for masks: lossy compression changes the class indices",
             hint=_PNG_HINT,
         )
 

@@ -85,7 +85,7 @@ def _note(room: str, wanted: tuple[int, int], planned: tuple[int, int]) -> str:
     if planned[0] != wanted[0]:
         changes.append(f"{planned[0]} data-loader workers instead of {wanted[0]}")
     if planned[1] != wanted[1]:
-        changes.append(f"each makes {planned[1]} in advance instead of {wanted[1]}")
+        changes.append(f"each prefetches {planned[1]} instead of {wanted[1]}")
     return f"{room}: {', '.join(changes)}. A larger --shm-size gives a container more." if changes else ""
 
 

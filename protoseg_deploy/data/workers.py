@@ -200,7 +200,7 @@ def _death(worker: BaseProcess, batches: TrainingBatches) -> LoaderError:
         return LoaderError(f"a data-loader worker ({worker.pid}) {how}: {SHARED_MEMORY} is full", MORE_ROOM)
     return LoaderError(
         f"a data-loader worker ({worker.pid}) {how}",
-        "With train.workers=0 the training process makes the batches, and shows what it fails at.",
+        "With train.workers=0 the training process loads the batches itself and shows the error.",
     )
 
 
@@ -215,14 +215,14 @@ def _lateness(timeout_s: float, reads: _Reads) -> LoaderError:
     what = f"data-loader workers are reading {', '.join(files[:4]) or 'no file'}"
     return LoaderError(
         f"no batch has come for {timeout_s:g} s (train.timeout_s); {what}",
-        "A network drive that is slow or gone, very large images, or a machine that swaps are what to look for; set "
+        "Possible causes: a slow or disconnected network drive, very large images, swapping. Set "
         f"train.timeout_s higher to wait longer. {MORE_ROOM}",
     )
 
 
 def _no_descriptors(workers: int) -> LoaderError:
     return LoaderError(
-        f"too many open files: each batch of the {workers} data-loader workers takes some",
+        f"too many open files: each batch of the {workers} data-loader workers needs several",
         "Raise the limit (`ulimit -n 65536`), or set train.workers lower.",
     )
 

@@ -66,7 +66,7 @@ def folder_samples(
 
     Raises:
         UsageError: there is no such folder, or no image in it.
-        DataError: images without masks, in the words of the command line.
+        DataError: images without masks, with messages of the command line.
     """
     if masks is not None:
         samples = _paired(images, masks, mask_template)

@@ -46,7 +46,7 @@ from protoseg_deploy.run_folder import RunFolder, network_file
 
 
 class VerificationFailedError(ProtosegError):
-    """Some graph does not do what the network does; the failed bundle is kept for inspection."""
+    """A graph does not match the network; the failed bundle is kept for inspection."""
 
     def __init__(self, verification: Verification, kept: Bundle) -> None:
         super().__init__(*failure_message(kept, verification))
@@ -62,8 +62,7 @@ def failure_message(bundle: Bundle, verification: Verification) -> tuple[str, st
     also = f" (after it also {', '.join(later)})" if later else ""
     picture = worst_picture(bundle, failed.stage)
     return (
-        f"{bundle.folder}: `{failed.stage}` does not do what `{failed.against}` does: "
-        f"{'; '.join(failed.reasons)}{also}",
+        f"{bundle.folder}: `{failed.stage}` does not match `{failed.against}`: {'; '.join(failed.reasons)}{also}",
         failed.next_step.replace("BUNDLE", str(bundle.folder)) + (f"\nWorst image: {picture}" if picture else ""),
     )
 
@@ -101,7 +100,7 @@ def export_bundle(
 
     Raises:
         UsageError: the target is something other than a bundle, or int8 lacks images.
-        VerificationFailedError: a graph does not do what the network does; what was made lies in ``<folder>-failed``.
+        VerificationFailedError: a graph does not match the network; what was made lies in ``<folder>-failed``.
         ProtosegError: no network there, it cannot be exported, or int8 would cost too much.
     """
     network = network_file(run, which)

@@ -39,7 +39,7 @@ def require_finite(tensors: Mapping[str, Tensor], source: object, hint: str) -> 
     Args:
         tensors: as in `first_fault`.
         source: the file or the network they belong to, for the message.
-        hint: how to go on.
+        hint: what to do.
 
     Raises:
         NotFiniteError: the first offending tensor is named.

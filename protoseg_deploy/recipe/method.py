@@ -79,7 +79,7 @@ class Method(Section):
     """Pseudo-labels below this confidence do not count (``pseudo_label_filter: confidence``); ``corrmatch`` starts here
     and moves it."""
     adaptive_thresholds: bool = False
-    """Lower the confidence threshold of classes that the teacher is less sure of than of its surest one."""
+    """Lower the confidence threshold of classes on which the teacher is less confident than on its best one."""
     pseudo_label_filter: Literal["confidence", "entropy"] = "confidence"
     """``entropy`` drops the most uncertain pixels instead: a share that falls linearly over training."""
     entropy_drop_share: Share = 0.2

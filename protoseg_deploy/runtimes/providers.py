@@ -77,7 +77,7 @@ def open_session(graph: Graph, precision: Precision, device: str, threads: int, 
     """
     if tensorrt:
         if device == "cpu" or not torch.cuda.is_available():
-            why = "no GPU was found" if device != "cpu" else "it does not go with --device cpu"
+            why = "no GPU was found" if device != "cpu" else "it cannot be combined with --device cpu"
             raise UsageError(
                 f"--backend tensorrt-ep computes on an NVIDIA GPU: {why}", "Use --backend onnxruntime or openvino."
             )

@@ -201,7 +201,7 @@ class Trainer:
         """The summary of a run that was resumed where it had ended."""
         if not self.run.is_finished(self.step):
             return self.finish()
-        self.notes.append("the run had ended already; --extend-to N trains on")
+        self.notes.append("the run is already finished; use --extend-to N to train longer")
         self._progress()
         return self.run.summary()
 
@@ -382,7 +382,7 @@ def train(
         folder: new or empty; with `resume` the folder of an interrupted run.
         build_method: normally `methods.build_method`.
         resume: continue from the newest checkpoint.
-        extend_to: resume and go on to this many steps, more than the run has; start and ramp schedules stay where they
+        extend_to: resume and train to this many steps, more than the run has; start and ramp schedules stay where they
             were.
         take_over: resume a run although a process on another host may be training it.
         quiet: show no progress.

@@ -113,7 +113,7 @@ def agreed(wish: int, device: torch.device) -> int:
 
 
 def require_the_same(step: int, device: torch.device) -> None:
-    """Raises UsageError where processes have come to different steps: each would go on from another network."""
+    """Raises UsageError where processes have come to different steps: each would continue from another network."""
     latest, earliest = agreed(step, device), -agreed(-step, device)
     if latest != earliest:
         raise UsageError(

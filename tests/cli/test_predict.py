@@ -121,7 +121,7 @@ def test_tiles_that_cannot_be_are_refused_before_anything_is_written(
     for arguments, said in (
         (("--tile", 8, "--overlap", 8), "an overlap of 8 pixels does not fit"),
         (("--tile", 1, "--overlap", 10**30), "does not fit tiles of 1x1"),
-        (("--tile", "0x4"), "is no size"),
+        (("--tile", "0x4"), "is not a size"),
         (("--overlap", 4), "needs a tile size"),
     ):
         assert said in run(images, "--out", tmp_path / "out", *arguments, exit_code=2).stderr

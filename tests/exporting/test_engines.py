@@ -172,7 +172,7 @@ def test_what_turing_lacks_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target_sm", "message"), [("8.4", r"does not build for 8\.4"), ("86", "'86' is no compute capability")]
+    ("target_sm", "message"), [("8.4", r"does not build for 8\.4"), ("86", "'86' is not a compute capability")]
 )
 def test_unknown_targets(tmp_path: Path, target_sm: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):

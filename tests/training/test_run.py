@@ -300,7 +300,7 @@ def test_continue_starts_a_run_or_resumes_it(recipe, tmp_path):
     arguments = [tmp_path / "mine.yaml", "--run", tmp_path / "run", "--continue"]
     command(*arguments)
     said = command(*arguments).stderr
-    assert "the run had ended already; --extend-to N trains on" in said, "there was nothing left to do"
+    assert "the run is already finished; use --extend-to N to train longer" in said, "there was nothing left to do"
     for _ in range(2):  # torchrun repeats a command as it is
         command("--run", tmp_path / "run", "--continue", "--extend-to", 4)
         assert Run(tmp_path / "run").summary()["steps"] == 4

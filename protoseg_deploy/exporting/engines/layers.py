@@ -1,6 +1,6 @@
 """In which precision an engine computes: read from the network it is built from, then from the engine itself.
 
-A library that lacks a kernel may fall back to float32 without a word, and a graph may hold less of a precision than its
+A library that lacks a kernel may fall back to float32 silently, and a graph may hold less of a precision than its
 name says. So convolutions and matrix products, which decide what a network costs, are counted by precision.
 """
 

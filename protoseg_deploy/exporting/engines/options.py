@@ -68,7 +68,7 @@ def check_options(options: EngineOptions) -> None:
     """Refuse what no engine of any precision can be built with.
 
     Raises:
-        UsageError: the library is missing, a target is no compute capability, or TensorRT has no GPU to build for.
+        UsageError: the library is missing, a target is not a compute capability, or TensorRT has no GPU to build for.
     """
     load_library(options.engine)
     targets_of(options)
@@ -98,7 +98,7 @@ def targets_of(options: EngineOptions) -> tuple[str, ...]:
     """Compute capabilities to build for, in order; empty: any from 8.0 on.
 
     Raises:
-        UsageError: one is no compute capability, or TensorRT has no GPU to build for.
+        UsageError: one is not a compute capability, or TensorRT has no GPU to build for.
     """
     if options.engine == "tensorrt-rtx":
         return tuple(sorted(set(options.target_sm), key=capability_of))
@@ -115,7 +115,7 @@ def capability_of(target: str) -> tuple[int, int]:
     """``8.6`` as (8, 6)."""
     major, dot, minor = target.partition(".")
     if not (dot and major.isdecimal() and minor.isdecimal()):
-        raise UsageError(f"--target-sm: {target!r} is no compute capability", "Write it with a dot, such as 8.6.")
+        raise UsageError(f"--target-sm: {target!r} is not a compute capability", "Write it with a dot, such as 8.6.")
     return int(major), int(minor)
 
 

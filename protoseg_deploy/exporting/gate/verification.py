@@ -179,7 +179,7 @@ def _compare(
 def _verdict(bundle: Bundle, stage: Stage, tally: Tally | None) -> StageVerdict:
     constant = tally is not None and len(tally.expected_classes) < 2
     if tally is None or stage.runtime is None or constant:
-        reason = f"{stage.against} gives one class only at the sizes it takes, which proves nothing"
+        reason = f"{stage.against} gives one class only at the sizes it takes, which is not a valid test"
         return StageVerdict(
             stage=stage.name,
             artefact=stage.artefact,

@@ -261,7 +261,7 @@ def _check_classes(
         of_read = f" ({unread} {'mask' if unread == 1 else 'masks'} could not be read)" if unread else ""
         text = (
             f"no labelled pixel of {names} in {len(labeled)} labelled images{of_read}: the network cannot "
-            "what they look like"
+            "learn what they look like"
         )
         mends = _mends_of_absent(recipe, classes, sets, absent, shown)
         if _is_fault(recipe, len(classes) - len(absent)):

@@ -143,7 +143,7 @@ class Distill(Section):
     """The teacher's linear head, its prototype head, or the mean of both probabilities; ``auto``: the prototype head of
     a teacher that has one."""
     start_from_teacher: bool = True
-    """Initialise a student with the teacher's backbone from its weights; with the same decoder, also from those that fit."""
+    """Initialise a student with the teacher's backbone from its weights; with the same decoder, those that fit too."""
     unlabeled_view: Literal["weak", "strong", "weak_to_strong"] = "weak_to_strong"
     """Views of unlabelled images; ``weak_to_strong``: weak views for the teacher, strong views for the
     student."""

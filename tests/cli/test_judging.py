@@ -189,7 +189,7 @@ def test_evaluate_in_windows(run_folder: Path, recipe: Path, scenes: Path, tmp_p
 def test_evaluate_refuses_windows_that_cannot_be(run_folder: Path, recipe: Path, tmp_path: Path) -> None:
     export_bundle(run_folder, tmp_path / "bundle")
     for arguments, said in (
-        ([tmp_path / "bundle", "--window", 32], "no PyTorch run: --window does not apply"),
+        ([tmp_path / "bundle", "--window", 32], "not a PyTorch run: --window does not apply"),
         ([tmp_path / "bundle", "--stride", 16], "--stride 16 goes with --window"),
         ([run_folder, "--stride", 16], "--stride 16 goes with --window"),
         ([run_folder, "--window", 32, "--stride", 33], "cannot start every 33 pixels"),

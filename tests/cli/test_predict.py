@@ -99,7 +99,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(runtime: FakeRuntime, i
 
     runtime.function = interrupted
     result = run(images, "--out", tmp_path / "out", exit_code=130)
-    assert "--skip-existing goes on" in result.stderr
+    assert "--skip-existing resumes" in result.stderr
     left = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert left == ["color/a.png", "index/a.png", "overlay/a.png"]
 

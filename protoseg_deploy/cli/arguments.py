@@ -66,7 +66,7 @@ timeout_option: Callable[[Any], Any] = click.option(
     metavar="SECONDS",
     expose_value=False,
     callback=_limit_calls,
-    help="End a call into a library that takes longer: opening a network, one batch of images. Ten times as long for "
+    help="Time limit for a library call: opening a network, one batch of images. Ten times as long for "
     "tracing a graph and building an engine. Also PROTOSEG_TIMEOUT.",
 )
 json_option: Callable[[Any], Any] = click.option(
@@ -77,10 +77,10 @@ device_option: Callable[[Any], Any] = click.option(
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to compute. `auto` takes a GPU if there is one.",
+    help="Device. `auto` uses a GPU if there is one.",
 )
 precision_option: Callable[[Any], Any] = click.option(
-    "--precision", type=click.Choice(PRECISIONS), help="Which graph of a bundle.  [default: fp32]"
+    "--precision", type=click.Choice(PRECISIONS), help="Precision of the graph.  [default: fp32]"
 )
 backend_option: Callable[[Any], Any] = click.option(
     "--backend",

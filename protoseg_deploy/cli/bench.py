@@ -58,7 +58,7 @@ def _as_many_as_help(_context: click.Context, _option: click.Parameter, threads:
     type=click.IntRange(min=1, max=10_000_000),
     help="Timed iterations per boundary; as many as fit into 5 seconds when absent.",
 )
-@click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
+@click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @precision_option
 @backend_option
 @device_option
@@ -167,12 +167,12 @@ def _print_card(text: str, report: "LatencyReport") -> None:
     info = report.info
     session, array = report.session, report.array
     rows = [
-        ("latency p50 ms", f"{session.p50_ms:.2f}", f"{array.p50_ms:.2f}"),
-        ("latency p90 ms", f"{session.p90_ms:.2f}", f"{array.p90_ms:.2f}"),
-        ("latency p99 ms", f"{session.p99_ms:.2f}", f"{array.p99_ms:.2f}"),
-        ("latency mean ms", f"{session.mean_ms:.2f}", f"{array.mean_ms:.2f}"),
-        ("latency min ms", f"{session.min_ms:.2f}", f"{array.min_ms:.2f}"),
-        ("standard deviation ms", f"{session.std_ms:.2f}", f"{array.std_ms:.2f}"),
+        ("p50 latency (ms)", f"{session.p50_ms:.2f}", f"{array.p50_ms:.2f}"),
+        ("p90 latency (ms)", f"{session.p90_ms:.2f}", f"{array.p90_ms:.2f}"),
+        ("p99 latency (ms)", f"{session.p99_ms:.2f}", f"{array.p99_ms:.2f}"),
+        ("mean latency (ms)", f"{session.mean_ms:.2f}", f"{array.mean_ms:.2f}"),
+        ("min latency (ms)", f"{session.min_ms:.2f}", f"{array.min_ms:.2f}"),
+        ("standard deviation (ms)", f"{session.std_ms:.2f}", f"{array.std_ms:.2f}"),
         ("images per second", f"{session.images_per_second:.1f}", f"{array.images_per_second:.1f}"),
         ("timed iterations", session.runs, array.runs),
         ("warm-up runs", session.warmup_runs, array.warmup_runs),

@@ -24,7 +24,7 @@ _STEADY_PERCENT = 15.0
     metavar="NAME[,NAME...]",
     help="Methods to compare.  [default: fixmatch and the recipe's own]",
 )
-@click.option("--rounds", type=click.IntRange(min=2), default=7, show_default=True, help="Alternating rounds.")
+@click.option("--rounds", type=click.IntRange(min=2), default=7, show_default=True, help="Measurement rounds.")
 @click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True, help="Consecutive steps per round.")
 @click.option("--no-data", is_flag=True, help="Skip the data loader; no images are needed.")
 @json_option

@@ -80,7 +80,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     "--profile",
     metavar="MIN,OPT,MAX",
     callback=_profile,
-    help="Smallest, best and largest BATCHxHEIGHTxWIDTH the engine takes; one shape alone is all three.  "
+    help="Minimum, optimal and maximum BATCHxHEIGHTxWIDTH; a single shape sets all three.  "
     "[default: 1x64x64,1x512x512,4x1024x1024]",
 )
 @click.option(
@@ -90,16 +90,16 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     metavar="LIST",
     help="tensorrt-rtx: compute capabilities to build for, such as 7.5,8.6.  [default: any from 8.0 on]",
 )
-@click.option("--workspace", metavar="SIZE", callback=_bytes, help="Limit of scratch memory on the GPU, such as 4GiB.")
+@click.option("--workspace", metavar="SIZE", callback=_bytes, help="Workspace limit on the GPU, such as 4GiB.")
 @click.option(
     "--version-compatible", is_flag=True, help="tensorrt: run under later versions of the same major number too."
 )
 @click.option("--hardware-compatible", is_flag=True, help="tensorrt: run on any GPU from compute capability 8.0 on.")
 @click.option("--images", type=PATH, help="Images to verify the engines on; required unless --no-verify.")
 @click.option("--masks", type=PATH, help="Masks of --images, to compare mIoU as well.")
-@click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
+@click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
 @click.option(
-    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Largest number of images."
+    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many images."
 )
 @click.option("--no-verify", is_flag=True, help="Skip verification, even if the engines can run here.")
 @timeout_option
@@ -242,7 +242,7 @@ def _show(folder: Path, built: list["BuiltEngine"], verification: "Verification 
         size, seconds = f"{sidecar.engine_bytes / 1e6:.1f}", f"{sidecar.build_seconds:.1f}"
         rows.append((engine.name, targets, heavy, sidecar.layers.evidence, size, seconds))
     print_table(
-        ["engine", "compute capability", "convolutions and products", "seen in", "MB", "built in s"],
+        ["engine", "compute capability", "convolutions and products", "seen in", "MB", "build time (s)"],
         rows,
         title=f"{folder}: {built[0].sidecar.library}, shapes {built[0].sidecar.profile}",
     )

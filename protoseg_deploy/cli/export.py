@@ -71,9 +71,9 @@ if TYPE_CHECKING:
 )
 @click.option("--images", type=PATH, help="Verify on these images.  [default: validation images of the recipe]")
 @click.option("--masks", type=PATH, help="Masks of --images, to compare mIoU as well.")
-@click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
+@click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
 @click.option(
-    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Largest number of images."
+    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many images."
 )
 @click.option("--no-verify", is_flag=True, help="Skip verification; the manifest says so.")
 @timeout_option

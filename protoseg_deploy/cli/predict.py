@@ -30,7 +30,7 @@ from protoseg_deploy.cli.verb import Verb
     "--tile", type=height_and_width, metavar="N|HxW", help="Predict in overlapping tiles of this size: for huge images."
 )
 @click.option(
-    "--overlap", type=click.IntRange(min=0), help="Pixels that tiles share; a quarter of the tile when absent."
+    "--overlap", type=click.IntRange(min=0), help="Overlap of the tiles, in pixels; a quarter of the tile when absent."
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call.")
 @click.option(
@@ -38,7 +38,7 @@ from protoseg_deploy.cli.verb import Verb
     is_flag=True,
     help="Skip images that are already predicted, from the same file by the same artefact with the same options.",
 )
-@click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
+@click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @precision_option
 @backend_option
 @device_option

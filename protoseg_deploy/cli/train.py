@@ -21,7 +21,7 @@ _SHOWN = 8
     "--extend-to",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Lengthen a run to N steps, finished or not, and resume.",
+    help="Extend a run to N steps, finished or not, and resume.",
 )
 @take_over_option
 @click.option("--replay", type=PATH, hidden=True)  # its name before it was a command

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.argument("folder", metavar="BUNDLE", type=PATH)
 @click.option("--images", type=PATH, required=True, help="Folder of images, searched recursively.")
 @click.option("--masks", type=PATH, help="Folder of their masks, to compare mIoU as well.")
-@click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
+@click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
 @click.option("--count", type=click.IntRange(min=1), help="At most this many images, evenly spaced.  [default: all]")
 @click.option("--max-drop", type=Number(min=0), help="Allowed mIoU loss of int8, points.  [default: as exported, or 1]")
 @click.option(
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="cpu",
     show_default=True,
-    help="Where ONNX Runtime computes; the reference is always PyTorch on the CPU.",
+    help="Device of ONNX Runtime; the reference is always PyTorch on the CPU.",
 )
 @click.option(
     "--backend",
     type=click.Choice(["tensorrt-ep", "openvino"]),
-    help="Also compare what this library makes of every graph.",
+    help="Also verify every graph under this backend.",
 )
 @click.option(
     "--bisect",
     type=click.Choice(PRECISIONS),
-    help="Instead of the gate: name the first operation of this graph that differs, on one image.",
+    help="Only name the first operation of this graph that differs, on one image.",
 )
 @timeout_option
 @json_option

@@ -8,7 +8,7 @@
     `Runtime.predict`: from a uint8 array in main memory to a uint8 array in main memory. On a GPU that adds the two
     copies over the bus, on a CPU the hand-over to the library. This is what a program that calls the runtime waits for.
 
-Neither holds reading and decoding files, and neither holds a network.
+Neither includes reading and decoding files, or a network connection.
 
 A call is timed by ``time.perf_counter_ns`` around it, with Python's garbage collector off. Both boundaries of all
 runtimes are measured alternately, a few calls each, forwards and backwards (A B, B A, A B, …), so that a machine that

@@ -77,11 +77,11 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Measure how fast RUNTIME is, after a warm-up until its latency stands still.
+    """Measure how fast RUNTIME is, after a warm-up until its latency is stable.
 
     Latency is given between two boundaries. `session` is the computation alone, inputs in place; the graph itself holds
     normalisation, resizing, upsampling and argmax. `array` is what a program waits for: uint8 images in memory to uint8
-    class maps in memory. Neither holds reading and decoding files. Images per second follow from the mean.
+    class maps in memory. Neither includes reading and decoding files. Images per second follow from the mean.
 
     RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Of a bundle, @ chooses a precision and a
     backend: bundles/mine@int8, bundles/mine@bf16@openvino; --precision and --backend do so for every RUNTIME that

@@ -64,9 +64,9 @@ def command(
     OUT/index (class indices), OUT/color (class colours) and OUT/overlay (colours over the image). Folders keep their
     layout.
 
-    Images that cannot be read or predicted are named at the end and listed in OUT/failures.jsonl, the others are done;
-    the exit code is 1 then. A result never replaces an image. PNGs appear whole or not at all: after an interruption,
-    or with new images, the same command with --skip-existing resumes.
+    Images that cannot be read or predicted are named at the end and listed in OUT/failures.jsonl, the others are
+    processed; the exit code is then 1. A result never replaces an image. PNGs are written atomically: after an
+    interruption, or with new images, the same command with --skip-existing resumes.
 
     Tiles are cut in the middle of what they share, so that no result comes from near the border of a tile. An artefact
     of fixed size always works in tiles of that size; images are never resized.

@@ -77,7 +77,7 @@ def distill(
         idle = [override for override in overrides if not override.startswith("data.root=")]
         if idle:
             raise UsageError(
-                f"{', '.join(idle)}: nothing is trained as long as the model is the teacher's",
+                f"{', '.join(idle)}: there is nothing to train while the model is the teacher's",
                 "Change model.backbone or model.decoder, or add --train to train a student of the same architecture.",
             )
         with student_run.owned():
@@ -145,7 +145,7 @@ def _require_equal_logits(
         if not torch.equal(teacher(image), student(image)):
             raise ProtosegError(
                 f"{sample.image}: the stripped network's logits differ from those of the teacher's linear head",
-                "The teacher's file and the program do not fit together; train with this version.",
+                "The teacher's file and this version do not match; train with this version.",
             )
 
 

@@ -113,7 +113,7 @@ def evenly_spaced(samples: Sequence[Item], count: int) -> tuple[Item, ...]:
 def _recipe_of(run: Path, wanted: str) -> Recipe:
     folder = RunFolder.around(run)
     if not folder.exists():
-        raise DataError(f"{folder.recipe_path} is not there, so nothing says which the {wanted} are")
+        raise DataError(f"{folder.recipe_path} does not exist, so the {wanted} are unknown")
     return folder.recipe()
 
 

@@ -109,7 +109,7 @@ class Method(Section):
             raise ValueError("`adaptive_thresholds` goes with `pseudo_label_filter: confidence`")
         if self.name == "corrmatch" and (self.adaptive_thresholds or self.pseudo_label_filter != "confidence"):
             raise ValueError(
-                "`corrmatch` has a threshold of its own: `pseudo_label_filter: confidence`, no `adaptive_thresholds`"
+                "`corrmatch` has its own threshold: `pseudo_label_filter: confidence`, no `adaptive_thresholds`"
             )
         if self.name == "corrmatch" and self.soft_labels:
             raise ValueError("`corrmatch` spreads labels, not probabilities: `soft_labels: false`")

@@ -140,7 +140,7 @@ def _check_folder(folder: Path) -> None:
 def _require_scenes(data: Path) -> None:
     """Refuse to replace what somebody has put there while the scenes were drawn."""
     if not is_scene_folder(data):
-        raise UsageError(f"{data} was made by somebody else meanwhile", "Give a new folder.")
+        raise UsageError(f"{data} was created by another program in the meantime", "Give a new folder.")
 
 
 def _measure(

@@ -82,7 +82,7 @@ def _watch_store(timeout_s: float, ended: threading.Event, looks: list[int]) -> 
         silent_s = 0.0 if looks[0] != seen else silent_s + look_s
         seen = looks[0]
         if silent_s >= timeout_s and not ended.is_set():
-            _end(f"{_NO_STORE} for {timeout_s:g} s (train.timeout_s): stopped, or gone")
+            _end(f"{_NO_STORE} for {timeout_s:g} s (train.timeout_s): stopped, or unreachable")
 
 
 def _key(rank: int) -> str:
@@ -91,7 +91,7 @@ def _key(rank: int) -> str:
 
 def _silence(silent: list[int], timeout_s: float) -> str:
     who = f"process {silent[0]}" if len(silent) == 1 else f"processes {', '.join(map(str, silent))}"
-    return f"{who} of this training sent no heartbeat for {timeout_s:g} s (train.timeout_s): stopped, or gone"
+    return f"{who} of this training sent no heartbeat for {timeout_s:g} s (train.timeout_s): stopped, or unreachable"
 
 
 def _end(reason: str, detail: str = "") -> None:

@@ -177,7 +177,7 @@ class Run(RunFolder):
     def require_same_images(self, recipe: Recipe, sets: DataSets) -> None:
         """Raises UsageError where the run was started with other images."""
         now = _images(recipe, sets).model_dump()
-        hint = "Put it back from a copy of the run, or start a new one: nothing else says which images it learned from."
+        hint = "Put it back from a copy of the run, or start a new one: its labelled images are unknown otherwise."
         try:
             then = read_document(self.images_path, RunImages, hint).model_dump()
         except FileNotFoundError:

@@ -202,7 +202,7 @@ def test_what_is_no_runtime(folder: Path, tmp_path: Path) -> None:
         "text.onnx": (b"this is no graph", "cannot be loaded as an ONNX model"),
         "torn.onnx": (graph[: len(graph) // 2], "cannot be loaded as an ONNX model"),
         "empty.onnx": (b"", "cannot be loaded as an ONNX model"),
-        "foreign.onnx": (foreign.SerializeToString(), "none of this program"),
+        "foreign.onnx": (foreign.SerializeToString(), "not of this program"),
         "text.safetensors": (b"hello", "not a network file"),
         "notes.txt": (b"hello", "is not a runtime"),
     }

@@ -140,7 +140,7 @@ def check_precision(source: str, table: LayerTable, precision: Precision, networ
     hint = (
         "The library has no kernels of that precision for this network and target: build another precision."
         if network is not None
-        else f"The graph is not what it says it is: export it again with --precision {precision}."
+        else f"The graph does not match its metadata: export it again with --precision {precision}."
     )
     raise ProtosegError(
         f"{source}: asked for {precision}, but its convolutions and matrix products compute in {counts}", hint

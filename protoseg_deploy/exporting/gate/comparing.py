@@ -72,7 +72,7 @@ class Evidence:
         if float((self._highest - self._lowest).max()) <= 1e-6 * float(self._highest.abs().max()):
             raise ProtosegError(
                 f"the network gives the same logits {over}",
-                "It does not look at its input: train it again. --no-verify exports it unverified.",
+                "The output does not depend on the input: train it again. --no-verify exports it unverified.",
             )
         if len(self._classes) < 2:
             name = classes.names[next(iter(self._classes))]

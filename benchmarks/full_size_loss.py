@@ -8,7 +8,7 @@ times as large as a core's cache. What counts is how often such a tensor is pass
 - *recomputed*: the same image by image inside `torch.utils.checkpoint`: enlarged and reduced twice.
 - *ours*: `FullSizeLogits`: image by image, the gradient taken in the forward pass at the decoder's stride.
 
-Each is a forward and a backward pass, measured in turns in one run. Labels are those of a teacher: class and
+Each is a forward and a backward pass, measured alternately in one run. Labels are those of a teacher: class and
 confidence, and the mean probability of each class for distribution alignment. The last line is JSON.
 
     python benchmarks/full_size_loss.py --threads 1

@@ -6,7 +6,7 @@ they share their contents. What takes time is listing folders, sorting and writi
 is no index in the cache), and one `stat` per folder afterwards (*warm*). Cold does not mean that the operating system
 has forgotten the folders: it has just made them.
 
-Each figure is of a fresh process. Memory is the proportional set size (PSS) of the loader processes, which counts a
+Each figure is of a fresh process. Memory is the proportional set size (PSS) of the data-loader workers, which counts a
 page that n processes map as one n-th in each. The index counts with at most its size, 34 bytes a file here, over the
 number of processes. It is read twice: with forked processes, as Linux has them by default, and with spawned ones, which
 share nothing by inheritance, and whose first batch comes when they have imported torch.
@@ -42,7 +42,7 @@ _STEPS = 20
 @click.option("--files", type=click.IntRange(min=1000), default=1_000_000, show_default=True)
 @click.option("--folder", type=PATH, required=True, help="New folder for the files; removed afterwards.")
 @click.option("--layout", type=click.Choice(["folders", "flat"]), default="folders", show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Loader processes.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Data-loader workers.")
 def main(files: int, folder: Path, layout: str, workers: int) -> None:
     """Measure the start of training and its memory with a pool of many files, and with a hundredth of them."""
     folder.mkdir(parents=True)

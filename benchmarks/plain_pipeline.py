@@ -1,4 +1,4 @@
-"""A bundle against the pipeline people write without one: same weights, same images, measured in turns.
+"""A bundle against the pipeline people write without one: same weights, same images, measured alternately.
 
 The *plain pipeline* is NumPy normalisation (float32, /255, mean, deviation, transpose) -> ONNX, float images in
 and float logits at full size out -> NumPy argmax. It does all the work of a bundle's graph, but moves twelve bytes per

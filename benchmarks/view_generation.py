@@ -296,7 +296,7 @@ def _print(crop: int, source: str, pipelines: dict[str, Any]) -> None:
         for name, result in pipelines.items()
     ]
     columns = ("", "pair", *stages, "images/s", "ours")
-    print_table(columns, rows, f"Crops of {crop} from {source}; milliseconds a pair; how many times as fast ours is")
+    print_table(columns, rows, f"Crops of {crop} from {source}; milliseconds per pair; how many times as fast ours is")
 
 
 if __name__ == "__main__":

@@ -6,5 +6,5 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 Backend = Literal["onnxruntime", "tensorrt-ep", "openvino"]
-"""What computes an ONNX graph: ONNX Runtime with its CPU or CUDA provider, with its TensorRT provider, or OpenVINO."""
+"""The inference backend: ONNX Runtime with its CPU or CUDA provider, with its TensorRT provider, or OpenVINO."""
 BACKENDS: tuple[Backend, ...] = get_args(Backend)

@@ -21,7 +21,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files and speaks."""
+        """Whether this process is the one that writes files and logs."""
         return self.rank == 0
 
     def slots(self, items: int) -> range:

@@ -24,7 +24,7 @@ def read_document(path: Path, shape: type[T] | TypeAdapter[T], hint: str) -> T:
     Args:
         path: the file.
         shape: a pydantic model, or an adapter of any type.
-        hint: how to go on where it is damaged.
+        hint: what to do where it is damaged.
 
     Raises:
         FileNotFoundError: there is no such file.

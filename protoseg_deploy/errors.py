@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend.
+"""Errors that the user can fix.
 
 Everything raised from here is shown by the command line without a traceback: what is wrong, where, and what to do
 about it. Anything else that escapes is a bug of ours and keeps its traceback.
@@ -12,11 +12,11 @@ from protoseg_deploy.text import one_line
 
 
 class ProtosegError(Exception):
-    """A failure the user can mend.
+    """A failure the user can fix.
 
     Args:
         message: what is wrong and where (file, key or image).
-        hint: how to mend it; may be empty when the message already says so.
+        hint: how to fix it; may be empty when the message already says so.
     """
 
     exit_code = 1
@@ -37,7 +37,7 @@ class UsageError(ProtosegError):
 
 
 class RecipeError(UsageError):
-    """One or more faults of a recipe, reported together."""
+    """One or more errors in a recipe, reported together."""
 
     def __init__(self, source: str, faults: Sequence[str]) -> None:
         count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
@@ -73,7 +73,7 @@ class WriteError(ProtosegError):
 
 
 class DataError(ProtosegError):
-    """Images, masks or folders that cannot be used; lists every fault found, each with its file."""
+    """Images, masks or folders that cannot be used; lists every error found, each with its file."""
 
     def __init__(self, summary: str, faults: Sequence[str] = (), hint: str = "", shown: int = 20) -> None:
         lines = [summary, *(f"  {one_line(fault)}" for fault in faults[:shown])]

@@ -103,7 +103,7 @@ def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading if it is a regular one, directly or through links; never waits.
 
     Raises:
-        OSError: as `open`; also for a named pipe, a device or a socket, which could be read for ever.
+        OSError: as `open`; also for a named pipe, a device or a socket, which could be read forever.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
@@ -133,7 +133,7 @@ def path_fault(text: str) -> str | None:
     try:
         Path(text).expanduser()
     except RuntimeError:
-        return f"{text.partition('/')[0]} is nobody's home folder here; ./{text} is a folder of that name"
+        return f"{text.partition('/')[0]} is not a user's home folder here; ./{text} is a folder of that name"
     return None
 
 

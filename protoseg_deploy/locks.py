@@ -30,9 +30,9 @@ class Owner(BaseModel):
 
 
 _HEARTBEAT_S = 10.0
-"""How often an owner leaves a sign of life."""
+"""How often an owner writes a heartbeat."""
 _DEAD_AFTER_S = 60.0
-"""Without a sign of life for so long, an owner on another host is gone."""
+"""Without a heartbeat for so long, an owner on another host is gone."""
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def sole_writer(
 
     The lock is the operating system's, on the file `lock`, so it ends with the process, however that ends; processes
     that it forks, such as data-loader workers, do not inherit it. The file names the owner. Not every file system
-    shares locks between hosts: an owner on another host is taken to run until it gave no sign of life for a minute.
+    shares locks between hosts: an owner on another host is taken to run until it sent no heartbeat for a minute.
 
     Args:
         lock: the lock file, removed at the end. Its folder exists.
@@ -77,7 +77,7 @@ def sole_writer(
             with suppress(OSError):  # Windows removes no open file: an unlocked one does no harm
                 lock.unlink()
     finally:
-        with _DESCRIPTORS:  # never a sign of life through a descriptor that is another file's by now
+        with _DESCRIPTORS:  # never a heartbeat through a descriptor that is another file's by now
             released.set()
             os.close(descriptor)
 
@@ -163,7 +163,7 @@ def _require_dead(descriptor: int, thing: str, option: str) -> None:
     if silent_s < _DEAD_AFTER_S:
         now = f", or add {option} if that process has ended" if option else ""
         raise LockedError(
-            f"{thing} is being written by process {owner.pid} on another host, {owner.host}: its last sign of life was "
+            f"{thing} is being written by process {owner.pid} on another host, {owner.host}: its last heartbeat was "
             f"{silent_s:.0f} s ago",
             f"Try again when it has given none for {_DEAD_AFTER_S:.0f} s{now}.",
         )

@@ -38,7 +38,7 @@ class Registry(Generic[Class]):
             return self._registered[name]
         entry = self._built_in.get(name) or _installed(self.group).get(name)
         if entry is None:
-            raise UsageError(f"no {self.kind} named {name!r}", f"There are {', '.join(self.names())}.")
+            raise UsageError(f"no {self.kind} named {name!r}", f"Available: {', '.join(self.names())}.")
         try:
             found: Class = entry.load()
         except (ImportError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Calls into libraries that do not come back: ended with a message, after a limit that the program sets.
+"""Calls into libraries that do not return: ended with a message, after a limit that the program sets.
 
 A graph may hold a loop without an end, and a compiler of graphs may never be done. Python cannot interrupt such a call.
 Some libraries can be told from another thread to stop; where that does not help, nothing but the end of the process
@@ -36,11 +36,11 @@ class _Call:
     stopped: bool = False
 
     def message(self) -> str:
-        return f"{self.what} has not come back within {self.seconds:g} s"
+        return f"{self.what} did not return within {self.seconds:g} s"
 
 
 def limit_calls(seconds: float | None) -> float | None:
-    """Set the limit of this process; None: calls may last for ever.
+    """Set the limit of this process; None: no limit.
 
     Args:
         seconds: above 0, at most `MOST_SECONDS`.
@@ -62,8 +62,8 @@ def time_limit(what: str, *, times: int = 1, stop: Callable[[], object] | None =
     Args:
         what: the call, for the message: ``opening model.onnx``.
         times: of the limit, for what is known to take long.
-        stop: makes the block return or raise, called from another thread; must not wait. Without it, or where the block
-            goes on all the same, the process ends with the message and exit code 1.
+        stop: makes the block return or raise, called from another thread; must not wait. Without it, or where
+            the block continues, the process ends with the message and exit code 1.
 
     Raises:
         TimeLimitError: the block was stopped.

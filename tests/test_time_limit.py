@@ -1,4 +1,4 @@
-"""Calls that do not come back end with a message: stopped where that is possible, with the process where it is not."""
+"""Calls that do not return end with a message: stopped where that is possible, with the process where it is not."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def test_a_call_that_can_be_stopped_raises(short_limit, fails):
             if fails:
                 raise RuntimeError("terminated")
 
-    with pytest.raises(TimeLimitError, match=r"the loop has not come back within 0\.2 s") as caught:
+    with pytest.raises(TimeLimitError, match=r"the loop did not return within 0\.2 s") as caught:
         call()
     assert "PROTOSEG_TIMEOUT" in caught.value.hint
 
@@ -72,7 +72,7 @@ with time_limit("reading a graph"):
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 1
-    assert "Error: reading a graph has not come back within 0.2 s: the program ends here" in done.stderr
+    assert "Error: reading a graph did not return within 0.2 s: the program ends here" in done.stderr
     assert "--timeout" in done.stderr
     assert "Traceback" not in done.stderr
 

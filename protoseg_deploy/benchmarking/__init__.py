@@ -1,1 +1,1 @@
-"""How fast a runtime is, what memory it takes, and on which machine."""
+"""Latency and memory of a runtime, and the machine they were measured on."""

@@ -8,12 +8,12 @@
     `Runtime.predict`: from a uint8 array in main memory to a uint8 array in main memory. On a GPU that adds the two
     copies over the bus, on a CPU the hand-over to the library. This is what a program that calls the runtime waits for.
 
-Neither holds reading and decoding files, and neither holds a network.
+Neither includes reading and decoding files, or a network connection.
 
 A call is timed by ``time.perf_counter_ns`` around it, with Python's garbage collector off. Both boundaries of all
-runtimes are measured in turns of a few calls, forwards and backwards (A B, B A, A B, …), so that a machine that gets
-slower or busier slows all of them alike: ratios from one such measurement hold where two separate ones would not. The
-first call of each turn is not counted; it pays for caches and threads the one before left behind.
+runtimes are measured alternately, a few calls each, forwards and backwards (A B, B A, A B, …), so that a machine that
+gets slower or busier slows all of them alike: ratios from one such measurement hold where two separate ones would not.
+The first call of each turn is not counted; it pays for caches and threads the one before left behind.
 """
 
 import gc
@@ -35,10 +35,10 @@ from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array
 BOUNDARIES = ("session", "array")
 
 UNSTABLE_ABOVE_PERCENT = 10.0
-"""Coefficient of variation from which a figure is flagged."""
+"""Coefficient of variation from which a figure is flagged as unstable."""
 
 _TURN = 5
-"""Counted calls per turn."""
+"""Timed iterations per turn."""
 _FEWEST_RUNS = 20
 _WARMUP_WINDOW = 5
 _WARMUP_SPREAD = 0.05
@@ -59,10 +59,10 @@ class LatencyStats:
     variation_percent: float
     """Standard deviation over mean."""
     images_per_second: float
-    """Batch over mean latency: what calls one after the other get through."""
+    """Batch over mean latency: throughput of sequential calls."""
     warmup_runs: int
     settled: bool
-    """Whether the warm-up ended because the latency stood still, not because its time was up."""
+    """Whether the warm-up ended because the latency was stable, not because its time was up."""
 
     @property
     def unstable(self) -> bool:
@@ -184,19 +184,20 @@ def measure_interleaved(
     warmup_seconds: float = 5.0,
     images: UInt8Array | None = None,
 ) -> list[LatencyReport]:
-    """Latency of one or more runtimes on the same images, measured in turns.
+    """Latency of one or more runtimes on the same images, measured alternately.
 
     Args:
         runtimes: what to measure.
         batch: images per call.
-        size: height and width of random images; 512x512, or the size a runtime is bound to, when absent.
-        runs: counted calls of each runtime at each boundary; as many as fit into `seconds` (at least 20) when absent.
+        size: height and width of random images; 512x512, or the fixed input size of a runtime, when absent.
+        runs: timed iterations of each runtime at each boundary; as many as fit into `seconds` (at least 20) when
+            absent.
         seconds: time for each runtime at each boundary.
         warmup_seconds: the longest a warm-up may take, for each runtime at each boundary.
         images: ``[B,H,W,3]`` uint8 RGB to use instead of random ones; `batch` and `size` are then theirs.
 
     Raises:
-        UsageError: a runtime is bound to another size, or there is no memory for such a batch.
+        UsageError: a runtime has another fixed input size, or there is no memory for such a batch.
     """
     kind = "random" if images is None else "images"
     if images is None:

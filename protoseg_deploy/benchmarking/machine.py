@@ -1,4 +1,4 @@
-"""The machine a figure was measured on: a latency without it says nothing."""
+"""The machine a figure was measured on: a latency without it is meaningless."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class Machine:
-    """Hardware and software, and how busy it was."""
+    """Hardware, software and load."""
 
     cpu: str
     physical_cores: int | None
@@ -36,7 +36,7 @@ class Machine:
     python: str
     libraries: dict[str, str]
     load_average_1min: float | None
-    """Runnable processes over the last minute, when the measurement began: others' work shows here."""
+    """Runnable processes over the last minute, when the measurement began: load from other programs shows here."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

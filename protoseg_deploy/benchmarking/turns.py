@@ -1,4 +1,4 @@
-"""Several pieces of work measured in turns, so that ratios hold on a machine that is not quiet."""
+"""Several pieces of work measured alternately, so that ratios hold on a noisy machine."""
 
 import statistics
 import time

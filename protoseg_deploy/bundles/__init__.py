@@ -1,4 +1,4 @@
-"""The folder that leaves the building: manifest, graphs, engines, verdicts."""
+"""The deployable artefact: manifest, graphs, engines, verdicts."""
 
 from protoseg_deploy.bundles.bundle import Bundle
 from protoseg_deploy.bundles.manifest import Manifest

@@ -1,4 +1,4 @@
-"""A bundle: the folder that leaves the building, and everything that may be done to it once it is written."""
+"""A bundle: the deployable artefact, and everything that may be done to it once it is written."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ class Bundle:
         """Read the manifest of a bundle folder; an exchange that was killed is completed or undone before.
 
         Raises:
-            ProtosegError: the folder is no bundle, or its manifest is damaged.
+            ProtosegError: the folder is not a bundle, or its manifest is damaged.
         """
         settle(folder)
         try:
@@ -66,7 +66,7 @@ class Bundle:
         """Path of a file of the bundle, after comparing it with its checksum.
 
         Raises:
-            ProtosegError: the file is missing, cut off, changed, or a link to a file outside the bundle.
+            ProtosegError: the file is missing, truncated, changed, or a link to a file outside the bundle.
         """
         path = self.folder / name
         entry = self.manifest.files.get(name)
@@ -102,7 +102,7 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no graph of that precision.
-            ProtosegError: a file is missing, cut off or changed.
+            ProtosegError: a file is missing, truncated or changed.
         """
         self.require_graph(precision)
         info = self.manifest.graphs[precision]
@@ -127,7 +127,7 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no engine of that name.
-            ProtosegError: a file is missing, cut off or changed.
+            ProtosegError: a file is missing, truncated or changed.
         """
         entry = self.manifest.engines.get(name)
         if entry is None:
@@ -151,7 +151,7 @@ class Bundle:
             exchanged += [v.artefact for v in verification.stages if not new.manifest.is_about_these_files(v)]
             if exchanged:
                 raise ProtosegError(
-                    f"{self.folder} was exchanged while it was verified ({exchanged[0]} is another file): no verdict "
+                    f"{self.folder} was replaced while it was verified ({exchanged[0]} is another file): no verdict "
                     "was written",
                     "Verify it again.",
                 )
@@ -188,7 +188,7 @@ class Bundle:
         """The bundle as it is now, which nobody else changes, and no export exchanges, until the end of the block.
 
         Raises:
-            ProtosegError: the folder is no bundle any more, or another process does not let go of it.
+            ProtosegError: the folder is not a bundle any more, or another process does not let go of it.
         """
         self.open(self.folder)
         with sole_writer(self.folder / LOCK_FILE, str(self.folder), wait_s=60):

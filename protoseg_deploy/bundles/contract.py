@@ -66,10 +66,10 @@ def graph_ports(graph: GraphProto) -> tuple[list[Port], list[Port]]:
 def check_class_map(class_map: NDArray[Any], images: NDArray[np.uint8], classes: int, source: Path) -> None:
     """Refuse what is no class map of these images.
 
-    The largest index is looked for in every call: it takes some 20 µs a megapixel, next to nothing beside a network.
+    The largest index is looked for in every call: it needs several 20 µs per megapixel, negligible next to a network.
 
     Args:
-        class_map: what came out.
+        class_map: the output.
         images: ``[B,H,W,3]`` that went in.
         classes: of the artefact.
         source: its path, for the message.

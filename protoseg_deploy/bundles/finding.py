@@ -15,7 +15,8 @@ from protoseg_deploy.errors import ProtosegError
 
 
 def open_graph(path: Path, precision: Precision | None = None, *, library: str = "") -> tuple[Graph, GraphMetadata]:
-    """The graph of a path and what it says of itself, held to the contract of graphs and to what its bundle says.
+    """The graph of a path and what it says of itself, checked against the contract of graphs and what its bundle
+    says.
 
     Args:
         path: a bundle folder, or an ``.onnx`` file. A file its bundle lists is compared with its checksum.
@@ -44,7 +45,7 @@ def find_graph(path: Path, precision: Precision | None = None, *, library: str =
 
     Raises:
         UsageError: the bundle has no graph of that precision.
-        ProtosegError: the folder is no bundle, or a file of it is missing, damaged or changed.
+        ProtosegError: the folder is not a bundle, or a file of it is missing, damaged or changed.
     """
     if path.is_dir():
         return Bundle.open(path).graph(precision or "fp32", library=library)

@@ -51,7 +51,7 @@ class Graph:
             ProtosegError: a file is another one than before, or was written meanwhile.
         """
         if self._found and self._found != identities(self.files):
-            raise ProtosegError(f"{self.file} was exchanged while it was opened", "Try again.")
+            raise ProtosegError(f"{self.file} was replaced while it was opened", "Try again.")
 
 
 def graph_files(file: Path) -> tuple[Path, ...]:
@@ -104,5 +104,5 @@ def unreadable(file: Path, reason: str) -> ProtosegError:
     line = next((line.strip() for line in reason.splitlines() if line.strip()), "no reason given")
     return ProtosegError(
         f"{file} cannot be loaded as an ONNX model: {line[:200]}",
-        "It is damaged, cut off or no ONNX file at all: copy or export it again.",
+        "It is damaged, truncated or no ONNX file at all: copy or export it again.",
     )

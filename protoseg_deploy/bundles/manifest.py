@@ -30,7 +30,7 @@ def _inside(name: str) -> str:
     """A path as manifests write it: relative, with slashes, below the bundle, alike on every system."""
     strange = set(name) & set('\\:<>"|?*') or not name.isprintable()
     if strange or any(not part or part.rstrip(" .") != part for part in name.split("/")):
-        raise ValueError(f"{name[:200]!r} is no path of a file inside the bundle")
+        raise ValueError(f"{name[:200]!r} is not a path of a file inside the bundle")
     return name
 
 

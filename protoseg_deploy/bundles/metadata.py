@@ -106,7 +106,7 @@ class GraphMetadata(Document):
         ours = {key[len(_PREFIX) :]: value for key, value in properties.items() if str(key).startswith(_PREFIX)}
         if not ours:
             raise ProtosegError(
-                f"{source} is an ONNX model, but none of this program: it does not say what its classes are",
+                f"{source} is an ONNX model, but not of this program: it has no class metadata",
                 "Export one with `protoseg export RUN --bundle DIR`.",
             )
         content = {}

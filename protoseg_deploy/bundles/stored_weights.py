@@ -26,7 +26,7 @@ def check_stored_weights(model: ModelProto, file: Path) -> None:
         file: where it was read from.
 
     Raises:
-        ProtosegError: the tensor at fault is named.
+        ProtosegError: the offending tensor is named.
     """
     for graph in _graphs(model.graph):
         bounds = _used_as_bounds(graph)

@@ -1,4 +1,4 @@
-"""What the gate found: one verdict an artefact, bound to the digests of the files that were compared."""
+"""What the gate found: one verdict per artefact, bound to the digests of the files that were compared."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ class Limits(Document):
     """Pixels with the same class, over all images."""
     max_relative_margin: float | None
     """Where the classes differ: largest distance between PyTorch's two best logits, over the spread of the logits of
-    that image (root mean square distance from their mean over classes). A real fault flips confident pixels too."""
+    that image (root mean square distance from their mean over classes). A real error flips confident pixels too."""
     max_miou_drop_points: float
 
 
@@ -69,7 +69,7 @@ class Verification(Document):
     masks: int
     """How many of the images had masks."""
     fitted_images: int
-    """How many were cropped or padded because the graph is bound to a size."""
+    """How many were cropped or padded because the graph has a fixed input size."""
     images_sha256: str
     """Digest over the names and bytes of the images, in order."""
     miou_pytorch_percent: float | None
@@ -79,5 +79,5 @@ class Verification(Document):
         return next((stage for stage in self.stages if stage.stage == name), None)
 
     def first_failure(self) -> StageVerdict | None:
-        """The stage to look at: later ones may only have inherited its fault."""
+        """The stage to look at: later ones may only have inherited its error."""
         return next((stage for stage in self.stages if stage.status == "failed"), None)

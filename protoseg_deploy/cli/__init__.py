@@ -1,4 +1,4 @@
-"""The ``protoseg`` command: one module a verb, loaded when it is called."""
+"""The ``protoseg`` command: one module per command, loaded when it is called."""
 
 import difflib
 import errno
@@ -26,7 +26,7 @@ _NEEDS_LESS = "Use smaller images, fewer at a time, or a machine with more memor
 
 
 class _VerbGroup(click.Group):
-    """Loads a verb's module on demand and turns our own errors into one message and an exit code."""
+    """Loads a command's module on demand and turns our own errors into one message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
@@ -151,7 +151,7 @@ def cli() -> None:
 
     \b
     Exit codes:    0  done
-                   1  it failed, or something was found to be wrong
+                   1  failure, or errors were found
                    2  the command line or the recipe is wrong
                  130  interrupted by Ctrl-C (143: by SIGTERM)
 

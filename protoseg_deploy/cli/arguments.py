@@ -1,4 +1,4 @@
-"""Arguments that several verbs share, and how results are shown."""
+"""Arguments that several commands share, and how results are shown."""
 
 import math
 import sys
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _limit_calls(context: click.Context, _option: click.Parameter, seconds: float) -> float:
-    """Callback of an option: set the limit for the time of the verb."""
+    """Callback of an option: set the limit for the running time of the command."""
     before = limit_calls(seconds)
     context.call_on_close(lambda: limit_calls(before))
     return seconds
@@ -32,7 +32,7 @@ def _limit_calls(context: click.Context, _option: click.Parameter, seconds: floa
 
 def _argument_fault(text: str) -> str | None:
     """Why an argument is no path, or None. Python takes an empty one, such as of a variable not set, for ``.``."""
-    return path_fault(text) if text else "an empty path; a dot is the folder you are in"
+    return path_fault(text) if text else "an empty path; use . for the current folder"
 
 
 class _Path(click.Path):
@@ -53,7 +53,7 @@ class Number(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{number} is no finite number", param, ctx)
+            self.fail(f"{number} is not a finite number", param, ctx)
         return number
 
 
@@ -66,7 +66,7 @@ timeout_option: Callable[[Any], Any] = click.option(
     metavar="SECONDS",
     expose_value=False,
     callback=_limit_calls,
-    help="End a call into a library that takes longer: opening a network, one batch of images. Ten times as long for "
+    help="Time limit for a library call: opening a network, one batch of images. Ten times as long for "
     "tracing a graph and building an engine. Also PROTOSEG_TIMEOUT.",
 )
 json_option: Callable[[Any], Any] = click.option(
@@ -77,20 +77,20 @@ device_option: Callable[[Any], Any] = click.option(
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to compute. `auto` takes a GPU if there is one.",
+    help="Device. `auto` uses a GPU if there is one.",
 )
 precision_option: Callable[[Any], Any] = click.option(
-    "--precision", type=click.Choice(PRECISIONS), help="Which graph of a bundle.  [default: fp32]"
+    "--precision", type=click.Choice(PRECISIONS), help="Precision of the graph.  [default: fp32]"
 )
 backend_option: Callable[[Any], Any] = click.option(
     "--backend",
     type=click.Choice(BACKENDS),
-    help="What computes a graph: ONNX Runtime, its TensorRT provider, or OpenVINO.  [default: onnxruntime]",
+    help="Inference backend: ONNX Runtime, its TensorRT provider, or OpenVINO.  [default: onnxruntime]",
 )
 take_over_option: Callable[[Any], Any] = click.option(
     "--take-over",
     is_flag=True,
-    help="Go on with a run that a process on another host has left behind, without waiting for its lock to expire.",
+    help="Take over a run that a process on another host has left behind, without waiting for its lock to expire.",
 )
 
 
@@ -158,7 +158,7 @@ def _is_there(path: Path) -> bool:
 
 
 def note_verification(info: "RuntimeInfo") -> None:
-    """Say it where nobody knows whether an artefact does what the network does, or somebody knows that it does not."""
+    """Warn where an artefact is unverified or failed its verification."""
     artefact = f"{info.path} ({info.precision})"
     if info.verified is False:
         note(f"{artefact} failed its verification: its class maps may not be those of the network it was made from.")
@@ -170,7 +170,7 @@ def note_verification(info: "RuntimeInfo") -> None:
 
 
 def describe_runtime(info: "RuntimeInfo") -> dict[str, object]:
-    """JSON values of what every verb says about the runtime it used."""
+    """JSON values of what every command reports about the runtime it used."""
     return {
         "runtime": str(info.path),
         "kind": info.kind,
@@ -186,7 +186,7 @@ def height_and_width(text: str) -> tuple[int, int]:
     """An option's type: ``HxW``, or ``N`` for a square, in pixels."""
     sides = text.lower().replace("×", "x").split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise click.BadParameter(f"{text!r} is no size: give HEIGHTxWIDTH in pixels, e.g. 360x480, or one number")
+        raise click.BadParameter(f"{text!r} is not a size: give HEIGHTxWIDTH in pixels, e.g. 360x480, or one number")
     return int(sides[0]), int(sides[-1])
 
 
@@ -202,7 +202,7 @@ def precision_list(
     names = comma_list(texts)
     unknown = [name for name in names if name not in PRECISIONS]
     if unknown:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(PRECISIONS)}")
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(PRECISIONS)}")
     return tuple(precision for precision in PRECISIONS if precision in names)
 
 
@@ -220,7 +220,7 @@ def progress_bar(label: str, hidden: bool) -> Iterator[Callable[[int, int], None
 
 
 def note(message: str) -> None:
-    """Something worth knowing, on standard error: standard output belongs to results."""
+    """A note on standard error; standard output is for results."""
     click.secho("Note: ", fg="yellow", bold=True, nl=False, err=True)
     click.echo(printable(message), err=True)
 

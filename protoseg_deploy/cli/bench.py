@@ -60,9 +60,9 @@ def _as_many_as_help(_context: click.Context, _option: click.Parameter, threads:
 @click.option(
     "--runs",
     type=click.IntRange(min=1, max=10_000_000),
-    help="Counted calls at each boundary; 5 seconds' worth when absent.",
+    help="Timed iterations per boundary; as many as fit into 5 seconds when absent.",
 )
-@click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
+@click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @precision_option
 @backend_option
 @device_option
@@ -81,15 +81,15 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Measure how fast RUNTIME is, after a warm-up until its latency stands still.
+    """Measure how fast RUNTIME is, after a warm-up until its latency is stable.
 
     Latency is given between two boundaries. `session` is the computation alone, inputs in place; the graph itself holds
     normalisation, resizing, upsampling and argmax. `array` is what a program waits for: uint8 images in memory to uint8
-    class maps in memory. Neither holds reading and decoding files. Images per second follow from the mean.
+    class maps in memory. Neither includes reading and decoding files. Images per second follow from the mean.
 
     RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Of a bundle, @ chooses a precision and a
     backend: bundles/mine@int8, bundles/mine@bf16@openvino; --precision and --backend do so for every RUNTIME that
-    does not. Several RUNTIMEs are measured in turns, so that the ratios hold on a machine that is not quiet.
+    does not. Several RUNTIMEs are measured alternately, so that the ratios hold on a noisy machine.
     Peak memory is the most that this process has held since it started, libraries and all RUNTIMEs included.
 
     \b
@@ -137,7 +137,7 @@ def _note_unstable(texts: tuple[str, ...], reports: "Sequence[LatencyReport]") -
     for text, report in zip(texts, reports, strict=True):
         for boundary, stats in (("session", report.session), ("array", report.array)):
             if stats.unstable:
-                why = f"varies by {stats.variation_percent:.0f} %" if stats.settled else "did not settle in the warm-up"
+                why = f"varies by {stats.variation_percent:.0f} %" if stats.settled else "did not stabilise in warm-up"
                 note(f"{text}: unstable: the {boundary} latency {why}; is the machine busy?")
 
 
@@ -187,14 +187,14 @@ def _print_card(text: str, report: "LatencyReport") -> None:
     info = report.info
     session, array = report.session, report.array
     rows = [
-        ("latency p50 ms", f"{session.p50_ms:.2f}", f"{array.p50_ms:.2f}"),
-        ("latency p90 ms", f"{session.p90_ms:.2f}", f"{array.p90_ms:.2f}"),
-        ("latency p99 ms", f"{session.p99_ms:.2f}", f"{array.p99_ms:.2f}"),
-        ("latency mean ms", f"{session.mean_ms:.2f}", f"{array.mean_ms:.2f}"),
-        ("latency min ms", f"{session.min_ms:.2f}", f"{array.min_ms:.2f}"),
-        ("standard deviation ms", f"{session.std_ms:.2f}", f"{array.std_ms:.2f}"),
+        ("p50 latency (ms)", f"{session.p50_ms:.2f}", f"{array.p50_ms:.2f}"),
+        ("p90 latency (ms)", f"{session.p90_ms:.2f}", f"{array.p90_ms:.2f}"),
+        ("p99 latency (ms)", f"{session.p99_ms:.2f}", f"{array.p99_ms:.2f}"),
+        ("mean latency (ms)", f"{session.mean_ms:.2f}", f"{array.mean_ms:.2f}"),
+        ("min latency (ms)", f"{session.min_ms:.2f}", f"{array.min_ms:.2f}"),
+        ("standard deviation (ms)", f"{session.std_ms:.2f}", f"{array.std_ms:.2f}"),
         ("images per second", f"{session.images_per_second:.1f}", f"{array.images_per_second:.1f}"),
-        ("counted runs", session.runs, array.runs),
+        ("timed iterations", session.runs, array.runs),
         ("warm-up runs", session.warmup_runs, array.warmup_runs),
     ]
     print_table(["", "session", "array"], rows, title=f"{text} ({info.kind}, {info.precision}, {info.device})")

@@ -24,9 +24,9 @@ _STEADY_PERCENT = 15.0
     metavar="NAME[,NAME...]",
     help="Methods to compare.  [default: fixmatch and the recipe's own]",
 )
-@click.option("--rounds", type=click.IntRange(min=2), default=7, show_default=True, help="Rounds of taking turns.")
-@click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True, help="Steps in a row, each turn.")
-@click.option("--no-data", is_flag=True, help="Leave the loader out: no image is needed.")
+@click.option("--rounds", type=click.IntRange(min=2), default=7, show_default=True, help="Measurement rounds.")
+@click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True, help="Consecutive steps per round.")
+@click.option("--no-data", is_flag=True, help="Skip the data loader; no images are needed.")
 @json_option
 def command(
     recipe: str,
@@ -41,8 +41,8 @@ def command(
 
     The `floor` is the networks alone: a forward pass of the teacher, a forward and a backward pass of the student. The
     `step` is all of a method: losses at full size, pseudo-labels, prototypes, optimiser, moving average; its batch lies
-    ready on the device. With the loader, the same step gets its batches from the recipe's data. All take turns, and
-    ratios are medians of ratios within rounds, so that they hold on a machine that is not quiet.
+    ready on the device. With the loader, the same step gets its batches from the recipe's data. All are measured
+    alternately, and ratios are medians of ratios within rounds, so that they hold on a noisy machine.
 
     Memory is what a method keeps (networks, statistics, optimiser) and the most a step needs beside it: on a GPU as its
     allocator counts, on a CPU as the tensors alive at a time.
@@ -149,7 +149,7 @@ def _print(speed: "TrainingSpeed") -> None:
         loader = speed.loader
         click.echo(
             f"{loader.method} with the loader ({loader.workers} processes): {loader.with_loader.median_ms:.1f} ms, "
-            f"{loader.with_loader.over(loader.without):.3f}x of the same without; waits {loader.wait_ms:.1f} ms a step"
+            f"{loader.with_loader.over(loader.without):.3f}x of the same without; waits {loader.wait_ms:.1f} ms/step"
         )
     click.echo(f"{speed.machine.gpu or speed.machine.cpu}, load {speed.machine.load_average_1min}")
 

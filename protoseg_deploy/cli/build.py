@@ -44,7 +44,7 @@ def _profile(_context: click.Context, _option: click.Parameter, text: str | None
     for part in text.lower().replace("×", "x").split(","):
         sides = part.strip().split("x")
         if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-            raise click.BadParameter(f"{part.strip()!r} is no shape: give BATCHxHEIGHTxWIDTH, such as 1x512x512")
+            raise click.BadParameter(f"{part.strip()!r} is not a shape: give BATCHxHEIGHTxWIDTH, such as 1x512x512")
         shapes.append((int(sides[0]), int(sides[1]), int(sides[2])))
     if len(shapes) not in (1, 3):
         raise click.BadParameter(f"{text!r} has {len(shapes)} shapes: give one, or the smallest, the best, the largest")
@@ -56,7 +56,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]iB)", text.strip(), re.IGNORECASE)
     if match is None:
-        raise click.BadParameter(f"{text!r} is no size: write a number and KiB, MiB or GiB, such as 4GiB")
+        raise click.BadParameter(f"{text!r} is not a size: write a number and KiB, MiB or GiB, such as 4GiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
@@ -66,8 +66,8 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     "--engine",
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
     required=True,
-    help="`tensorrt`: data-centre GPUs and Jetson, builds for the GPU at hand. `tensorrt-rtx`: GeForce and RTX GPUs, "
-    "builds without one.",
+    help="`tensorrt`: data-centre GPUs and Jetson, builds for the GPU of this machine. `tensorrt-rtx`: GeForce, RTX, "
+    "builds without a GPU.",
 )
 @click.option(
     "--precision",
@@ -81,7 +81,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     "--profile",
     metavar="MIN,OPT,MAX",
     callback=_profile,
-    help="Smallest, best and largest BATCHxHEIGHTxWIDTH the engine takes; one shape alone is all three.  "
+    help="Minimum, optimal and maximum BATCHxHEIGHTxWIDTH; a single shape sets all three.  "
     "[default: 1x64x64,1x512x512,4x1024x1024]",
 )
 @click.option(
@@ -91,18 +91,18 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     metavar="LIST",
     help="tensorrt-rtx: compute capabilities to build for, such as 7.5,8.6.  [default: any from 8.0 on]",
 )
-@click.option("--workspace", metavar="SIZE", callback=_bytes, help="Limit of scratch memory on the GPU, such as 4GiB.")
+@click.option("--workspace", metavar="SIZE", callback=_bytes, help="Workspace limit on the GPU, such as 4GiB.")
 @click.option(
     "--version-compatible", is_flag=True, help="tensorrt: run under later versions of the same major number too."
 )
 @click.option("--hardware-compatible", is_flag=True, help="tensorrt: run on any GPU from compute capability 8.0 on.")
-@click.option("--images", type=PATH, help="Verify engines that can run here on these; needed without --no-verify.")
-@click.option("--masks", type=PATH, help="Masks of --images, to compare the mIoU too.")
-@click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
+@click.option("--images", type=PATH, help="Images to verify the engines on; required unless --no-verify.")
+@click.option("--masks", type=PATH, help="Masks of --images, to compare mIoU as well.")
+@click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
 @click.option(
-    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Verify on at most so many."
+    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many images."
 )
-@click.option("--no-verify", is_flag=True, help="Leave the verification out, though the engines could run here.")
+@click.option("--no-verify", is_flag=True, help="Skip verification, even if the engines can run here.")
 @timeout_option
 @json_option
 def command(
@@ -125,9 +125,9 @@ def command(
 
     The precision is that of the graph. Every engine is inspected: one that was to be fp16 and computes in fp32 is an
     error. An engine runs under the version of the library it was built with, on the GPUs it was built for, at the
-    shapes of its profile; anything else is refused in plain words when it is loaded. If one precision cannot be built,
-    the others are, and the command fails (exit code 1) at the end. Engines that can run on this machine are verified
-    like every other artefact of the bundle.
+    shapes of its profile; anything else is refused with a clear message when it is loaded. If one precision cannot be
+    built, the others are, and the command fails (exit code 1) at the end. Engines that can run on this machine are
+    verified like every other artefact of the bundle.
 
     \b
     protoseg build bundles/mine --engine tensorrt --images photos
@@ -168,7 +168,7 @@ def command(
     else:
         _show(folder, built, verification)
     for precision, reason in skipped.items():
-        note(f"{precision} left out: {reason}")
+        note(f"{precision} skipped: {reason}")
     _refuse_what_failed(bundle, failed, verification)
     _note_unverified(folder, verification is not None, no_verify)
 
@@ -270,7 +270,7 @@ def _show(folder: Path, built: list["BuiltEngine"], verification: "Verification 
         size, seconds = f"{sidecar.engine_bytes / 1e6:.1f}", f"{sidecar.build_seconds:.1f}"
         rows.append((engine.name, targets, heavy, sidecar.layers.evidence, size, seconds))
     print_table(
-        ["engine", "compute capability", "convolutions and products", "seen in", "MB", "built in s"],
+        ["engine", "compute capability", "convolutions and products", "seen in", "MB", "build time (s)"],
         rows,
         title=f"{folder}: {built[0].sidecar.library}, shapes {built[0].sidecar.profile}",
     )

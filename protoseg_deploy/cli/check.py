@@ -1,4 +1,4 @@
-"""``protoseg check``: look into the data of a recipe before anything is trained on them."""
+"""``protoseg check``: check the data of a recipe before training."""
 
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 @recipe_arguments
 @json_option
 def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check the data of RECIPE: read the files, list every fault with its file, show what the classes look like.
+    """Check the data of RECIPE: read the files, list every error with its file, show what the classes look like.
 
-    Unreadable or truncated images, images without masks, differing sizes, mask values that are no class, palettes that
-    contradict each other and, where prototypes need them, classes without a labelled pixel are faults (exit code 1).
-    What merely deserves a look is a warning: files that are not read, masks in which 255 may be foreground, images that
+    Unreadable or truncated images, images without masks, differing sizes, mask values outside the classes, palettes
+    that contradict each other and, where prototypes need them, classes without a labelled pixel are errors (exit code
+    1). The rest is a warning: files that are not read, masks in which 255 may be foreground, images that
     use little of their range, and unreadable images among the unlabelled ones while their share is within
     data.max_unreadable_share. Of many unlabelled images an evenly spaced part is decoded (2,000) or opened (20,000).
 
@@ -51,7 +51,7 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     if report.faults:
         raise report.error(shown=len(report.faults))
     if not as_json:
-        click.echo("No faults found.")
+        click.echo("No errors found.")
 
 
 def _show(report: "DataReport") -> None:

@@ -42,7 +42,7 @@ def _seeds(_context: click.Context, _option: click.Parameter, texts: tuple[str, 
     "variants",
     multiple=True,
     metavar="'NAME: KEY=VALUE …'",
-    help="Anything else that the recipe allows, under a name of yours; may be given several times.",
+    help="A variant with its own overrides, under a name you choose; may be repeated.",
 )
 @click.option(
     "--seeds",
@@ -51,10 +51,10 @@ def _seeds(_context: click.Context, _option: click.Parameter, texts: tuple[str, 
     default=("3",),
     show_default=True,
     metavar="N|LIST",
-    help="How many, or which: 0,3,5.",
+    help="Number of seeds, or a list of seeds: 0,3,5.",
 )
 @click.option("--run", "folder", type=PATH, required=True, help="Folder of all runs and of the results.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Parallel runs.")
 @json_option
 def command(
     recipe: str,
@@ -66,7 +66,7 @@ def command(
     jobs: int,
     as_json: bool,
 ) -> None:
-    """Train several methods, or other variants of RECIPE, with the same seeds and say how they differ.
+    """Train several methods, or other variants of RECIPE, with the same seeds and compare them.
 
     Every seed is one run of each variant, with the same labelled subset (data.labeled_seed) and the same random numbers
     (train.seed). The first variant is what the others are compared with, seed by seed. Best and last evaluation are
@@ -107,11 +107,11 @@ def command(
     for line in comparison.unfinished():
         note(line)
     if outcome.signal:
-        stopped = ProtosegError("stopped; everything is saved", "The same command goes on where it stopped.")
+        stopped = ProtosegError("stopped; everything is saved", "The same command resumes where it stopped.")
         stopped.exit_code = 128 + outcome.signal
         raise stopped
     if outcome.failed:
         raise ProtosegError(
             f"{len(outcome.failed)} of {len(planned)} runs failed: {', '.join(outcome.failed)}",
-            "What is wrong is said above, or in seed-N.log. The same command tries them again.",
+            "See the errors above, or in seed-N.log. The same command tries them again.",
         )

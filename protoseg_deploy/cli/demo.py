@@ -8,7 +8,7 @@ from protoseg_deploy.cli.arguments import PATH, json_option, note, print_json, p
 from protoseg_deploy.cli.verb import Verb
 
 
-@click.command(name="demo", cls=Verb, short_help="Run the whole path on embedded data, on a CPU.")
+@click.command(name="demo", cls=Verb, short_help="Run the whole pipeline on embedded data, on a CPU.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", "folder", type=PATH, required=True, help="Folder for everything the demo makes.")
 @json_option
@@ -18,7 +18,7 @@ def command(overrides: tuple[str, ...], folder: Path, as_json: bool) -> None:
     Procedural aerial scenes: 14 labelled images that show only some of the ways their classes can look, 360 unlabelled
     ones that show them all. Trains `supervised`, `fixmatch` and `prototype` on the same number of steps, distils the
     latter into a small network, exports that to ONNX and compares all five. Each stage is printed as the command that
-    does the same. Called again after an interruption, it goes on where it stopped.
+    does the same. Called again after an interruption, it resumes where it stopped.
 
     \b
     protoseg demo --out demo
@@ -33,7 +33,7 @@ def command(overrides: tuple[str, ...], folder: Path, as_json: bool) -> None:
         print_json({"rows": [asdict(row) for row in result.rows], "panel": str(result.panel)})
         return
     print_table(
-        ["", "mIoU %", "parameters", "file MB", "p50 ms", "trained s"],
+        ["", "mIoU %", "parameters", "file MB", "p50 (ms)", "training time (s)"],
         [
             (
                 row.name,

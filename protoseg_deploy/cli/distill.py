@@ -8,7 +8,7 @@ from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_t
 from protoseg_deploy.cli.verb import Verb
 
 
-@click.command(name="distill", cls=Verb, short_help="Turn a run into a student with a linear head only.")
+@click.command(name="distill", cls=Verb, short_help="Distil a run into a student with a linear head only.")
 @click.argument("teacher", type=PATH, metavar="TEACHER_RUN")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--run", "folder", type=PATH, required=True, help="Folder of the student's run.")

@@ -35,29 +35,29 @@ if TYPE_CHECKING:
 @click.command(name="evaluate", cls=Verb, short_help="Measure IoU and accuracy of a runtime.")
 @click.argument("runtime_text", metavar="RUNTIME")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--recipe", help="Judge by the validation images of this recipe: a shipped name or a YAML file.")
-@click.option("--images", type=PATH, help="Folder of images to judge by instead; needs --masks.")
+@click.option("--recipe", help="Evaluate on the validation images of this recipe: a shipped name or a YAML file.")
+@click.option("--images", type=PATH, help="Folder of images to evaluate on instead; needs --masks.")
 @click.option("--masks", type=PATH, help="Folder of their masks, read as the bundle or the run says.")
-@click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
+@click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
-    help="Images per call; 1 on a CPU and 4 on a GPU when absent. Or windows: train.eval_batch of the run when absent.",
+    help="Images per call; 1 on a CPU and 4 on a GPU when absent; with windows train.eval_batch of the run.",
 )
 @click.option(
     "--window",
     type=click.IntRange(min=16),
     metavar="N",
-    help="Of a run: average the logits of windows of N pixels a side.  [default: train.eval_window of the run]",
+    help="For a run: average the logits of windows of N pixels per side.  [default: train.eval_window of the run]",
 )
 @click.option(
     "--stride",
     type=click.IntRange(min=1),
     metavar="N",
-    help="From window to window.  [default: train.eval_stride of the run; of --window, two thirds]",
+    help="Stride of the windows.  [default: train.eval_stride of the run; of --window, two thirds]",
 )
-@click.option("--whole", is_flag=True, help="Whole images, whatever the recipe of the run says.")
-@click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
+@click.option("--whole", is_flag=True, help="Evaluate whole images, whatever the recipe says.")
+@click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @precision_option
 @backend_option
 @device_option
@@ -101,7 +101,7 @@ def command(
     from protoseg_deploy.evaluation.evaluate import evaluate
 
     if (recipe is None) == (images is None and masks is None):
-        raise UsageError("give either --recipe, or --images and --masks: what to judge by")
+        raise UsageError("give either --recipe, or --images and --masks: what to evaluate on")
     if recipe is None and overrides:
         raise UsageError(f"{overrides[0]}: KEY=VALUE changes a recipe; there is no --recipe")
     argument = runtime_argument(runtime_text, precision, backend)

@@ -42,44 +42,44 @@ if TYPE_CHECKING:
     callback=precision_list,
     help="Of fp32, fp16, bf16, int8: one graph each. fp32 is always made; the others come from it.",
 )
-@click.option("--size", type=height_and_width, metavar="HxW", help="Bind the graphs to one image size.  [default: any]")
+@click.option("--size", type=height_and_width, metavar="HxW", help="Fixed input size of the graphs.  [default: any]")
 @click.option("--confidence", is_flag=True, help="Add an output: probability of the class, 0..255.")
 @click.option("--logits", is_flag=True, help="Add an output: float32 logits.")
 @click.option("--last", is_flag=True, help="Export the last network of the run instead of the best.")
 @click.option(
-    "--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX opset; bf16 has 22 at least."
+    "--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX opset; bf16 needs at least 22."
 )
 @click.option(
-    "--calibration-images", type=PATH, help="Calibrate int8 on these.  [default: the recipe's unlabelled ones]"
+    "--calibration-images", type=PATH, help="Images to calibrate int8 on.  [default: the recipe's unlabelled ones]"
 )
 @click.option(
     "--calibration-count",
     type=click.IntRange(min=1),
     default=300,
     show_default=True,
-    help="Calibrate on at most so many.",
+    help="Calibrate on at most this many images.",
 )
 @click.option(
     "--calibration-method",
     type=click.Choice(["entropy", "percentile", "minmax"]),
     default="percentile",
     show_default=True,
-    help="How int8 finds the range of an activation.",
+    help="Calibration method for activation ranges.",
 )
 @click.option(
     "--max-drop",
     type=Number(min=0),
     default=1.0,
     show_default=True,
-    help="Points of mIoU int8 may cost; what costs more stays in higher precision.",
+    help="Allowed mIoU loss of int8, in points; layers that cost more stay in higher precision.",
 )
 @click.option("--images", type=PATH, help="Verify on these images.  [default: validation images of the recipe]")
-@click.option("--masks", type=PATH, help="Masks of --images, to compare the mIoU too.")
-@click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
+@click.option("--masks", type=PATH, help="Masks of --images, to compare mIoU as well.")
+@click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
 @click.option(
-    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="Verify on at most so many."
+    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many images."
 )
-@click.option("--no-verify", is_flag=True, help="Leave the verification out; the manifest says so.")
+@click.option("--no-verify", is_flag=True, help="Skip verification; the manifest says so.")
 @timeout_option
 @json_option
 def command(
@@ -107,7 +107,7 @@ def command(
     A graph takes uint8 RGB images [batch,height,width,3] and gives uint8 class maps [batch,height,width]:
     normalisation, resizing and argmax are in it. Before the bundle appears it is verified, stage by stage: PyTorch, the
     fp32 graph, every other precision must agree on real images. If one does not, the command fails (exit code 1), names
-    the first stage that falls short, and keeps what it made, with a picture of the worst image, in BUNDLE-failed.
+    the first stage that fails, and keeps what it made, with a picture of the worst image, in BUNDLE-failed.
 
     \b
     protoseg export runs/mine --bundle bundles/mine

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     "--tile", type=height_and_width, metavar="N|HxW", help="Predict in overlapping tiles of this size: for huge images."
 )
 @click.option(
-    "--overlap", type=click.IntRange(min=0), help="Pixels that tiles share; a quarter of the tile when absent."
+    "--overlap", type=click.IntRange(min=0), help="Overlap of the tiles, in pixels; a quarter of the tile when absent."
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call.")
 @click.option(
     "--skip-existing",
     is_flag=True,
-    help="Leave out images that were done before, from the same file by the same artefact with the same options.",
+    help="Skip images that are already predicted, from the same file by the same artefact with the same options.",
 )
-@click.option("--last", is_flag=True, help="Of a run, the last network instead of the best one.")
+@click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @precision_option
 @backend_option
 @device_option
@@ -69,9 +69,9 @@ def command(
     OUT/index (class indices), OUT/color (class colours) and OUT/overlay (colours over the image). Folders keep their
     layout.
 
-    Images that cannot be read or predicted are named at the end and listed in OUT/failures.jsonl, the others are done;
-    the exit code is 1 then. A result never replaces an image. PNGs appear whole or not at all: after an interruption,
-    or with new images, the same command with --skip-existing goes on.
+    Images that cannot be read or predicted are named at the end and listed in OUT/failures.jsonl, the others are
+    processed; the exit code is then 1. A result never replaces an image. PNGs are written atomically: after an
+    interruption, or with new images, the same command with --skip-existing resumes.
 
     Tiles are cut in the middle of what they share, so that no result comes from near the border of a tile. An artefact
     of fixed size always works in tiles of that size; images are never resized.
@@ -108,7 +108,7 @@ def command(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        note("interrupted; what is done is kept: the same command with --skip-existing goes on from there.")
+        note("interrupted; what is done is kept: the same command with --skip-existing resumes from there.")
         raise
     if as_json:
         print_json(_document(info, out, result))

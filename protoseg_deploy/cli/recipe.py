@@ -1,4 +1,4 @@
-"""``protoseg recipe``: see what recipes there are and what they resolve to."""
+"""``protoseg recipe``: list recipes and show what they resolve to."""
 
 import click
 
@@ -54,7 +54,7 @@ def show_recipe(recipe: str, overrides: tuple[str, ...], source: bool) -> None:
 
 @command.command(name="explain", short_help="Explain the keys of a recipe.")
 @click.argument("key", required=False)
-@click.option("--markdown", is_flag=True, help="As docs/recipe.md.")
+@click.option("--markdown", is_flag=True, help="Print all keys as Markdown.")
 def explain(key: str | None, markdown: bool) -> None:
     """Print what KEY means, its default and its range; of a section, all its keys; without KEY, all of them.
 

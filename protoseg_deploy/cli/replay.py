@@ -1,4 +1,4 @@
-"""``protoseg replay``: look at a step whose loss was NaN or infinite."""
+"""``protoseg replay``: analyse a step whose loss was NaN or infinite."""
 
 import math
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from protoseg_deploy.text import one_line
 _SHOWN = 8
 
 
-@click.command(name="replay", cls=Verb, short_help="Repeat a skipped training step and look at it.")
+@click.command(name="replay", cls=Verb, short_help="Repeat a skipped training step and analyse it.")
 @click.argument("file", type=PATH)
 @json_option
 def command(file: Path, as_json: bool) -> None:

@@ -14,14 +14,14 @@ _SHOWN = 8
 @click.command(name="train", cls=Verb, short_help="Train a recipe into a run folder.")
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--run", "--run-folder", "folder", type=PATH, help="Folder of the run; new, or one to go on with.")
+@click.option("--run", "--run-folder", "folder", type=PATH, help="Folder of the run; new, or one to resume.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run exactly where it stopped.")
-@click.option("--continue", "go_on", is_flag=True, help="Start the run, or resume it where it has been started.")
+@click.option("--continue", "go_on", is_flag=True, help="Start the run, or resume it if it exists.")
 @click.option(
     "--extend-to",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Lengthen a run to N steps, finished or not, and resume.",
+    help="Extend a run to N steps, finished or not, and resume.",
 )
 @take_over_option
 @click.option("--replay", type=PATH, hidden=True)  # its name before it was a command
@@ -39,8 +39,8 @@ def command(
 ) -> None:
     """Train RECIPE into a run folder.
 
-    RECIPE is a shipped name or a YAML file; a run that goes on has its own. The data is checked before the first step.
-    Ctrl-C and SIGTERM save the run; it can be resumed after any kind of interruption.
+    RECIPE is a shipped name or a YAML file; a run that is resumed has its own. The data is checked before the first
+    step. Ctrl-C and SIGTERM save the run; it can be resumed after any kind of interruption.
 
     \b
     protoseg train mine.yaml --run runs/mine
@@ -52,12 +52,12 @@ def command(
         --run-folder runs/mine --continue
     tensorboard --logdir runs
 
-    --continue is for machines that may go away, and for torchrun, which runs the same command again after a failure;
+    --continue is for preemptible machines and for torchrun, which runs the same command again after a failure;
     once a run has been started it goes with --extend-to, too. (torchrun takes --run for an abbreviation of its own
     --run-path: there it is --run-folder.)
 
     A run has one writer at a time: a second process is refused, and told which one has it. The lock of a killed process
-    ends with it; of one on another host, a minute after its last sign of life, or at once with --take-over.
+    ends with it; of one on another host, a minute after its last heartbeat, or at once with --take-over.
 
     --extend-to keeps start and ramp schedules, which are shares of the steps, where they were; the learning rate
     follows the schedule of the new length from the step the run has come to.
@@ -88,7 +88,7 @@ def command(
     if resume and extend_to is not None and run.exists() and run.recipe().train.steps == extend_to:
         extend_to = None  # done before the run was interrupted
     if recipe is None and not ((resume or extend_to is not None) and run.exists()):
-        raise click.UsageError(f"Missing argument 'RECIPE': {folder} holds no run that could go on with its own.")
+        raise click.UsageError(f"Missing argument 'RECIPE': {folder} holds no run to resume.")
     try:
         summary = train(
             load_recipe(recipe, overrides) if recipe else load_run_recipe(run.recipe_path, overrides),

@@ -1,4 +1,4 @@
-"""What all verbs have in common: how their options are read, and what a signal does to them."""
+"""What all commands have in common: how their options are read, and what a signal does to them."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ class Verb(click.Command):
 
 
 class VerbFamily(click.Group):
-    """A verb with verbs of its own."""
+    """A command group."""
 
     command_class = Verb
 

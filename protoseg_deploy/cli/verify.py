@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 @click.command(name="verify", cls=Verb, short_help="Compare the graphs and engines of a bundle.")
 @click.argument("folder", metavar="BUNDLE", type=PATH)
 @click.option("--images", type=PATH, required=True, help="Folder of images, searched recursively.")
-@click.option("--masks", type=PATH, help="Folder of their masks, to compare the mIoU too.")
-@click.option("--mask-template", default="{stem}.png", show_default=True, help="Where a mask lies below --masks.")
-@click.option("--count", type=click.IntRange(min=1), help="At most so many images, evenly spaced.  [default: all]")
-@click.option("--max-drop", type=Number(min=0), help="Points of mIoU that int8 may cost.  [default: as exported, or 1]")
+@click.option("--masks", type=PATH, help="Folder of their masks, to compare mIoU as well.")
+@click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
+@click.option("--count", type=click.IntRange(min=1), help="At most this many images, evenly spaced.  [default: all]")
+@click.option("--max-drop", type=Number(min=0), help="Allowed mIoU loss of int8, points.  [default: as exported, or 1]")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="cpu",
     show_default=True,
-    help="Where ONNX Runtime computes; the reference is always PyTorch on the CPU.",
+    help="Device of ONNX Runtime; the reference is always PyTorch on the CPU.",
 )
 @click.option(
     "--backend",
     type=click.Choice(["tensorrt-ep", "openvino"]),
-    help="Also compare what this library makes of every graph.",
+    help="Also verify every graph under this backend.",
 )
 @click.option(
     "--bisect",
     type=click.Choice(PRECISIONS),
-    help="Instead of the gate: name the first operation of this graph that differs, on one image.",
+    help="Only name the first operation of this graph that differs, on one image.",
 )
 @timeout_option
 @json_option
@@ -65,7 +65,7 @@ def command(
 
     The stages: PyTorch, the fp32 graph, the graphs of other precisions, the engines that can run here. A stage passes
     if enough pixels agree, if those that do not are ones PyTorch itself is undecided about, and if the mIoU stays; the
-    limits depend on the precision. The first stage that falls short is named with the next step to take (exit code 1).
+    limits depend on the precision. The first stage that fails is named with the next step to take (exit code 1).
     The verdicts go into the manifest of the bundle, pictures of the worst images into
     BUNDLE/verification. Files whose checksum is not that of the manifest are refused.
 
@@ -110,7 +110,7 @@ def _worst_image(bundle: "Bundle", precision: "Precision", images: list[Path]) -
 
 
 def show_verification(folder: Path, verification: "Verification") -> None:
-    """One line a stage."""
+    """One line per stage."""
     rows: list[tuple[str, ...]] = []
     if verification.miou_pytorch_percent is not None:
         rows.append(("pytorch", "", "", "", f"{verification.miou_pytorch_percent:.2f}", "", ""))

@@ -20,7 +20,7 @@ _BOOKKEEPING = 1536
 class DecodedImages:
     """Images and masks as the network reads them: the first that fit are kept, the rest is decoded whenever asked for.
 
-    Nothing is dropped to make room. Every epoch visits all images in another order, so that those used least recently
+    Nothing is evicted. Every epoch visits all images in another order, so that those used least recently
     are those still to come: of a pool twice as large as the memory this finds half of the images, dropping the least
     recently used a sixth.
 

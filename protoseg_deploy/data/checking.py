@@ -1,4 +1,4 @@
-"""Looks into every file before a run depends on it; all faults at once, each with its file.
+"""Looks into every file before a run depends on it; all errors at once, each with its file.
 
 Labelled and validation pairs are decoded completely. Unlabelled images are decoded too, up to a limit; beyond it an
 evenly spaced part is decoded and the headers of the others are read, and these have a limit as well. Masks are compared
@@ -42,7 +42,7 @@ def check_data(
     """Read the files of a recipe and report what they hold.
 
     Args:
-        recipe: classes, ignore index, value map; the method decides whether a class without a label is a fault.
+        recipe: classes, ignore index, value map; the method decides whether a class without a label is an error.
         sets: the files, from `find_data`.
         decode_limit: at most this many unlabelled images are decoded, evenly spaced.
         open_limit: about this many, evenly spaced, are opened at all; of those not decoded the header is read.
@@ -55,7 +55,7 @@ def check_data(
     Raises:
         DataError: files are unreadable (unlabelled ones: more of those opened than ``data.max_unreadable_share``), an
             image and its mask differ in size, a mask holds values that are no class, palettes contradict each other,
-            or a class has no labelled pixel although the method needs one. Every fault is listed.
+            or a class has no labelled pixel although the method needs one. Every error is listed.
         UsageError: the JSON file of classes cannot be read.
     """
     report = examine_data(
@@ -81,7 +81,7 @@ def examine_data(
     progress: Progress | None = None,
     faults: Sequence[str] = (),
 ) -> DataReport:
-    """As `check_data`, but faults are part of the report, beside warnings and what is known in spite of them.
+    """As `check_data`, but errors are part of the report, together with warnings and the statistics of the other files.
 
     Args:
         faults: what `find_data` found; they come first.
@@ -100,7 +100,7 @@ def examine_data(
         found.faults.append("there is no labelled image")
     if not tolerated:
         found.hints.append(
-            "Replace or remove unlabelled images that cannot be read; training passes them over only while their share "
+            "Replace or remove unlabelled images that cannot be read; training skips them only while their share "
             f"is within data.max_unreadable_share={recipe.data.max_unreadable_share:g}."
         )
     found.hints += comparing.strange_values(recipe.data, len(classes), [*masks_in(labeled), *masks_in(val)])

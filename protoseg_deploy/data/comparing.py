@@ -1,4 +1,4 @@
-"""Masks compared across files: each may be right by itself, and all together not.
+"""Masks compared across files: each may be valid by itself, but not all together.
 
 Palettes that number the same colours differently, foreground that is 255 in some masks and 1 in others, values that
 only training or only validation masks have, masks of several kinds.
@@ -94,7 +94,7 @@ def several_kinds(masks: Sequence[SeenMask]) -> str | None:
 
 
 def strange_values(data: Data, classes: int, masks: Sequence[SeenMask]) -> list[str]:
-    """Hints for values that are no class, over all masks: one line of the recipe that mends them."""
+    """Hints for values that are no class, over all masks: one line of the recipe that fixes them."""
     values = {value for mask in masks for value in mask.pixels}
     wrong = sorted(value for value in values if value >= classes and value != data.ignore_index)
     if not wrong:

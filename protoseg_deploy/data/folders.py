@@ -60,7 +60,7 @@ def find_data(
 
     Raises:
         DataError: folders or lists are missing, images lack their masks, two images share one, or the labelled subset
-            is larger than its pool. Every fault is listed, with its file or key.
+            is larger than its pool. Every error is listed, with its file or key.
     """
     root = expanded(data.root).absolute()
     if not is_folder(root):

@@ -1,4 +1,4 @@
-"""Which formats of image files are read, and how a file is opened: never by another program, never without end.
+"""Which formats of image files are read, and how a file is opened: never by another program, never without a limit.
 
 Pillow alone would try every format it knows on a file, whatever its name: among them PostScript, for which it starts
 Ghostscript. Here it is told what to try. The content decides what a file is; its ending only whether a folder lists it.
@@ -66,7 +66,7 @@ def _suffixes() -> tuple[str, ...]:
 
 
 def _formats() -> tuple[str, ...]:
-    """Names of Pillow's readers that may look at a file."""
+    """Names of Pillow's readers that may open a file."""
     optional = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
     return (
         *("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "PPM"),

@@ -126,9 +126,7 @@ def _rgb(source: Source, reading: ImageReading) -> UInt8Array:
     if reading.value_range is not None:
         values = to_uint8(values, *reading.value_range)
     elif full is None:
-        raise DataError(
-            f"{source.path}: {values.dtype} image: nothing says which values are black and white", hint=_RANGE_HINT
-        )
+        raise DataError(f"{source.path}: {values.dtype} image: its value range is unknown", hint=_RANGE_HINT)
     elif values.dtype != np.uint8 or full != 255:
         values = to_uint8(values, 0, full)
     return values if values.shape[2] == 3 else np.repeat(values, 3, axis=2)
@@ -229,7 +227,7 @@ def _refuse_unclear_bands(path: Path, page: TiffPage, reading: ImageReading) -> 
         )
     shown = page.bands - 1 if page.alpha == page.bands - 1 else page.bands
     if reading.bands is None and shown not in (1, 3, 4):
-        raise DataError(f"{path}: {bands} is not read: nothing says which of them are its colours", hint=_BANDS_HINT)
+        raise DataError(f"{path}: {bands} is not read: its colour bands are unknown", hint=_BANDS_HINT)
 
 
 def _white_is_high(values: NDArray[Any], page: TiffPage | None, full: int | None) -> NDArray[Any]:

@@ -138,10 +138,10 @@ class ListReader:
             self._faults.append(f"{self._key}: {self._path} lists no images")
 
     def _ends_at(self, where: str) -> bool:
-        """Whether there are so many faults that the rest of the list is not read."""
+        """Whether there are so many errors that the rest of the list is not read."""
         if len(self._faults) - self._before < _MOST_FAULTS:
             return False
-        self._faults.append(f"{where}: the list has too many faults, what follows is not read")
+        self._faults.append(f"{where}: the list has too many errors, what follows is not read")
         return True
 
     def _pair(self, text: str, images: Path | None, masks: Path | None, where: str, need_masks: bool) -> Pair | None:

@@ -70,7 +70,7 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
         self.world = world
         self.decoded = DecodedImages(recipe.data)
         self.before_reading: Callable[[Path], None] = _unwatched
-        """Told of every image that is asked for, decoded before or not."""
+        """Called with every image that is requested, decoded before or not."""
         by_class = recipe.train.class_aware_share or recipe.train.copy_paste_probability
         self.class_sampling = ClassSampling.of(labeled, recipe.data) if by_class else None
 
@@ -138,7 +138,7 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
     def views_of_class(self, class_index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One unresized crop around a pixel of a class, of every labelled image that shows it; as `labeled_views`.
 
-        At an input scale below 1 a class of a few pixels may be lost all the same.
+        At an input scale below 1 a class of a few pixels may still be lost.
         """
         data, train = self.recipe.data, self.recipe.train
         reading = mask_reading(data)
@@ -211,7 +211,7 @@ class TrainingBatches(Dataset[Batch | ProtosegError]):
 
 
 def _unwatched(path: Path) -> None:
-    """Nobody waits for this process."""
+    """No process waits for this one."""
 
 
 class _Seeded:

@@ -62,7 +62,7 @@ class Seen:
 
 
 def look_at_image(path: Path, reading: ImageReading, *, decode: bool) -> Seen:
-    """Read an image, or its header alone; what is wrong with it is a fault of the result."""
+    """Read an image, or its header alone; what is wrong with it is an error in the result."""
     try:
         header = image_header(path, reading)
         if not decode:
@@ -74,7 +74,7 @@ def look_at_image(path: Path, reading: ImageReading, *, decode: bool) -> Seen:
 
 
 def look_at_pair(sample: Sample, images: ImageReading, masks: MaskReading, classes: int) -> Seen:
-    """Read an image and its mask; what is wrong with either, or with both together, is a fault of the result."""
+    """Read an image and its mask; what is wrong with either, or with both together, is an error in the result."""
     seen = look_at_image(sample.image, images, decode=True)
     faults, hints = list(seen.faults), list(seen.hints)
     mask = None

@@ -88,7 +88,7 @@ def _refuse_lossy(source: Source) -> None:
         name = "JPEG" if source.image.format == "MPO" else source.image.format
     if name is not None:
         raise DataError(
-            f"{source.path}: {name} is no format for masks: lossy compression changes the class indices",
+            f"{source.path}: {name} is not a format for masks: lossy compression changes the class indices",
             hint=_PNG_HINT,
         )
 
@@ -126,9 +126,7 @@ def _without_alpha(values: NDArray[Any], source: Source) -> NDArray[Any]:
     if channels in (2, 4) and (values[..., -1] == _opaque(values.dtype)).all():
         channels -= 1
     elif channels in (2, 4):
-        raise DataError(
-            f"{source.path}: a mask with transparent pixels: nothing says which class these are", hint=_PNG_HINT
-        )
+        raise DataError(f"{source.path}: a mask with transparent pixels: their class is unknown", hint=_PNG_HINT)
     if channels not in (1, 3):
         raise DataError(
             f"{source.path}: a mask has one channel of class indices or three of class colours, this one {channels}",

@@ -1,8 +1,9 @@
 """The unlabelled images of a recipe: an index of names in a file that every process maps, and none copies.
 
-A million paths take 300 MB as Python objects, in time once more in every loader process, and are found anew at every
-start. Here they are one string of bytes and one array of offsets, some 40 MB in all, whose pages processes share; and a
-large index is kept in a cache folder, so that the next start looks at the folders again, but not at the files in them.
+A million paths take 300 MB as Python objects, in time once more in every data-loader worker, and are searched again
+at every start. Here they are one string of bytes and one array of offsets, some 40 MB in all, whose pages processes
+share; and a large index is kept in a cache folder, so that the next start looks at the folders again, but not at the
+files in them.
 
 An index, little-endian, each part padded to a multiple of 8 bytes:
 
@@ -15,7 +16,7 @@ names     as the file system has them, each ended by a zero byte, in sorted orde
 sources   JSON: the folders (or list files) the names were read from, each with its time of modification in ns
 ========  ==============================================================================================
 
-An index that does not have its digest, that is of another version or belongs to another user is made anew.
+An index that does not have its digest, that is of another version or belongs to another user is rebuilt.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ Search = Callable[[dict[str, int]], Iterable[tuple[str, Sequence[str]]]]
 ns, and gives what comes before names (``"a/b/"``) with names, all in sorted order."""
 
 LARGE_POOL = 10_000
-"""Up to so many images an index is made anew each time and held in memory: that is quicker than looking it up."""
+"""Up to so many images an index is rebuilt each time and held in memory: that is quicker than looking it up."""
 
 _MAGIC = b"protoseg pool 2\0"
 _PREAMBLE = struct.Struct("<16s3q32s")

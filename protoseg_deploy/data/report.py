@@ -120,12 +120,12 @@ class DataReport:
     faults: tuple[str, ...] = ()
     """What keeps the data from being used, each with its file or key."""
     hints: tuple[str, ...] = ()
-    """How the faults are mended."""
+    """How to fix the errors."""
     unread: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Of each folder, how many files of which endings are not read."""
 
     def error(self, shown: int = 20) -> DataError:
-        """All faults in one, so many of them in its message."""
+        """All errors in one, so many of them in its message."""
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         return DataError(f"the data of the recipe cannot be used: {count}", self.faults, "\n".join(self.hints), shown)
 

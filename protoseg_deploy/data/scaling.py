@@ -10,7 +10,7 @@ _CHUNK = 2**22
 
 
 def to_uint8(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """``round(255 * (value - low) / (high - low))``, halves upwards, cut off at 0 and 255; NaN becomes 0.
+    """``round(255 * (value - low) / (high - low))``, halves upwards, clipped to 0 and 255; NaN becomes 0.
 
     Args:
         values: of any shape; 8 and 16 bits are looked up in a table.

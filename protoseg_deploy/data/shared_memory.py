@@ -1,7 +1,7 @@
-"""How many loader processes the shared memory holds.
+"""How many data-loader workers the shared memory holds.
 
-Batches come from loader processes through ``/dev/shm`` on Linux. Where it is full, torch cannot hand a batch over, and
-a training that waits for it would wait for ever. Docker gives a container 64 MB of it.
+Batches come from data-loader workers through ``/dev/shm`` on Linux. Where it is full, torch cannot pass a batch on,
+and a training that waits for it would wait forever. Docker gives a container 64 MB of it.
 """
 
 import os
@@ -17,7 +17,7 @@ MORE_ROOM = (
 )
 
 _PREFETCH = 4
-"""Batches that each loader process makes in advance, where there is room for them."""
+"""Batches that each data-loader worker makes in advance, where there is room for them."""
 _BESIDE = 2
 """Batches that live beside those made in advance: the one in use, and the next while that is still held."""
 _USABLE_SHARE = 0.9
@@ -26,7 +26,7 @@ _USABLE_SHARE = 0.9
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """Loader processes of one training process, and how many batches each makes in advance."""
+    """Data-loader workers of one training process, and how many batches each makes in advance."""
 
     workers: int
     prefetch: int = _PREFETCH
@@ -35,15 +35,15 @@ class WorkerPlan:
 
 
 def plan_workers(wanted: int, batch_bytes: int, *, fixed: bool, training_processes: int = 1) -> WorkerPlan:
-    """As many loader processes as wanted, as far as shared memory has room for their batches.
+    """As many data-loader workers as wanted, as far as shared memory has room for their batches.
 
     First they make fewer batches in advance; then, unless their number is `fixed`, there are fewer of them.
 
     Args:
-        wanted: loader processes of each training process.
+        wanted: data-loader workers of each training process.
         batch_bytes: of a batch in shared memory.
         fixed: the recipe gives the number, so that another one is not what was asked for.
-        training_processes: those on this machine, each with loader processes of its own.
+        training_processes: those on this machine, each with data-loader workers of its own.
 
     Raises:
         UsageError: a fixed number does not fit.
@@ -64,7 +64,7 @@ def plan_workers(wanted: int, batch_bytes: int, *, fixed: bool, training_process
         return WorkerPlan(0, note=f"{room}: batches are made in the training process. {MORE_ROOM}")
     whose = f"each of {training_processes} training processes: " if training_processes > 1 else ""
     raise UsageError(
-        f"train.workers: {whose}{wanted} loader processes share at least {_mib(needed(wanted, 1))} of batches; {room}",
+        f"train.workers: {whose}{wanted} data-loader workers need at least {_mib(needed(wanted, 1))}; {room}",
         MORE_ROOM,
     )
 
@@ -83,9 +83,9 @@ def free_shared_bytes() -> int | None:
 def _note(room: str, wanted: tuple[int, int], planned: tuple[int, int]) -> str:
     changes = []
     if planned[0] != wanted[0]:
-        changes.append(f"{planned[0]} loader processes instead of {wanted[0]}")
+        changes.append(f"{planned[0]} data-loader workers instead of {wanted[0]}")
     if planned[1] != wanted[1]:
-        changes.append(f"each makes {planned[1]} in advance instead of {wanted[1]}")
+        changes.append(f"each prefetches {planned[1]} instead of {wanted[1]}")
     return f"{room}: {', '.join(changes)}. A larger --shm-size gives a container more." if changes else ""
 
 

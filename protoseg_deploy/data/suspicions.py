@@ -1,4 +1,4 @@
-"""What is no fault of an image file, but probably not what its owner thinks: warnings of a check."""
+"""Image files that are valid but probably not what the user expects: warnings of a check."""
 
 from collections.abc import Iterable
 from pathlib import Path

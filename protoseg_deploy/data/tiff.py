@@ -1,6 +1,6 @@
 """TIFF files: which of their images is the picture, and what its tags say of its samples.
 
-Tags are read before anything is judged. Pillow decodes what is ordinary, 8-bit colours and grey, quickly and with all
+Tags are read first. Pillow decodes what is ordinary, 8-bit colours and grey, quickly and with all
 compressions; tifffile what Pillow does not know or would change: more bands, planes, 12, 16 and 32 bits, float.
 """
 
@@ -158,7 +158,7 @@ def _page_of(tiff: Any, path: Path) -> TiffPage:
     orientation = tag.value if tag is not None and isinstance(tag.value, int) else 1
     if page.photometric == _RGB and int(page.bitspersample) < 8:  # 1 where the tag is missing or lies behind the end
         raise DataError(
-            f"{path}: TIFF of colours of {page.bitspersample} bits: not read, or the file is cut off or damaged",
+            f"{path}: TIFF of colours of {page.bitspersample} bits: not read, or the file is truncated or damaged",
             hint="Save it with 8 or 16 bits a band.",
         )
     return TiffPage(

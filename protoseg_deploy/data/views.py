@@ -44,7 +44,7 @@ def weak_view(
     """Random resize, crop and flip, drawn from torch's global generator.
 
     Only the part of the image that ends up in the crop is resized. Where a class is asked for, the crop is moved so
-    that it holds a random pixel of it; shrinking may lose a class of a few pixels all the same.
+    that it holds a random pixel of it; downsampling may still lose a class of a few pixels.
 
     Args:
         image: ``[3,H,W]`` uint8 RGB `at_input_scale`; fastest as it was decoded, with the channels last in memory.

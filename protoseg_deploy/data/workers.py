@@ -1,4 +1,4 @@
-"""Batches from loader processes that are watched: one that is late or has died ends the training with its reason."""
+"""Batches from data-loader workers that are monitored: one that is late or has died ends training with its reason."""
 
 import errno
 import multiprocessing
@@ -22,25 +22,25 @@ from protoseg_deploy.errors import ProtosegError, UsageError
 _POLL_S = 1.0
 """Waiting is counted in pieces of this length, of which a suspended process loses one and not all."""
 _GRACE_S = 2.0
-"""Loader processes that do not end by themselves for so long are killed; they hold nothing that could be lost."""
+"""Data-loader workers that do not end by themselves for so long are killed; they hold nothing that could be lost."""
 _PATH_BYTES = 1024
 
 
 class LoaderError(ProtosegError):
-    """A batch has not come, for a reason that lies in the loader processes; the step before it is complete."""
+    """No batch arrived, for a reason in the data-loader workers; the step before it is complete."""
 
 
 class TrainingLoader:
     """The batches from a step on, in order.
 
-    Close its iterator: that ends the loader processes, whatever they are doing.
+    Close its iterator: that ends the data-loader workers, whatever they are doing.
 
     Args:
         batches: what to load.
         first_step: step of the first batch.
-        plan: loader processes; with none, batches are made in this process.
+        plan: data-loader workers; with none, batches are made in this process.
         pin_memory: for copies to a GPU.
-        timeout_s: the longest to wait for a batch of a loader process.
+        timeout_s: the longest to wait for a batch of a data-loader worker.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class TrainingLoader:
         self.pin_memory, self.timeout_s = pin_memory, timeout_s
 
     def __iter__(self) -> Generator[Batch]:
-        """Raises what kept a batch from being made.
+        """Raises the error of a batch that could not be made.
 
         Raises:
             DataError: see `TrainingBatches.batch`.
-            LoaderError: a loader process was killed, is late, or could not hand a batch over.
+            LoaderError: a data-loader worker was killed, is late, or could not pass a batch on.
         """
         return self._from_workers() if self.plan.workers else self._made_here()
 
@@ -71,7 +71,7 @@ class TrainingLoader:
             arriving: Iterator[Batch | ProtosegError] | None = iter(self._data_loader(reads))
         except OSError as error:
             raise UsageError(
-                f"train.workers: {self.plan.workers} loader processes cannot be started: {error.strerror}",
+                f"train.workers: {self.plan.workers} data-loader workers cannot be started: {error.strerror}",
                 "Set a smaller number, or 0.",
             ) from None
         workers = [process for process in multiprocessing.active_children() if process not in others]
@@ -140,7 +140,7 @@ def training_loader(
 
 
 class _Reads:
-    """Which file each loader process is reading, for the process that waits for them."""
+    """Which file each data-loader worker is reading, for the process that waits for them."""
 
     def __init__(self, workers: int) -> None:
         self._slots = multiprocessing.RawArray("c", workers * _PATH_BYTES)
@@ -157,7 +157,7 @@ class _Reads:
 
 
 class _Shared(Dataset[Batch | ProtosegError]):
-    """What a loader process makes of a step: a batch in shared memory, or the error that kept it from being made.
+    """What a data-loader worker makes of a step: a batch in shared memory, or the error that kept it from being made.
 
     Left to torch, a batch is moved there when it has been handed over already, and what goes wrong then is lost.
     """
@@ -193,14 +193,14 @@ def _death(worker: BaseProcess, batches: TrainingBatches) -> LoaderError:
     how = f"ended with exit code {worker.exitcode}" if number < 0 else f"was killed by {_signal_name(number)}"
     if number == getattr(signal, "SIGKILL", 9):
         return LoaderError(
-            f"a loader process ({worker.pid}) {how}, as the system does when memory runs out",
+            f"a data-loader worker ({worker.pid}) {how}, as the system does when memory runs out",
             f"Set train.workers lower; each keeps up to data.cache_mib={batches.recipe.data.cache_mib} of images.",
         )
     if number == getattr(signal, "SIGBUS", 7):
-        return LoaderError(f"a loader process ({worker.pid}) {how}: {SHARED_MEMORY} is full", MORE_ROOM)
+        return LoaderError(f"a data-loader worker ({worker.pid}) {how}: {SHARED_MEMORY} is full", MORE_ROOM)
     return LoaderError(
-        f"a loader process ({worker.pid}) {how}",
-        "With train.workers=0 the training process makes the batches, and shows what it fails at.",
+        f"a data-loader worker ({worker.pid}) {how}",
+        "With train.workers=0 the training process loads the batches itself and shows the error.",
     )
 
 
@@ -212,17 +212,17 @@ def _signal_name(number: int) -> str:
 
 def _lateness(timeout_s: float, reads: _Reads) -> LoaderError:
     files = reads.now()
-    what = f"loader processes are reading {', '.join(files[:4])}" if files else "loader processes are reading no file"
+    what = f"data-loader workers are reading {', '.join(files[:4]) or 'no file'}"
     return LoaderError(
         f"no batch has come for {timeout_s:g} s (train.timeout_s); {what}",
-        "A network drive that is slow or gone, very large images, or a machine that swaps are what to look for; set "
+        "Possible causes: a slow or disconnected network drive, very large images, swapping. Set "
         f"train.timeout_s higher to wait longer. {MORE_ROOM}",
     )
 
 
 def _no_descriptors(workers: int) -> LoaderError:
     return LoaderError(
-        f"too many open files: each batch of the {workers} loader processes takes some",
+        f"too many open files: each batch of the {workers} data-loader workers needs several",
         "Raise the limit (`ulimit -n 65536`), or set train.workers lower.",
     )
 

@@ -107,7 +107,7 @@ def _refuse_training(overrides: Sequence[str], resume: bool, run: Run) -> None:
     idle = [override for override in overrides if not override.startswith("data.root=")]
     if idle:
         raise UsageError(
-            f"{', '.join(idle)}: nothing is trained as long as the model is the teacher's",
+            f"{', '.join(idle)}: there is nothing to train while the model is the teacher's",
             "Change model.backbone or model.decoder, or add --train to train a student of the same architecture.",
         )
     if resume:
@@ -171,7 +171,7 @@ def _require_equal_logits(
         if not torch.equal(teacher(image), student(image)):
             raise ProtosegError(
                 f"{sample.image}: the stripped network's logits differ from those of the teacher's linear head",
-                "The teacher's file and the program do not fit together; train with this version.",
+                "The teacher's file and this version do not match; train with this version.",
             )
 
 

@@ -98,7 +98,7 @@ def check_batch(info: RuntimeInfo, batch: int | None) -> None:
 
     Args:
         info: of the runtime.
-        batch: images or tiles a call; None: as the engine likes.
+        batch: images or tiles per call; None: as the engine likes.
 
     Raises:
         UsageError: it takes no single images, or no such number.

@@ -68,11 +68,11 @@ def evaluate(
     """Compare a runtime's class maps with masks, pixel by pixel.
 
     Nothing is resized: an image and its mask must have the same size. Images of equal size share a batch. Images that
-    are not of the size a runtime is bound to, or larger than an engine's profile allows, are predicted in overlapping
-    tiles.
+    are not of the fixed input size of a runtime, or larger than an engine's profile allows, are predicted in
+    overlapping tiles.
 
     Args:
-        runtime: what is judged.
+        runtime: what is evaluated.
         samples: images with masks.
         masks: how masks are read; its ignore index does not count. See `masks_of` when absent.
             Images are always read as the runtime says.
@@ -129,7 +129,7 @@ def evaluate(
 
 
 def check_same_classes(info: RuntimeInfo, classes: ClassTable, source: str) -> None:
-    """Refuse to judge a runtime by masks that mean something else.
+    """Refuse to evaluate a runtime on masks that mean something else.
 
     Args:
         info: the runtime.

@@ -86,7 +86,7 @@ def predict_files(
     skip_existing: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Prediction:
-    """Write ``out/index``, ``out/color`` and ``out/overlay``, one PNG an image in each.
+    """Write ``out/index``, ``out/color`` and ``out/overlay``, one PNG per image in each.
 
     Folders are searched recursively and keep their layout below the output folder. Images that would get the same name
     keep their ending in it, or get a number. Index files are 8-bit (16-bit above 256 classes).
@@ -99,7 +99,7 @@ def predict_files(
         runtime: what predicts.
         inputs: image files and folders.
         out: where to write; made if missing, earlier results of the same name are replaced.
-        tile: height and width of tiles. Absent: whole images, or tiles of the size the runtime is bound to.
+        tile: height and width of tiles. Absent: whole images, or tiles of the fixed input size of the runtime.
         overlap: pixels shared by neighbouring tiles; a quarter of the tile when absent.
         batch: tiles per call.
         alpha: share of the class colour in overlays.
@@ -139,7 +139,7 @@ def predict_files(
                     progress(len(done) + len(failed), len(plan))
         except ProtosegError as error:
             if done:
-                error.hint += f" {len(done)} of {len(plan)} images are done: --skip-existing goes on from there."
+                error.hint += f" {len(done)} of {len(plan)} images are done: --skip-existing resumes from there."
             raise
     return Prediction(tuple(done), tuple(failed), unread, tile, overlap, time.perf_counter() - start)
 

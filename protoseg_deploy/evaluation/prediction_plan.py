@@ -97,7 +97,7 @@ def check_outputs(
     if _identity(out) is None:
         return
     if _identity(out) in {_identity(path) for path in artefact}:
-        raise UsageError(f"{out} is what predicts: results do not go into it", f"Use --out {out / 'predicted'}.")
+        raise UsageError(f"{out} is the artefact: results cannot be written into it", f"Use --out {out / 'predicted'}.")
     _refuse_inputs_among_results(inputs, out)
     for parent in sorted({out / kind / name.parent for _, name in plan for kind in KINDS}):
         require_inside(out, parent)
@@ -140,7 +140,7 @@ def _refuse_foreign_files(there: Sequence[tuple[Path, Path]], inputs: Sequence[P
     for target, name in there:
         if not is_result(target, [out / kind / name for kind in KINDS]):
             raise UsageError(
-                f"{target} lies in a folder of images and is no result of predict: it would be replaced",
+                f"{target} lies in a folder of images and is not a result of predict: it would be replaced",
                 "Choose another --out; nothing was written.",
             )
 

@@ -43,8 +43,8 @@ def read_batches(
     """Images and masks, at most `batch` of the same size at a time.
 
     Images of a size come in the order of the samples, but a size that fills a batch later comes later. Nothing is
-    resized. From the first fault on no more batches come; the other samples are only looked through, so that every
-    fault is found at once.
+    resized. After the first error no more batches come; the other samples are only checked, so that all
+    errors are found at once.
 
     Args:
         samples: images with masks.

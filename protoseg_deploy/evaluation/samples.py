@@ -1,4 +1,4 @@
-"""What to judge by: the validation images of a recipe or of a run, or folders."""
+"""What to evaluate on: the validation images of a recipe or of a run, or folders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def recipe_samples(data: Data) -> tuple[Sample, ...]:
     """The validation images and masks of a recipe; its other images need not be there.
 
     Raises:
-        DataError: folders or masks are missing; every fault with its file or key.
+        DataError: folders or masks are missing; every error with its file or key.
     """
     return find_samples(Path(data.root), data.val, "data.val")
 
@@ -67,7 +67,7 @@ def folder_samples(
 
     Raises:
         UsageError: there is no such folder, or no image in it.
-        DataError: images without masks, in the words of the command line.
+        DataError: images without masks, with messages of the command line.
     """
     if masks is not None:
         samples = _paired(images, masks, mask_template)
@@ -114,7 +114,7 @@ def evenly_spaced(samples: Sequence[Item], count: int) -> tuple[Item, ...]:
 def _recipe_of(run: Path, wanted: str) -> Recipe:
     folder = RunFolder.around(run)
     if not folder.exists():
-        raise DataError(f"{folder.recipe_path} is not there, so nothing says which the {wanted} are")
+        raise DataError(f"{folder.recipe_path} does not exist, so the {wanted} are unknown")
     return folder.recipe()
 
 

@@ -1,4 +1,4 @@
-"""The folder that leaves the building: graphs, reference network, manifest, verdict."""
+"""The deployable artefact: graphs, reference network, manifest, verdict."""
 
 import hashlib
 import shutil
@@ -46,7 +46,7 @@ from protoseg_deploy.run_folder import RunFolder, network_file
 
 
 class VerificationFailedError(ProtosegError):
-    """Some graph does not do what the network does; the failed bundle is kept for inspection."""
+    """A graph does not match the network; the failed bundle is kept for inspection."""
 
     def __init__(self, verification: Verification, kept: Bundle) -> None:
         super().__init__(*failure_message(kept, verification))
@@ -55,15 +55,14 @@ class VerificationFailedError(ProtosegError):
 
 
 def failure_message(bundle: Bundle, verification: Verification) -> tuple[str, str]:
-    """What a failed verification tells people: the first stage that falls short, and what to do now."""
+    """What a failed verification tells people: the first stage that fails, and what to do now."""
     failed = verification.first_failure()
     assert failed is not None
     later = [stage.stage for stage in verification.stages if stage.status == "failed" and stage is not failed]
     also = f" (after it also {', '.join(later)})" if later else ""
     picture = worst_picture(bundle, failed.stage)
     return (
-        f"{bundle.folder}: `{failed.stage}` does not do what `{failed.against}` does: "
-        f"{'; '.join(failed.reasons)}{also}",
+        f"{bundle.folder}: `{failed.stage}` does not match `{failed.against}`: {'; '.join(failed.reasons)}{also}",
         failed.next_step.replace("BUNDLE", str(bundle.folder)) + (f"\nWorst image: {picture}" if picture else ""),
     )
 
@@ -96,12 +95,12 @@ def export_bundle(
         opset: of the fp32 graph.
         calibration: images and options of int8.
         samples: images to verify on, and to measure int8's accuracy on.
-        verify: False leaves the verification out; so does an absence of samples. The manifest says so.
+        verify: False skips verification; so does an absence of samples. The manifest says so.
         progress: called with (images verified, images in all).
 
     Raises:
         UsageError: the target is something other than a bundle, or int8 lacks images.
-        VerificationFailedError: a graph does not do what the network does; what was made lies in ``<folder>-failed``.
+        VerificationFailedError: a graph does not match the network; what was made lies in ``<folder>-failed``.
         ProtosegError: no network there, it cannot be exported, or int8 would cost too much.
     """
     network = network_file(run, which)

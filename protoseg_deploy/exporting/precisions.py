@@ -29,10 +29,10 @@ class Calibration:
     images: Sequence[Path]
     """Unlabelled images of the kind the network will see."""
     count: int = RECOMMENDED_IMAGES
-    """At most so many of them, evenly spaced."""
+    """At most this many of them, evenly spaced."""
     method: CalibrationMethod = DEFAULT_METHOD
     max_drop: float = 1.0
-    """Points of mIoU that int8 may cost; parts that cost more stay in higher precision."""
+    """Allowed mIoU loss of int8, in points; parts that cost more stay in higher precision."""
     progress: Callable[[int, int], object] | None = None
 
 

@@ -11,9 +11,9 @@ class DistributionAlignment(nn.Module):
     """Weighs a teacher's probabilities by how much it over- or underrates each class.
 
     ``p' ∝ p · q_labelled / q_teacher`` (Berthelot et al., ReMixMatch, ICLR 2020), per pixel; both class distributions
-    are running averages over batches and travel in checkpoints. Self-training starves rare classes because the teacher,
-    unsure of them, labels their pixels as something frequent; here a class that is predicted too rarely gains
-    probability until it is not.
+    are running averages over batches and travel in checkpoints. Self-training suppresses rare classes because the
+    teacher, uncertain about them, labels their pixels as frequent classes; here a class that is predicted too rarely
+    gains probability until it is not.
 
     Args:
         num_classes: C.

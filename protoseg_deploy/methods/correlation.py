@@ -80,10 +80,10 @@ def propagate_regions(
 ) -> PseudoLabels:
     """Pseudo-labels of pixels spread to the regions they lie in.
 
-    The row of a position, enlarged to the image and cut halfway between its smallest and its largest value, is a region
-    without a class. A region whose trusted pixels are at least `threshold` of it, and of those more than `threshold`
-    of one class, takes that class as a whole and is trusted. All regions are judged by the labels as they came; where
-    several that pass overlap the last one holds.
+    The row of a position, upsampled to the image and thresholded halfway between its smallest and its largest value, is
+    a region without a class. A region whose trusted pixels are at least `threshold` of it, and of those more than
+    `threshold` of one class, takes that class as a whole and is trusted. All regions are evaluated on the original
+    labels; where several that pass overlap the last one holds.
 
     Args:
         pseudo: of B images.

@@ -36,7 +36,7 @@ class CorrMatch(PseudoLabelMethod):
     ``method.confidence_threshold`` is where the threshold starts from (published: 0.85), see `DynamicThreshold`. As
     published pseudo-labels are the student's own: ``method.ema_teacher: false``.
 
-    Unlike the authors' code, regions are judged before CutMix, so that a pasted box has the regions of the image it
+    Unlike the authors' code, regions are evaluated before CutMix, so that a pasted box has the regions of the image it
     comes from, and the target of ``L_KL`` is cut and pasted like the strong view.
     """
 

@@ -1,4 +1,4 @@
-"""A confidence threshold that follows how sure the network has become."""
+"""A confidence threshold that follows the confidence of the network."""
 
 import torch
 from torch import Tensor

@@ -1,8 +1,8 @@
-"""Bilinear enlarging of logits, and its transpose, the way that leaves the least work for what follows.
+"""Bilinear upsampling of logits, and its adjoint, in the layout that is cheapest for what follows.
 
 Interpolation is linear and separable: along one side it is a product with a band matrix, which has two numbers in each
 row. On a CPU blocks of that matrix are multiplied with blocks of the map, first along the width, while there are few
-rows, then along the height, a row of all images and classes at a time. What comes out lies as ``[H,B,C,W]``:
+rows, then along the height, a row of all images and classes at a time. The result lies as ``[H,B,C,W]``:
 reductions over classes run along memory, and nothing is copied between layouts. Elsewhere torch's own interpolation is
 used.
 """
@@ -26,7 +26,7 @@ def enlarge(coarse: Tensor, padded_size: Size, image_size: Size) -> Tensor:
     Args:
         coarse: float32 or float64.
         padded_size: height and width that `coarse` covers.
-        image_size: H and W, cut off at the right and at the bottom.
+        image_size: H and W, cropped at the right and at the bottom.
 
     Returns:
         Of any layout in memory; nobody else holds it.
@@ -48,7 +48,7 @@ def enlarge(coarse: Tensor, padded_size: Size, image_size: Size) -> Tensor:
 
 
 def shrink(gradient: Tensor, padded_size: Size, coarse_size: Size) -> Tensor:
-    """The transpose of `enlarge`: ``[B,C,H,W]`` to ``[B,C,h,w]``.
+    """The adjoint of `enlarge`: ``[B,C,H,W]`` to ``[B,C,h,w]``.
 
     Args:
         gradient: of what `enlarge` returns, fastest in the layout that has.

@@ -1,7 +1,7 @@
 """Losses and labels at the size of the images, without ever holding the logits of a batch at that size.
 
-Enlarging logits and handing them to a cross-entropy keeps several ``[B,C,H,W]`` tensors alive until the backward pass:
-the logits, their log-softmax, and the gradient of either. Here logits are enlarged a few images at a time, reduced to
+Upsampling logits and passing them to a cross-entropy keeps several ``[B,C,H,W]`` tensors alive until the backward pass:
+the logits, their log-softmax, and the gradient of either. Here logits are upsampled a few images at a time, reduced to
 what a loss or a label needs, and overwritten. The gradient of a cross-entropy is known as soon as its value is, so it
 is taken in the same pass and carried back to the decoder's stride; that small map is all that waits for the backward
 pass. Values and gradients are those of the plain way up to rounding.
@@ -24,13 +24,13 @@ from protoseg_deploy.models import SegmenterOutput
 _Reduced = TypeVar("_Reduced")
 
 _VALUES_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
-"""How many enlarged logits there are at a time: what stays in a core's cache, and what keeps a GPU busy (256 MiB). One
-image is the least; on a CPU as many as there are threads, for enlarging gives each thread an image."""
+"""How many upsampled logits there are at a time: what stays in a core's cache, and what keeps a GPU busy (256 MiB). One
+image is the least; on a CPU as many as there are threads, because upsampling gives each thread an image."""
 
 
 @dataclass(frozen=True)
 class FullSizeLogits:
-    """``[B,C,H,W]`` logits that are not there: enlarged piece by piece where something is made of them."""
+    """``[B,C,H,W]`` logits that are never materialised: upsampled piece by piece where they are needed."""
 
     coarse: Tensor
     """``[B,C,h,w]``, at the decoder's stride."""
@@ -45,7 +45,7 @@ class FullSizeLogits:
         return cls(output.logits, output.padded_size, output.image_size)
 
     def shifted(self, offsets: Tensor) -> "FullSizeLogits":
-        """With ``[C]`` offsets added to the logits of all pixels; enlarging keeps constants as they are."""
+        """With ``[C]`` offsets added to the logits of all pixels; upsampling keeps constants as they are."""
         return replace(self, coarse=self.coarse + offsets.view(1, -1, 1, 1))
 
     def cross_entropy(self, labels: Tensor, weights: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class FullSizeLogits:
         return (coarse.softmax(dim=1) * covered).sum(dim=(0, 2, 3)) * pixels_each
 
     def _coarse(self) -> Tensor:
-        """Channels last, for which enlarging is several times as fast on a CPU, back and forth."""
+        """Channels last, for which upsampling is several times as fast on a CPU, back and forth."""
         return at_least_single(self.coarse).contiguous(memory_format=torch.channels_last)
 
     def _each(self, reduce: Callable[[slice, Tensor], _Reduced]) -> list[_Reduced]:
@@ -207,7 +207,7 @@ def each_piece(
 ) -> list[_Reduced]:
     """What `reduce` makes of some images at a time: of which, and of their logits, which it may overwrite.
 
-    Nobody but `reduce` holds the enlarged logits, so that they are gone before the next ones are made.
+    Nobody but `reduce` holds the upsampled logits, so that they are gone before the next ones are made.
     """
     batch, classes = coarse.shape[:2]
     at_once = _VALUES_AT_ONCE[coarse.device.type] // (classes * padded_size[0] * padded_size[1])

@@ -34,7 +34,7 @@ def prototype_cross_entropy(
     """``CE(max_k cos(f, P_c,k) / T, label)`` of each pixel (Xu et al., NeurIPS 2022).
 
     Args:
-        features: ``[N,D]`` of any length; in half precision they are judged in single precision.
+        features: ``[N,D]`` of any length; in half precision they are processed in single precision.
         prototypes: ``[C,K,D]`` float32 at unit length; no gradient flows into them.
         labels: ``[N]`` int64 in 0..C-1.
         temperature: T.

@@ -66,7 +66,7 @@ class PrototypeBank(StepStatistics):
         return self.prototypes.any(dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
-        """``[N,D]`` features to ``[N,C]`` logits: the nearest prototype of each class speaks for it."""
+        """``[N,D]`` features to ``[N,C]`` logits: the nearest prototype of each class represents it."""
         # In bf16 prototypes close to each other could not be told apart.
         with torch.autocast(features.device.type, enabled=False):
             cosines = F.normalize(at_least_single(features), dim=-1) @ self.prototypes.flatten(0, 1).t()

@@ -1,4 +1,4 @@
-"""A confidence threshold for each class, so that classes a teacher is less sure of are learned from, too."""
+"""A confidence threshold for each class, so that classes a teacher is less confident about are learned from as well."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ _FORGOTTEN = 1e-3
 
 
 class AdaptiveThresholds(StepStatistics):
-    """Scales a threshold by how sure the teacher is of each class.
+    """Scales a threshold by how confident the teacher is about each class.
 
     ``τ_c = τ · m_c / max m``, the form of FlexMatch (Zhang et al., NeurIPS 2021), where `m_c` is the mean confidence of
     the pixels predicted as class c, over the latest steps. FlexMatch counts the confident predictions of a class
@@ -39,7 +39,7 @@ class AdaptiveThresholds(StepStatistics):
         self.register_buffer("totals", torch.zeros(2, num_classes, dtype=torch.float64))
 
     def of_classes(self, threshold: float) -> Tensor:
-        """``[C]`` float32 thresholds; the class the teacher is surest of has `threshold`."""
+        """``[C]`` float32 thresholds; the class with the highest confidence has `threshold`."""
         confidence, pixels = self.totals
         known = pixels > _FORGOTTEN
         means = torch.where(known, confidence / pixels.clamp(min=_FORGOTTEN), 0.0)

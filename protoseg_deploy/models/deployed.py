@@ -1,4 +1,4 @@
-"""What leaves the building: uint8 images in, uint8 class maps out, everything between inside one module."""
+"""The deployed network: uint8 images in, uint8 class maps out, everything between inside one module."""
 
 from typing import cast
 

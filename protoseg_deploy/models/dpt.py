@@ -17,7 +17,7 @@ class DPT(Decoder):
 
     The features have ``decoder_channels`` channels and twice the resolution of the finest level: stride 1.75 with
     patches of 14 pixels, stride 2 on a ResNet. As in the head published for segmentation with DINOv2 (UniMatch V2,
-    Yang et al., TPAMI 2025) there is no batch normalisation; even one image a step trains.
+    Yang et al., TPAMI 2025) there is no batch normalisation; even one image per step trains.
     """
 
     def __init__(self, backbone: Backbone, spec: Model) -> None:

@@ -122,7 +122,7 @@ class Segmenter(nn.Module):
 
 
 def resize_logits(logits: Tensor, padded_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """Bilinear upsampling in float32, then the padding cut off."""
+    """Bilinear upsampling in float32, then the padding cropped."""
     full = F.interpolate(logits.float(), size=padded_size, mode="bilinear", align_corners=False)
     return full[..., : image_size[0], : image_size[1]] if padded_size != image_size else full
 

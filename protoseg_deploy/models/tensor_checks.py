@@ -16,7 +16,7 @@ def first_fault(tensors: Mapping[str, Tensor]) -> str | None:
     """What is wrong with the first tensor that is unusable: its name, and how many NaN and infinities it holds.
 
     Args:
-        tensors: weights and buffers of any type and device. Integers are never at fault; a ``running_var`` of batch
+        tensors: weights and buffers of any type and device. Integers always pass; a ``running_var`` of batch
             normalisation must not be negative either, for its root is taken.
 
     Returns:
@@ -39,10 +39,10 @@ def require_finite(tensors: Mapping[str, Tensor], source: object, hint: str) -> 
     Args:
         tensors: as in `first_fault`.
         source: the file or the network they belong to, for the message.
-        hint: how to go on.
+        hint: what to do.
 
     Raises:
-        NotFiniteError: the first tensor at fault is named.
+        NotFiniteError: the first offending tensor is named.
     """
     fault = first_fault(tensors)
     if fault is not None:

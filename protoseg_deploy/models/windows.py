@@ -1,4 +1,4 @@
-"""An image in overlapping windows whose logits are averaged: how networks trained on crops are often judged.
+"""An image in overlapping windows whose logits are averaged: how networks trained on crops are often evaluated.
 
 Windows, unlike the tiles of a runtime, are seen by the network alone: where they overlap, their logits are averaged
 before a class is chosen. Only what holds the logits on its device can do that, which is PyTorch here.
@@ -29,7 +29,7 @@ class Windows:
     stride: int
     """From a window to the next one, down and to the right; the last one ends at the border of the image."""
     batch: int = 1
-    """Windows a forward pass: some to fill a GPU; on a CPU 1 is fastest, or as fast as any."""
+    """Windows per forward pass: some to fill a GPU; on a CPU 1 is fastest, or as fast as any."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.side:
@@ -38,7 +38,7 @@ class Windows:
                 f"The stride lies between 1 and the window's side; {default_stride(self.side)} is usual.",
             )
         if self.batch < 1:
-            raise UsageError(f"{self.batch} windows a forward pass: there is at least 1")
+            raise UsageError(f"{self.batch} windows per forward pass: there is at least 1")
 
     @classmethod
     def of_recipe(cls, train: Train) -> "Windows | None":

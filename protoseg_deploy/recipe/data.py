@@ -102,21 +102,21 @@ class Data(Section):
     value_map: dict[Annotated[Byte, Strict(False)], Byte] = Field(default={})  # keys are strings in JSON
     """Mask values to replace before anything else sees them, e.g. ``{11: 255}`` or ``{2: 1}``."""
     ignore_colors: list[Color] = Field(default=[])
-    """Of masks that show the ``colors`` of classes: further colours, which are ignored."""
+    """Further colours of colour masks, which are ignored."""
     palette_masks: Literal["indices", "colors"] | None = None
-    """What counts of masks with a palette: ``colors``, for programs that number colours anew in every file, or
-    ``indices``. Absent: indices, and palettes that contradict each other are an error of ``check``."""
+    """How palette masks are read: by ``colors``, for programs that renumber colours in every file,
+    or by ``indices``. Absent: by indices; contradictory palettes are an error of ``check``."""
     bands: Annotated[tuple[Band, ...], Strict(False)] | None = None
     """Which bands of an image file are red, green and blue, counted from 1, e.g. ``[4, 3, 2]``; or one band, as grey.
     Absent: the colours the file declares."""
     alpha: AlphaPolicy = "auto"
-    """Transparency: ``apply`` puts images on black, ``ignore`` takes colours as stored; ``auto`` applies it but
-    in TIFFs, where a fourth band is often near infrared or marks valid pixels."""
+    """Transparency: ``apply`` composites images on black, ``ignore`` takes colours as stored; ``auto`` applies it
+    except in TIFFs, where a fourth band is often near infrared or marks valid pixels."""
     value_range: ValueRange | str | None = None
-    """Values that become black and white, for 12 bits in 16 or float: ``[LOW, HIGH]``, or percentiles of all images of
-    the recipe, measured once at the start of a run: ``percentile_2_98``. Absent: 0 to 255, or to 65535."""
+    """Values that map to black and white, for 12-bit data in 16 bits or float: ``[LOW, HIGH]``, or percentiles of all
+    images of the recipe, measured once at the start of a run: ``percentile_2_98``. Absent: 0 to 255, or to 65535."""
     value_range_from: Annotated[str | None, Mark(written_by="protoseg train")] = None
-    """The percentiles that ``value_range`` was measured as."""
+    """The percentiles from which ``value_range`` was measured."""
     exif: ExifPolicy = "apply"
     """``apply`` turns images and masks as their EXIF orientation says; ``ignore`` takes them as stored, for masks that
     were drawn on the stored pixels."""
@@ -127,10 +127,10 @@ class Data(Section):
     labeled_seed: Seed = 0
     """Seed of the labelled subset."""
     labeled_draw: Literal["covering", "random"] = "covering"
-    """``covering`` draws a subset that shows every class if one of its size does; ``random`` looks at no mask."""
+    """``covering`` draws a subset that shows every class if one of its size does; ``random`` ignores the masks."""
     missing_classes: Literal["error", "ignore"] | None = None
-    """What a class without a labelled pixel is. Absent: an error where the prototype branch is on, which needs every
-    class, and a warning elsewhere. With ``ignore`` the prototype head knows the class only from pseudo-labels."""
+    """How a class without a labelled pixel is treated. Absent: an error where the prototype branch is on, which needs
+    every class, and a warning elsewhere. With ``ignore`` the prototype head knows the class only from pseudo-labels."""
     input_scale: Annotated[float, Field(ge=0.001, le=4.0)] = 1.0
     """The network sees images at this scale; class maps come back at the original size."""
     max_unreadable_share: Annotated[Share, MAY_CHANGE] = 0.01

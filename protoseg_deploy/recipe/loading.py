@@ -1,4 +1,4 @@
-"""YAML and command-line overrides to a checked Recipe; every fault at once, each with file, line and key."""
+"""YAML and command-line overrides to a checked Recipe; all errors at once, each with file, line and key."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: ``KEY=VALUE`` strings with dotted keys; values are read as YAML.
 
     Raises:
-        RecipeError: the file or an override has faults; all of them are listed.
+        RecipeError: the file or an override has errors; all of them are listed.
         UsageError: there is no such recipe, or an override is not of the form KEY=VALUE.
     """
     path = find_recipe(source)
@@ -220,7 +220,7 @@ def _in_yaml(value: object) -> str:
 
 
 def _section_at(location: tuple[str, ...]) -> tuple[type[Section], Key]:
-    """The section model a fault lies in, and the key without pydantic's names of union members."""
+    """The section model an error lies in, and the key without pydantic's names of union members."""
     section: type[Section] = Recipe
     for depth, part in enumerate(location):
         field = section.model_fields.get(part)

@@ -1,4 +1,4 @@
-"""The ``model`` and ``method`` sections: the network, and how unlabelled images are learned from."""
+"""The ``model`` and ``method`` sections: the network, and how unlabelled images are used."""
 
 from typing import Annotated, Literal, Self
 
@@ -48,58 +48,58 @@ class Prototypes(Section):
     enabled: bool | None = None
     """Absent: with the method ``prototype`` (which is ``fixmatch`` with this branch), not with others."""
     per_class: Annotated[int, Field(ge=1, le=4096)] = 4
-    """How many appearances a class may have."""
+    """Number of prototypes per class."""
     features: Features = "head_input"
-    """Where prototypes live: the features that the linear head classifies, or, as published, the last concatenation of
-    ``deeplabv3plus``, two convolutions before. In the other decoders the two are the same."""
+    """Feature space of the prototypes: the features that the linear head classifies, or, as published, the last
+    concatenation of ``deeplabv3plus``, two convolutions before. In the other decoders the two are the same."""
     weight: NonNegative = 0.1
     """Weight of the prototype losses (published: 1); 0 switches the branch off."""
     confidence_threshold: Share = 0.8
-    """Unlabelled pixels below this confidence neither train the prototype head nor move prototypes."""
+    """Unlabelled pixels below this confidence neither train the prototype head nor update prototypes."""
     temperature: Positive = 0.1
-    """Of the softmax over similarities to prototypes; lower is sharper."""
+    """Temperature of the softmax over similarities to prototypes; lower is sharper."""
     momentum: Share = 0.99
-    """A prototype keeps this share of itself at each update."""
+    """Momentum of the prototype updates."""
     grid: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Pixels per image sampled for the branch: one in each cell of a grid of this many cells a side."""
+    """Pixels per image sampled for the branch: one in each cell of a grid of this many cells per side."""
     pseudo_label_share: Share = 0.0
     """Ensemble weight of the prototype head in pseudo-labels; the linear head has the rest."""
     class_balanced: bool = False
     """Weight sampled pixels so that every class present counts equally in the losses of the branch."""
     start: Share = 0.1
-    """Share of the steps after which k-means places the prototypes."""
+    """Share of the steps after which k-means initialises the prototypes."""
 
 
 class Method(Section):
-    """How unlabelled images are learned from."""
+    """How unlabelled images are used."""
 
     name: Annotated[str, Choice(METHODS.names)] = "prototype"
     """``prototype`` is ``fixmatch`` with the prototype branch; see docs/methods.md for what each computes."""
     confidence_threshold: Share = 0.95
-    """Pseudo-labels below this confidence do not count (``pseudo_label_filter: confidence``); ``corrmatch`` starts here
+    """Pseudo-labels below this confidence are ignored (``pseudo_label_filter: confidence``); ``corrmatch`` starts here
     and moves it."""
     adaptive_thresholds: bool = False
-    """Lower the confidence threshold of classes that the teacher is less sure of than of its surest one."""
+    """Lower the confidence threshold of classes on which the teacher is less confident than on its best one."""
     pseudo_label_filter: Literal["confidence", "entropy"] = "confidence"
     """``entropy`` drops the most uncertain pixels instead: a share that falls linearly over training."""
     entropy_drop_share: Share = 0.2
     """Share dropped at the start of training by the ``entropy`` filter."""
     soft_labels: bool = False
-    """Views learn from the teacher's class probabilities in place of the winning class."""
+    """Use the teacher's class probabilities as targets instead of the argmax class."""
     distribution_alignment: bool = False
     """Reweight the teacher's probabilities towards the class frequencies of the labelled images."""
     unlabeled_weight: NonNegative = 1.0
     """Weight of the loss of the linear head on strong views of unlabelled images."""
     unlabeled_start: Share = 0.0
-    """Share of the steps trained on labelled images alone before unlabelled ones join."""
+    """Share of the steps trained on labelled images only."""
     unlabeled_ramp: Share = 0.0
     """Share of the steps over which unlabelled losses grow linearly to their full weight."""
     ema_teacher: bool = True
     """Pseudo-labels from an exponential moving average of the student; ``false``: from the student itself."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
-    """Decay of the moving average; it starts lower: min(1 - 1/(n+1), decay)."""
+    """Decay of the EMA; it starts lower: min(1 - 1/(n+1), decay)."""
     cutmix_probability: Share = 0.5
-    """Chance that a strong view gets a box pasted in from another image of the batch."""
+    """Probability that a box of another image of the batch is pasted into a strong view."""
     prototypes: Prototypes = Prototypes()
     """The prototype branch."""
 
@@ -109,7 +109,7 @@ class Method(Section):
             raise ValueError("`adaptive_thresholds` goes with `pseudo_label_filter: confidence`")
         if self.name == "corrmatch" and (self.adaptive_thresholds or self.pseudo_label_filter != "confidence"):
             raise ValueError(
-                "`corrmatch` has a threshold of its own: `pseudo_label_filter: confidence`, no `adaptive_thresholds`"
+                "`corrmatch` has its own threshold: `pseudo_label_filter: confidence`, no `adaptive_thresholds`"
             )
         if self.name == "corrmatch" and self.soft_labels:
             raise ValueError("`corrmatch` spreads labels, not probabilities: `soft_labels: false`")

@@ -21,7 +21,7 @@ class Recipe(Section):
     model: Model = Model()
     """The network: timm backbone, decoder, linear head."""
     method: Method = Method()
-    """How unlabelled images are learned from."""
+    """How unlabelled images are used."""
     train: Train = Train()
     """The training loop."""
     distill: Distill = Distill()

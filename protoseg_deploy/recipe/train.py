@@ -1,4 +1,4 @@
-"""The ``train`` and ``distill`` sections: the loop, and how a student learns from a finished teacher."""
+"""The ``train`` and ``distill`` sections: the loop, and distillation from a finished teacher."""
 
 from typing import Annotated, Literal, Self
 
@@ -45,17 +45,17 @@ class Train(Section):
     flip: bool = True
     """Random horizontal flip."""
     class_aware_share: Share = 0.0
-    """Share of the labelled crops that are drawn for a class, rare ones most often, and show it."""
+    """Share of the labelled crops that are sampled to show a certain class, mostly a rare one."""
     copy_paste_probability: Share = 0.0
-    """Chance that a labelled crop gets the pixels of one or two classes, mostly rare ones, from another one."""
+    """Probability that one or two classes of another crop, mostly rare ones, are pasted into a labelled crop."""
     batch_labeled: Images = 8
-    """Labelled images a step, over all processes."""
+    """Labelled images per step, over all processes."""
     batch_unlabeled: Images = 8
-    """Unlabelled images a step, over all processes."""
+    """Unlabelled images per step, over all processes."""
     accumulate: Images = 1
     """Split a step's images into this many parts, one forward and backward pass each, to save memory."""
     seed: Seed = 0
-    """Of everything random in training; equal seeds give equal runs on the same machine."""
+    """Seed of all random numbers in training; equal seeds give equal runs on the same machine."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type; fp16 scales the loss. bf16 also runs on recent CPUs."""
     device: Annotated[Literal["auto", "cpu", "cuda"], MAY_CHANGE] = "auto"
@@ -64,7 +64,7 @@ class Train(Section):
     """Data-loader workers of each training process; results do not depend on their number. ``auto``: as many as cores
     and shared memory (``/dev/shm``) have room for."""
     timeout_s: Annotated[Positive, Mark("seconds", may_change=True)] = 300.0
-    """Longest wait for a batch of the data-loader workers, and for a sign of life of the other training processes,
+    """Longest wait for a batch of the data-loader workers, and for a heartbeat from the other training processes,
     before the run stops; it can be resumed."""
     compile: bool = False
     """Compile student and teacher with ``torch.compile``: slow first steps, faster ones after them."""
@@ -73,17 +73,17 @@ class Train(Section):
     lr: Annotated[float, Field(ge=1e-12, le=1000.0)] = 0.001
     """Learning rate of the backbone."""
     head_lr_factor: Positive = 10.0
-    """Decoder and heads learn this much faster than the backbone."""
+    """Factor on ``lr`` for decoder and heads."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """Of ``sgd``."""
+    """Momentum of ``sgd``."""
     weight_decay: NonNegative = 1e-4
-    """With ``adamw`` not of biases and normalisation parameters."""
+    """Weight decay; ``adamw`` excludes biases and normalisation parameters."""
     poly_power: NonNegative = 0.9
-    """The learning rate falls as (1 - step/steps) ** poly_power."""
+    """Polynomial decay: the learning rate is multiplied by (1 - step/steps) ** poly_power."""
     warmup_steps: Annotated[int, Field(ge=0, le=99_999_999), Mark("steps")] = 0
     """Length of the linear warm-up of the learning rate."""
     clip_grad_norm: Positive | None = None
-    """Clip the norm of all gradients together to this value; absent: no clipping."""
+    """Clip the global gradient norm to this value; absent: no clipping."""
     max_skipped_steps: Annotated[Count, MAY_CHANGE] = 10
     """A step whose loss or gradient is not finite is skipped; after this many in a row training stops."""
     logit_adjustment: NonNegative = 0.0
@@ -96,12 +96,12 @@ class Train(Section):
     eval_every: Annotated[Count, Mark("steps")] = 1_000
     """How often the networks are evaluated."""
     eval_batch: Annotated[Images, MAY_CHANGE] = 1
-    """Validation images (of the same size), or windows, a forward pass."""
+    """Validation images (of the same size), or windows, per forward pass."""
     eval_window: Annotated[Side | None, Mark("pixels")] = None
     """Evaluate in square windows of this side, at ``data.input_scale``, and average their logits; absent: whole
     images."""
     eval_stride: Annotated[Count | None, Mark("pixels")] = None
-    """From window to window; two thirds of ``eval_window`` when absent."""
+    """Stride of the windows; two thirds of ``eval_window`` when absent."""
     checkpoint_every: Annotated[Count, Mark("steps", may_change=True)] = 500
     """How often a checkpoint to resume from is saved."""
     log_every: Annotated[Count, Mark("steps", may_change=True)] = 20
@@ -127,23 +127,23 @@ class Train(Section):
 
 
 class Distill(Section):
-    """How a student learns from a finished teacher (``protoseg distill``)."""
+    """Distillation from a finished teacher (``protoseg distill``)."""
 
     temperature: Positive = 2.0
-    """Of both softmaxes in the Kullback-Leibler term."""
+    """Temperature of both softmaxes in the Kullback-Leibler term."""
     label_weight: NonNegative = 1.0
     """Cross-entropy on labelled images."""
     kl_weight: NonNegative = 1.0
     """Kullback-Leibler divergence to the teacher's class probabilities, labelled and unlabelled images."""
     channel_weight: NonNegative = 1.0
-    """Channel-wise distillation: where in the image each class responds (Shu et al., ICCV 2021)."""
+    """Channel-wise distillation of the spatial response of each class (Shu et al., ICCV 2021)."""
     channel_temperature: Positive = 4.0
-    """Of the softmax over positions in the channel-wise term."""
+    """Temperature of the softmax over positions in the channel-wise term."""
     target: Literal["auto", "linear", "prototype", "mean"] = "auto"
     """The teacher's linear head, its prototype head, or the mean of both probabilities; ``auto``: the prototype head of
     a teacher that has one."""
     start_from_teacher: bool = True
-    """A student with the teacher's backbone starts from its weights; with the same decoder from those that fit, too."""
+    """Initialise a student with the teacher's backbone from its weights; with the same decoder, those that fit too."""
     unlabeled_view: Literal["weak", "strong", "weak_to_strong"] = "weak_to_strong"
-    """What teacher and student see of unlabelled images; ``weak_to_strong``: the teacher weak views, the student strong
-    ones."""
+    """Views of unlabelled images; ``weak_to_strong``: weak views for the teacher, strong views for the
+    student."""

@@ -1,7 +1,7 @@
 """YAML as recipes use it: mappings, lists and plain values of one small document.
 
-PyYAML expands aliases without end, follows any depth and ends in errors of Python's own on values that do not fit their
-type. Here every size has a limit, and whatever is wrong is a fault with line and column. Numbers are those of YAML 1.2
+PyYAML expands aliases without limit, follows any depth and ends in errors of Python's own on values that do not fit
+their type. Here every size has a limit, and every error has a line and a column. Numbers are those of YAML 1.2
 (``1e-3``), and what YAML 1.1 and 1.2 read differently (``010``, ``1:30``) is refused.
 """
 

@@ -1,4 +1,4 @@
-"""Variants of a recipe side by side: what their runs came to, over seeds, as a document, as tables and as a picture."""
+"""Variants of a recipe side by side: their results over seeds, as a document, as tables and as a picture."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence

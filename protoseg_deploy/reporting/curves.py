@@ -1,4 +1,4 @@
-"""mIoU over steps, one line a variant with the range of its seeds, as one PNG."""
+"""mIoU over steps, one line per variant with the range of its seeds, as one PNG."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The whole path on the embedded data set: what ``protoseg demo`` does.
 
-Everything here goes through the functions behind the other verbs; the demo only calls them in order and puts their
+Everything here goes through the functions behind the other commands; the demo only calls them in order and puts their
 results side by side.
 """
 
@@ -53,7 +53,7 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo came to; `results.json` holds the same."""
+    """Results of the demo; `results.json` holds the same."""
 
     rows: tuple[DemoRow, ...]
     panel: Path
@@ -64,7 +64,7 @@ class DemoResult:
 def run_demo(folder: Path, say: Callable[[str], object], *, overrides: tuple[str, ...] = ()) -> DemoResult:
     """Write the data set, train, distil, export, verify, evaluate and measure.
 
-    A demo that was interrupted goes on where it stopped when it is called again.
+    A demo that was interrupted resumes where it stopped when it is called again.
 
     Args:
         folder: gets ``data``, ``runs``, ``bundle``, ``panel.png`` and ``results.json``.
@@ -77,7 +77,7 @@ def run_demo(folder: Path, say: Callable[[str], object], *, overrides: tuple[str
     try:
         return _run_demo(folder, say, overrides)
     except Interrupted as stop:
-        stop.hint = "Everything is saved: the same command goes on where it stopped."
+        stop.hint = "Everything is saved: the same command resumes where it stopped."
         raise
 
 
@@ -140,7 +140,7 @@ def _check_folder(folder: Path) -> None:
 def _require_scenes(data: Path) -> None:
     """Refuse to replace what somebody has put there while the scenes were drawn."""
     if not is_scene_folder(data):
-        raise UsageError(f"{data} was made by somebody else meanwhile", "Give a new folder.")
+        raise UsageError(f"{data} was created by another program in the meantime", "Give a new folder.")
 
 
 def _measure(

@@ -1,4 +1,4 @@
-"""What can compute an ONNX graph, in one table."""
+"""Inference backends for ONNX graphs, in one table."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def _open_tensorrt_ep(path: Path, device: str, threads: int | None, precision: P
 
 def _open_openvino(path: Path, device: str, threads: int | None, precision: Precision | None) -> Runtime:
     if device == "cuda":
-        raise UsageError("--backend openvino computes on the CPU: --device cuda does not go with it")
+        raise UsageError("--backend openvino runs on the CPU: it cannot be combined with --device cuda")
     from protoseg_deploy.runtimes.openvino import OpenVinoRuntime
 
     return OpenVinoRuntime(path, threads=threads, precision=precision)

@@ -41,7 +41,7 @@ class RuntimeInfo:
     masks: MaskReading | None = None
     """How masks that go with it are read; None where no bundle says so."""
     fixed_size: tuple[int, int] | None = None
-    """Height and width the artefact is bound to; None where any size goes."""
+    """Fixed input height and width of the artefact; None where any size works."""
     size_range: tuple[tuple[int, int], tuple[int, int]] | None = None
     """Smallest and largest height and width of an engine's profile; None where there is no such bound."""
     batch_range: tuple[int, int] | None = None

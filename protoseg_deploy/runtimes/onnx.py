@@ -93,7 +93,7 @@ class OnnxRuntime:
 
         Raises:
             ProtosegError: ONNX Runtime fails on the graph, or what it gives is no class map of these images.
-            TimeLimitError: it does not come back, see `protoseg_deploy.time_limit`.
+            TimeLimitError: it does not return, see `protoseg_deploy.time_limit`.
         """
         check_images(images, self._info)
         class_map: UInt8Array

@@ -36,7 +36,7 @@ def open_runtime(
         threads: of the CPU; None leaves it to the default of the process.
         which: ``best`` or ``last`` network of a run folder.
         precision: which graph of a bundle folder; fp32 when absent. Of anything else it must be the precision it has.
-        backend: what computes an ONNX graph; ONNX Runtime with its CUDA or CPU provider when absent.
+        backend: the inference backend; ONNX Runtime with its CUDA or CPU provider when absent.
         windows: average the logits of overlapping windows, which runs and network files alone can do.
 
     Raises:
@@ -49,7 +49,7 @@ def open_runtime(
         raise UsageError(f"no such file or folder: {path}", _ACCEPTED)
     if windows is not None and not is_run(path):
         raise UsageError(
-            f"{path} is no PyTorch run: --window does not apply",
+            f"{path} is not a PyTorch run: --window does not apply",
             "A compiled graph gives class maps, and windows are averaged before there are any. Evaluate the run it was "
             "made from, or leave --window out.",
         )
@@ -57,7 +57,7 @@ def open_runtime(
         runtime = SPECS[backend or "onnxruntime"].open(path, device, threads, precision)
     elif backend is not None:
         raise UsageError(
-            f"{path} is no ONNX graph: --backend {backend} does not apply",
+            f"{path} is not an ONNX graph: --backend {backend} does not apply",
             "Backends compute bundles and .onnx files; runs are computed by PyTorch, engines by TensorRT.",
         )
     elif path.suffix == ".engine" and path.is_file():
@@ -95,7 +95,7 @@ def _is_graph(path: Path) -> bool:
 
 def _open_engine(path: Path, device: str) -> Runtime:
     if device == "cpu":
-        raise UsageError(f"{path} is an engine for a GPU: --device cpu does not go with it")
+        raise UsageError(f"{path} is an engine for a GPU: it cannot be combined with --device cpu")
     from protoseg_deploy.runtimes.tensorrt import TensorRTRuntime
 
     return TensorRTRuntime(path)

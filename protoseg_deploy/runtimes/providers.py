@@ -57,7 +57,7 @@ class Opened:
 
 
 class _CannotComputeError(ProtosegError):
-    """A provider refuses a graph that may be sound for another one, for want of a kernel for instance."""
+    """A provider refuses a graph that may be sound for another one, because of a missing kernel for instance."""
 
 
 def open_session(graph: Graph, precision: Precision, device: str, threads: int, tensorrt: bool = False) -> Opened:
@@ -77,7 +77,7 @@ def open_session(graph: Graph, precision: Precision, device: str, threads: int, 
     """
     if tensorrt:
         if device == "cpu" or not torch.cuda.is_available():
-            why = "no GPU was found" if device != "cpu" else "it does not go with --device cpu"
+            why = "no GPU was found" if device != "cpu" else "it cannot be combined with --device cpu"
             raise UsageError(
                 f"--backend tensorrt-ep computes on an NVIDIA GPU: {why}", "Use --backend onnxruntime or openvino."
             )
@@ -104,7 +104,7 @@ def run_session(run: Callable[[Any], Any], source: object, *, times: int = 1) ->
 
     Raises:
         ProtosegError: ONNX Runtime fails.
-        TimeLimitError: it does not come back.
+        TimeLimitError: it does not return.
     """
     options = ort.RunOptions()
     options.log_severity_level = _FATAL_ONLY
@@ -154,7 +154,7 @@ def _session(graph: Graph, provider: str, precision: Precision, threads: int) ->
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     # Threads that go on spinning after a run slow down whatever the process does next, another runtime for one:
-    # measured in turns on 2 cores, latencies varied by 36 % with it and by 13 % without, at the same median.
+    # measured alternately on 2 cores, latencies varied by 36 % with it and by 13 % without, at the same median.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     source: Path | bytes = graph.file

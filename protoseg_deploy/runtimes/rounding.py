@@ -1,6 +1,6 @@
 """float16 and bfloat16 graphs on a processor that computes neither.
 
-ONNX Runtime's CPU provider has next to no bfloat16 kernels. float16 it accepts, but computes in float32 throughout: it
+ONNX Runtime's CPU provider has hardly any bfloat16 kernels. float16 it accepts, but computes in float32 throughout: it
 drops the rounding between two nodes, so that a value too large for float16 passes unnoticed. Here every node of low
 precision takes float32 and what it gives is rounded to its type, which is what the types of the graph say and what a
 GPU does. Only the order in which a sum is accumulated is left to the kernel, as it is on any device.

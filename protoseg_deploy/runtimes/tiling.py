@@ -20,8 +20,8 @@ def predict_tiled(
     nearer than ``overlap // 2`` to a tile border inside the image: a network whose receptive field reaches no further
     gives what it would give on the whole image.
 
-    A side shorter than the tile is predicted at its own length, or, if the runtime is bound to a fixed size, padded by
-    reflection and cut again.
+    A side shorter than the tile is predicted at its own length, or, if the runtime is limited to a fixed input size,
+    padded by reflection and cut again.
 
     Args:
         runtime: what predicts.

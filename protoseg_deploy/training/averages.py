@@ -39,7 +39,7 @@ class StepAverages:
         self.steps += 1
 
     def read(self) -> tuple[dict[str, float], int, float]:
-        """Averages over steps and processes, how many steps were skipped, and images a second; starts anew."""
+        """Averages over steps and processes, how many steps were skipped, and images per second; starts over."""
         assert self.skipped is not None, "there was a step"
         names = list(self.sums)
         rows = [torch.stack([self.sums[name] for name in names]), torch.stack([self.counts[name] for name in names])]

@@ -1,4 +1,4 @@
-"""How fast a recipe trains on the machine at hand, and what a step costs beyond its networks.
+"""How fast a recipe trains on this machine, and what a step costs beyond its networks.
 
 The *floor* is what no method can do without: one forward pass of the teacher over the weak views, one forward and one
 backward pass of the student over labelled images and strong views, with the sum of the logits for a loss. It has no
@@ -68,7 +68,7 @@ class LoaderSpeed:
     """Median time a step waits for its batch, the copy to the device included."""
     workers: int
     note: str
-    """Why there are fewer loader processes, or fewer batches in advance, than wanted; empty: there are not."""
+    """Why there are fewer data-loader workers, or fewer batches in advance, than wanted; empty: there are not."""
 
 
 @dataclass(frozen=True)

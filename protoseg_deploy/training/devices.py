@@ -22,7 +22,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Compute:
-    """Device, autocast type and loader processes of a run."""
+    """Device, autocast type and data-loader workers of a run."""
 
     device: torch.device
     precision: str
@@ -34,7 +34,7 @@ class Compute:
         """Settle what a recipe leaves to the machine.
 
         Raises:
-            UsageError: the recipe asks for a device or a precision that is not there.
+            UsageError: the recipe asks for a device or a precision that is not available.
         """
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise UsageError("train.device: no CUDA device is available", "Set train.device to auto or cpu.")
@@ -53,11 +53,11 @@ class Compute:
         label = torch.cuda.get_device_name(device) if name == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         here = world()
         label += f", {here.size} processes" if here.size > 1 else ""
-        notes = (f"computing in {spec.precision} on {label}; {workers} loader processes ({why})",)
+        notes = (f"computing in {spec.precision} on {label}; {workers} data-loader workers ({why})",)
         return cls(device, spec.precision, workers, notes)
 
     def plan_workers(self, spec: Train, batch_bytes: int) -> WorkerPlan:
-        """The loader processes, as far as their batches fit into shared memory.
+        """The data-loader workers, as far as their batches fit into shared memory.
 
         Args:
             spec: gives their number or leaves it to the machine.

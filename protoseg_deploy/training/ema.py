@@ -1,4 +1,4 @@
-"""The moving-average teacher."""
+"""The EMA teacher."""
 
 import copy
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The training loop: student, moving-average teacher, method; evaluation, checkpoints, exact resumption."""
+"""The training loop: student, EMA teacher, method; evaluation, checkpoints, exact resumption."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -117,10 +117,10 @@ class Trainer:
         Raises:
             Interrupted: by SIGINT or SIGTERM, after a checkpoint.
             OutOfTime: ``train.max_hours`` are over, after a checkpoint.
-            TooManySkipped: the loss is not a number step after step.
+            TooManySkipped: the loss is NaN or infinite in too many steps in a row.
             NotFiniteError: a network holds NaN or infinity when it is to be evaluated or saved; what was saved before
                 is kept.
-            ProtosegError: a batch could not be made, or has not come from its loader process.
+            ProtosegError: a batch could not be made, or has not come from its data-loader worker.
         """
         spec, device = self.recipe.train, self.compute.device
         images_per_step = spec.batch_labeled + (spec.batch_unlabeled if self.method.uses_unlabeled else 0)
@@ -198,8 +198,10 @@ class Trainer:
         """The summary of a run that was resumed where it had ended."""
         if not self.run.is_finished(self.step):
             return self.finish()
-        longer = "--extend-to N trains on" if self.method.verb == "train" else "for more steps start it in a new --run"
-        self.notes.append(f"the run had ended already; {longer}")
+        longer = (
+            "use --extend-to N to train longer" if self.method.verb == "train" else "for more steps use a new --run"
+        )
+        self.notes.append(f"the run is already finished; {longer}")
         self._progress()
         return self.run.summary()
 

@@ -51,7 +51,7 @@ def build_schedule(spec: Train, optimizer: torch.optim.Optimizer) -> LambdaLR:
 
 
 def restore_schedule(schedule: LambdaLR, state: dict[str, Any]) -> None:
-    """Go on where a schedule stopped, by the formula of this one: the run may have become longer since.
+    """Continue where a schedule stopped, by the formula of this one: the run may have become longer since.
 
     The optimiser comes first: with its state it takes the learning rates that its next step had in the old schedule.
     """

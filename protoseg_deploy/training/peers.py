@@ -1,4 +1,4 @@
-"""A watch over the other processes of a training: one that gives no sign of life ends all of them, with its number.
+"""A watch over the other processes of a training: one that sends no heartbeat ends all of them, with its number.
 
 A process that ends closes its connections, and what the others wait for fails at once. One that is stopped, or whose
 machine has gone, closes nothing. A limit on every exchange would not do: processes rightly wait for long while the
@@ -19,14 +19,14 @@ from torch.distributed.distributed_c10d import Store
 _LOOK_S = 5.0
 """Seconds from look to look, or a quarter of the limit. Time is counted in looks, so that a machine that was suspended
 as a whole finds nobody silent."""
-_NO_STORE = "the first process of this training, or torchrun beside it, gave no sign of life"
+_NO_STORE = "the first process of this training, or torchrun beside it, sent no heartbeat"
 _LEFT = 1 << 40
 """Added to its number by a process that needs nobody any more."""
 
 
 @contextmanager
 def watched_peers(store: Store, rank: int, processes: int, timeout_s: float) -> Iterator[None]:
-    """End this process, with exit code 1, if another one of the block gives no sign of life for so long.
+    """End this process, with exit code 1, if another one of the block sends no heartbeat for so long.
 
     Args:
         store: that all of them share.
@@ -82,7 +82,7 @@ def _watch_store(timeout_s: float, ended: threading.Event, looks: list[int]) -> 
         silent_s = 0.0 if looks[0] != seen else silent_s + look_s
         seen = looks[0]
         if silent_s >= timeout_s and not ended.is_set():
-            _end(f"{_NO_STORE} for {timeout_s:g} s (train.timeout_s): stopped, or gone")
+            _end(f"{_NO_STORE} for {timeout_s:g} s (train.timeout_s): stopped, or unreachable")
 
 
 def _key(rank: int) -> str:
@@ -91,14 +91,14 @@ def _key(rank: int) -> str:
 
 def _silence(silent: list[int], timeout_s: float) -> str:
     who = f"process {silent[0]}" if len(silent) == 1 else f"processes {', '.join(map(str, silent))}"
-    return f"{who} of this training gave no sign of life for {timeout_s:g} s (train.timeout_s): stopped, or gone"
+    return f"{who} of this training sent no heartbeat for {timeout_s:g} s (train.timeout_s): stopped, or unreachable"
 
 
 def _end(reason: str, detail: str = "") -> None:
     """The main thread waits for the others in native code, where no exception reaches it."""
     if reason:
         lines = [f"Error: {reason}", *detail.splitlines()[:1]]
-        lines.append("Go on with the same command and --continue; torchrun does so itself with --max-restarts.")
+        lines.append("Resume with the same command and --continue; torchrun does so itself with --max-restarts.")
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()
     os._exit(1)

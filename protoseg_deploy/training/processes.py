@@ -26,7 +26,7 @@ _PATIENCE = timedelta(hours=1)
 def process_group(spec: Train) -> Iterator[None]:
     """Join the other processes for a block: NCCL where there are GPUs, gloo on the CPU; alone, nothing happens.
 
-    One that gives no sign of life for ``train.timeout_s`` ends all of them.
+    One that sends no heartbeat for ``train.timeout_s`` ends all of them.
 
     Raises:
         UsageError: there are more processes than GPUs.
@@ -50,7 +50,7 @@ def process_group(spec: Train) -> Iterator[None]:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             raise ProtosegError(
                 "another process of this training has failed; its own message says why",
-                "Go on with the same command and --continue.",
+                "Resume with the same command and --continue.",
             ) from None
         raise
     finally:
@@ -84,7 +84,7 @@ def check_parts(recipe: Recipe, method: Method, *, normalised_together: bool) ->
             split = f"{processes} processes" if spec.accumulate == 1 else f"{processes} × {spec.accumulate} parts"
             paired = ", in pairs" if multiple > parts else ""
             raise UsageError(
-                f"train.{key}: {images} images a step cannot be spread over {split}{paired}",
+                f"train.{key}: {images} images per step cannot be spread over {split}{paired}",
                 f"Batch sizes are those of all processes together: make it a multiple of {multiple}.",
             )
     together = spec.batch_labeled // (spec.accumulate if normalised_together else parts)
@@ -113,7 +113,7 @@ def agreed(wish: int, device: torch.device) -> int:
 
 
 def require_the_same(step: int, device: torch.device) -> None:
-    """Raises UsageError where processes have come to different steps: each would go on from another network."""
+    """Raises UsageError where processes have come to different steps: each would continue from another network."""
     latest, earliest = agreed(step, device), -agreed(-step, device)
     if latest != earliest:
         raise UsageError(

@@ -157,7 +157,7 @@ def lag_of_average(evaluation: Mapping[str, Any]) -> str | None:
     if kept is None or student is None or student - kept < _LAG_POINTS:
         return None
     return (
-        f"the moving average, which is kept, ends {student - kept:.1f} points of mIoU below the student: it lags "
+        f"the EMA network, which is kept, ends {student - kept:.1f} points of mIoU below the student: it lags "
         "behind in a short run. Train longer, or lower method.ema_decay"
     )
 

@@ -21,7 +21,7 @@ class MetricsRecord(_Open):
 
 
 class Summary(_Open):
-    """``summary.json``: what a finished run came to. A stripped student has no training of its own."""
+    """``summary.json``: the result of a finished run. A stripped student has no training of its own."""
 
     method: str | None = None
     steps: NonNegativeInt

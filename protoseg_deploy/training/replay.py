@@ -1,4 +1,4 @@
-"""Looking at a step whose loss was not a number: which layer, which images, which gradients."""
+"""Analysing a step whose loss was NaN or infinite: which layer, which images, which gradients."""
 
 from dataclasses import dataclass
 from pathlib import Path

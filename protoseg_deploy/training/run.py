@@ -24,7 +24,7 @@ from protoseg_deploy.training.records import ImageNames, MetricsRecord, RunImage
 
 
 class Run(RunFolder):
-    """A run folder that is written into, and read with the care of one that may have been killed."""
+    """A run folder that is written to; reading it allows for a process that was killed."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -96,13 +96,13 @@ class Run(RunFolder):
         write_atomically(self.recipe_path, content)
 
     def drawn(self) -> Path | None:
-        """The list of the labelled subset, which a run that goes on does not draw again; None where it is lost."""
+        """The list of the labelled subset, which a resumed run does not draw again; None where it is lost."""
         return self.labeled_list if self.labeled_list.is_file() else None
 
     def require_same_images(self, recipe: Recipe, sets: DataSets) -> None:
         """Raises UsageError where the run was started with other images."""
         now = _images(recipe, sets).model_dump()
-        hint = "Put it back from a copy of the run, or start a new one: nothing else says which images it learned from."
+        hint = "Put it back from a copy of the run, or start a new one: its labelled images are unknown otherwise."
         try:
             then = read_document(self.images_path, RunImages, hint).model_dump()
         except FileNotFoundError:
@@ -125,7 +125,7 @@ class Run(RunFolder):
 
     @contextmanager
     def saying_what_is_safe(self) -> Iterator[None]:
-        """Where a file of the run cannot be written, say what the run still has and how it goes on."""
+        """Where a file of the run cannot be written, say what the run still has and how to resume."""
         try:
             yield
         except WriteError as error:
@@ -171,7 +171,7 @@ class Run(RunFolder):
         return self.summary_path.is_file() and self.summary()["steps"] == steps
 
     def summary(self) -> dict[str, Any]:
-        """What the finished run came to.
+        """The result of the finished run.
 
         Raises:
             ProtosegError: the run has not finished, or the file is damaged.

@@ -23,7 +23,7 @@ class TooManySkipped(ProtosegError):
 
     def __init__(self, steps: int, last: int, file: Path) -> None:
         super().__init__(
-            f"the loss stopped being a number: {steps} steps in a row were skipped, up to step {last}",
+            f"the loss is NaN or infinite: {steps} steps in a row were skipped, up to step {last}",
             f"See why with `protoseg replay {file}`; then lower train.lr, set train.clip_grad_norm=1, or train "
             "in another precision. Checkpoints made before are kept.",
         )
@@ -86,7 +86,7 @@ class SkippedSteps:
 
 
 def write_replay(folder: Path, step: int, batch: Batch, random_state: RandomState, state: dict[str, Any]) -> Path:
-    """Keep all it takes to repeat a step: one file a process.
+    """Keep all it takes to repeat a step: one file per process.
 
     Args:
         folder: of the run.

@@ -49,12 +49,12 @@ class TrainStep:
     """Student, teacher, method and optimiser, one step at a time.
 
     A step whose loss or gradient is not finite, in whichever process, changes no parameter, no statistic of a
-    normalisation and no prototype; the moving average goes on towards what the student already was. That is decided on
-    the device, so that the host never waits for it: the optimiser is a fused one, which reads a flag, and what forward
-    passes changed is put back by the same flag.
+    normalisation and no prototype; the moving average still moves towards what the student already was. That is decided
+    on the device, so that the host never waits for it: the optimiser is a fused one, which reads a flag, and what
+    forward passes changed is put back by the same flag.
 
     Args:
-        recipe: how to train, and whether there is a moving-average teacher.
+        recipe: how to train, and whether there is an EMA teacher.
         compute: device and precision.
         student: on the device, with synchronised normalisation where there are several GPUs.
         method: the same.
@@ -212,7 +212,7 @@ def _normalisation_statistics(*networks: nn.Module) -> list[Tensor]:
 
 
 def _freeze_idle(student: Segmenter, spec: Train) -> None:
-    """Take parameters that no loss depends on out of training: processes would wait for their gradients for ever."""
+    """Take parameters that no loss depends on out of training: processes would wait for their gradients forever."""
     was_training = student.training
     student.eval()  # neither statistics nor random numbers are touched
     output = student.forward_features(torch.zeros(1, 3, spec.crop, spec.crop, device=student.head.weight.device))

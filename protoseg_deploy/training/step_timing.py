@@ -40,7 +40,7 @@ class StageClock:
         return before
 
     def around(self, stage: str, function: Callable[..., Any], then: str | None = None) -> Callable[..., Any]:
-        """The function as a stage of its own; afterwards the stage that was before, or `then`, goes on."""
+        """The function as a stage of its own; afterwards the stage that was before, or `then`, continues."""
 
         def timed(*arguments: Any, **keywords: Any) -> Any:
             before = self.enter(stage)
@@ -52,7 +52,7 @@ class StageClock:
         return timed
 
     def read(self) -> dict[str, float]:
-        """Milliseconds of each stage since the first mark; starts anew."""
+        """Milliseconds of each stage since the first mark; starts over."""
         self.enter("rest")
         wait_for(self.device)
         totals: dict[str, float] = defaultdict(float)

@@ -134,12 +134,12 @@ def plan_runs(
         folder: of the sweep.
 
     Raises:
-        UsageError: a recipe has faults, names or seeds come twice, a run was started with another recipe, or a file of
+        UsageError: a recipe has errors, names or seeds come twice, a run was started with another recipe, or a file of
             somebody else would be replaced or a link followed.
     """
     for name in {variant.name for variant in variants}:
         if sum(variant.name == name for variant in variants) > 1:
-            raise UsageError(f"two variants are named {name!r}", "Give each a name of its own.")
+            raise UsageError(f"two variants are named {name!r}", "Give each its own name.")
     for override in (*overrides, *(override for variant in variants for override in variant.overrides)):
         if override.partition("=")[0].strip() in _SEED_KEYS:
             raise UsageError(f"{override}: seeds are given with --seeds", f"It sets {' and '.join(_SEED_KEYS)}.")
@@ -255,7 +255,7 @@ def _in_use(folder: Path, missing: Sequence[PlannedRun]) -> Iterator[None]:
             if owner is not None:
                 raise UsageError(
                     f"{run.run.folder} is being trained by process {owner.pid} on {owner.host}",
-                    "Wait for it, or end it; the run goes on where it stopped.",
+                    "Wait for it, or stop it; the run resumes where it stopped.",
                 )
         yield
 

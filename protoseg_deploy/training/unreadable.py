@@ -69,8 +69,8 @@ class UnreadableImages:
                 f"{self._count()} could not be read among the first {drawn} drawn, more than "
                 f"data.max_unreadable_share {self.max_share:g} allows",
                 self._named(),
-                f"All of them are in {self.path}. Mend or remove them, or set data.max_unreadable_share higher and go "
-                "on with --resume.",
+                f"All of them are in {self.path}. Fix or remove them, or set data.max_unreadable_share higher and "
+                "continue with --resume.",
             )
 
     def report(self) -> str | None:
@@ -78,7 +78,7 @@ class UnreadableImages:
         if not self._records:
             return None
         return (
-            f"{self._count()} could not be read and made room for others, first {self._named()[0]}; "
+            f"{self._count()} could not be read: skipped and replaced, first {self._named()[0]}; "
             f"all of them are in {self.path}"
         )
 

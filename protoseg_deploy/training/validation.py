@@ -45,7 +45,7 @@ def validate(
         By name, the same in all processes.
 
     Raises:
-        DataError: samples of this process cannot be used; every fault with its file.
+        DataError: samples of this process cannot be used; every error with its file.
         ProtosegError: another process has failed.
     """
     device = next(iter(networks.values())).head.weight.device
@@ -100,7 +100,7 @@ def _deployed(network: Segmenter, input_scale: float, windows: Windows | None) -
 
 
 def _place(array: UInt8Array, device: torch.device) -> Tensor:
-    """On the device; the host goes on while a GPU fetches it."""
+    """On the device; the host continues while a GPU fetches it."""
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor.to(device)
@@ -109,7 +109,7 @@ def _place(array: UInt8Array, device: torch.device) -> Tensor:
 
 
 def _raise_together(failure: Exception | None, device: torch.device) -> None:
-    """Fail in every process where one has failed: the others would wait for its counts for ever."""
+    """Fail in every process where one has failed: the others would wait for its counts forever."""
     failures = int(sum_over_processes(torch.tensor(int(failure is not None), device=device)))
     if failure is not None:
         raise failure

@@ -96,14 +96,14 @@ def test_one_failure_does_not_lose_the_others(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--precision", "fp8"), "'fp8' is none of fp32, fp16, bf16, int8"),
-        (("--profile", "1x64"), "is no shape: give BATCHxHEIGHTxWIDTH"),
+        (("--precision", "fp8"), "'fp8' is not one of fp32, fp16, bf16, int8"),
+        (("--profile", "1x64"), "is not a shape: give BATCHxHEIGHTxWIDTH"),
         (("--profile", "1x64x64,1x64x64"), "has 2 shapes"),
-        (("--workspace", "4"), "is no size"),
+        (("--workspace", "4"), "is not a size"),
         (("--version-compatible",), "run under the version they were built with only"),
         (("--masks", "m"), "--masks without --images"),
-        (("--target-sm", "86"), "'86' is no compute capability"),
-        (("--target-sm", "7.5", "--precision", "bf16,"), "'' is none of"),
+        (("--target-sm", "86"), "'86' is not a compute capability"),
+        (("--target-sm", "7.5", "--precision", "bf16,"), "'' is not one of"),
     ],
 )
 def test_arguments_that_cannot_be(bundle: Path, arguments: tuple[str, ...], message: str) -> None:

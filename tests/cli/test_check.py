@@ -45,7 +45,7 @@ def run(*arguments: object) -> Result:
 def test_tables_for_people(recipe: Path) -> None:
     result = run(recipe, "data.labeled_count=2")
     assert result.exit_code == 0, result.output
-    for part in ("2 of 3", "20×30", "0 field", "1 weed", "No faults found"):
+    for part in ("2 of 3", "20×30", "0 field", "1 weed", "No errors found"):
         assert part in result.stdout
 
 

@@ -134,7 +134,7 @@ def test_what_is_stopped_is_saved_and_shown_as_unfinished(recipe, tmp_path):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + signal.SIGTERM
-    assert "The same command goes on" in said
+    assert "The same command resumes" in said
     variants = json.loads((folder / "comparison.json").read_text())["variants"]
     assert [variants[name]["runs"][0]["state"] for name in variants] == ["unfinished", "not started"]
     assert run.checkpoints.load_newest()[0]["step"] >= variants["supervised"]["runs"][0]["step"] > 0

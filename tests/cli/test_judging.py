@@ -189,7 +189,7 @@ def test_evaluate_in_windows(run_folder: Path, recipe: Path, scenes: Path, tmp_p
 def test_evaluate_refuses_windows_that_cannot_be(run_folder: Path, recipe: Path, tmp_path: Path) -> None:
     export_bundle(run_folder, tmp_path / "bundle")
     for arguments, said in (
-        ([tmp_path / "bundle", "--window", 32], "no PyTorch run: --window does not apply"),
+        ([tmp_path / "bundle", "--window", 32], "not a PyTorch run: --window does not apply"),
         ([tmp_path / "bundle", "--stride", 16], "--stride 16 goes with --window"),
         ([run_folder, "--stride", 16], "--stride 16 goes with --window"),
         ([run_folder, "--window", 32, "--stride", 33], "cannot start every 33 pixels"),
@@ -296,7 +296,7 @@ def test_precision_and_backend_reach_the_runtime(bundle: Path, recipe: Path, sce
     for arguments, message in (
         (("--precision", "int8"), "has no int8 graph; it has fp32, bf16"),
         (("--precision", "int9"), "int9"),
-        (("--backend", "tensorrt-ep", "--device", "cpu"), "does not go with --device cpu"),
+        (("--backend", "tensorrt-ep", "--device", "cpu"), "cannot be combined with --device cpu"),
     ):
         assert message in run("predict", bundle, image, "--out", tmp_path, *arguments, exit_code=2).stderr
 
@@ -380,4 +380,4 @@ def test_bench_several_gives_ratios_of_medians(run_folder: Path) -> None:
 
 @pytest.mark.parametrize("size", ["0x4", "4x", "axb", "1x2x3", "-3"])
 def test_bench_refuses_sizes_that_are_none(run_folder: Path, size: str) -> None:
-    assert "is no size" in run("bench", run_folder, f"--size={size}", exit_code=2).stderr
+    assert "is not a size" in run("bench", run_folder, f"--size={size}", exit_code=2).stderr

@@ -99,7 +99,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(runtime: FakeRuntime, i
 
     runtime.function = interrupted
     result = run(images, "--out", tmp_path / "out", exit_code=130)
-    assert "--skip-existing goes on" in result.stderr
+    assert "--skip-existing resumes" in result.stderr
     left = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert left == ["color/a.png", "index/a.png", "overlay/a.png"]
 
@@ -121,7 +121,7 @@ def test_tiles_that_cannot_be_are_refused_before_anything_is_written(
     for arguments, said in (
         (("--tile", 8, "--overlap", 8), "an overlap of 8 pixels does not fit"),
         (("--tile", 1, "--overlap", 10**30), "does not fit tiles of 1x1"),
-        (("--tile", "0x4"), "is no size"),
+        (("--tile", "0x4"), "is not a size"),
         (("--overlap", 4), "needs a tile size"),
     ):
         assert said in run(images, "--out", tmp_path / "out", *arguments, exit_code=2).stderr

@@ -207,7 +207,7 @@ def test_a_smaller_student_is_trained(teacher, tmp_path):
         "distill", teacher, "--run", tmp_path / "student", "--resume",
         "model.backbone=mobilenetv3_small_050", "train.steps=4",
     )  # fmt: skip
-    assert "the run had ended already; for more steps" in again.stderr
+    assert "the run is already finished; for more steps" in again.stderr
     assert Run(tmp_path / "student").recipe().distill.target == "prototype", "the teacher has prototypes"
     assert not document["stripped"]
     assert document["student_parameters"] < document["teacher_parameters"]
@@ -242,7 +242,7 @@ def test_a_run_that_diverges_says_how_to_look_at_the_step_and_that_works(recipe,
         "train.checkpoint_every=8",
         "method.name=fixmatch",
     ]
-    fails("train", recipe, "--run", folder, *spoilt, says=["stopped being a number", "--replay"])
+    fails("train", recipe, "--run", folder, *spoilt, says=["is NaN or infinite", "--replay"])
     (file,) = folder.glob("skipped-step-*.pt")
     shown = run("train", "--replay", file).output
     # Whether a layer's output overflows, or only gradients do, is a matter of rounding.

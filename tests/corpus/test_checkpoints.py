@@ -56,7 +56,7 @@ def refuses(name: str, spoil: Spoil) -> Case:
 
 
 def goes_back(name: str, spoil: Spoil) -> Case:
-    """The run goes on from the older checkpoint and says so."""
+    """The run resumes from the older checkpoint and says so."""
 
     def check(place: Place, ended: Ended) -> None:
         _is_the_same(place, ended)

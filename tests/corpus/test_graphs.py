@@ -19,7 +19,7 @@ from tests.corpus.spoiling import NASTY, cuts, flipped
 
 IMAGE = scene(8)[0]
 TIMEOUT_S = 5
-"""For calls that do not come back; those that do take milliseconds."""
+"""For calls that do not return; those that do take milliseconds."""
 
 
 def _predict(write: Callable[[Path], object]) -> Callable[[Place], list[object]]:
@@ -155,7 +155,7 @@ def _says(**values: Any) -> Change:
 
 
 def _without_end(model: onnx.ModelProto) -> None:
-    """A loop of as many turns as there are: it does not come back."""
+    """A loop of as many turns as there are: it does not return."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["condition"], ["go_on"]), helper.make_node("Add", ["value", "one"], ["more"])],
         "body",

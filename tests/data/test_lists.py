@@ -212,7 +212,7 @@ def test_of_endless_junk_the_first_lines_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path, "nothing.png here.png\n" * 20_000)
     assert 1000 <= len(caught.value.faults) <= 1002
-    assert "too many faults" in caught.value.faults[-1]
+    assert "too many errors" in caught.value.faults[-1]
     data = {"labeled": {"list": "none.txt"}, "unlabeled": {"list": "split.txt"}, "classes": ["a", "b"]}
     (tmp_path / "split.txt").write_text("nothing here\n" * 20_000)
     with pytest.raises(DataError) as caught:
@@ -229,7 +229,7 @@ def test_named_pipes_are_named_and_not_waited_for(tmp_path: Path) -> None:
     first, second, third = caught.value.faults
     assert "named pipe" in first
     assert "a folder" in second
-    assert "a link to nowhere" in third
+    assert "a broken link" in third
     (tmp_path / "split.txt").unlink()
     os.mkfifo(tmp_path / "split.txt")
     data = Data.model_validate({"root": str(tmp_path), "labeled": {"list": "split.txt"}, "classes": ["a", "b"]})

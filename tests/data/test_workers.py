@@ -1,4 +1,4 @@
-"""Loader processes that find no room, die, are late or are stopped."""
+"""Data-loader workers that find no room, die, are late or are stopped."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ MIB = 2**20
 ROOT = Path(__file__).resolve().parents[2]
 
 forks = pytest.mark.skipif(
-    multiprocessing.get_start_method() != "fork", reason="what a test changes reaches loader processes by fork alone"
+    multiprocessing.get_start_method() != "fork", reason="what a test changes reaches data-loader workers by fork alone"
 )
 
 
@@ -49,7 +49,7 @@ def loader(batches, workers=2, timeout_s=60.0):
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Let the loader process of a step do something before it makes the batch."""
+    """Let the data-loader worker of a step do something before it makes the batch."""
 
     def change(step, action):
         make = TrainingBatches.batch

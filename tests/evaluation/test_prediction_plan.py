@@ -138,7 +138,7 @@ def test_results_do_not_go_into_the_artefact(tmp_path: Path) -> None:
     bundle.mkdir()
     runtime = FakeRuntime()
     runtime.info = dataclasses.replace(runtime.info, path=bundle)
-    with pytest.raises(UsageError, match="is what predicts"):
+    with pytest.raises(UsageError, match="is the artefact"):
         predict_files(runtime, [image], bundle)
     assert not list(bundle.iterdir())
     assert len(predict_files(runtime, [image], bundle / "predicted").images) == 1

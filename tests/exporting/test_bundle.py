@@ -82,7 +82,7 @@ def test_export_replaces_a_bundle_only_when_it_succeeds(
         patch.setattr(DeployedSegmenter, "forward", lambda self, images: (logits_of(self, images).argmax(1).byte(),))
         result = CliRunner().invoke(cli, ["export", str(colour_run), "--bundle", str(target)])
     assert result.exit_code == 1
-    assert "`onnx fp32` does not do what `pytorch` does" in result.stderr
+    assert "`onnx fp32` does not match `pytorch`" in result.stderr
     assert contents(target) == before
     failed = tmp_path / "bundles" / "mine-failed"
     assert Bundle.open(failed).manifest.verification.passed is False

@@ -172,7 +172,7 @@ def test_what_turing_lacks_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target_sm", "message"), [("8.4", r"does not build for 8\.4"), ("86", "'86' is no compute capability")]
+    ("target_sm", "message"), [("8.4", r"does not build for 8\.4"), ("86", "'86' is not a compute capability")]
 )
 def test_unknown_targets(tmp_path: Path, target_sm: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -185,7 +185,7 @@ def test_profiles(tmp_path: Path) -> None:
         build_engine(graph(SMALL, "fp32"), tmp_path / "x.engine", rtx("8.6", profile=wrong))
     bound = next(family for family in FAMILIES if family.size is not None)
     other = Profile(min=(1, 64, 64), opt=(1, 64, 64), max=(2, 64, 64))
-    with pytest.raises(UsageError, match="the graph is bound to images of"):
+    with pytest.raises(UsageError, match="the graph has a fixed input size of"):
         build_engine(graph(bound, "fp32"), tmp_path / "x.engine", rtx("8.6", profile=other))
     narrow = Profile(min=(1, 96, 128), opt=(2, 96, 128), max=(2, 96, 128))
     made = build_engine(graph(SMALL, "fp32"), tmp_path / "x.engine", rtx("8.6", profile=narrow))

@@ -80,7 +80,7 @@ def test_an_overflow_is_found_in_fp16(colour_run: Path, tmp_path: Path) -> None:
     segmenter, spec = load_network(run / "best.safetensors")
     beyond_fp16(segmenter)
     save_network(run / "best.safetensors", segmenter.state_dict(), spec)
-    with pytest.raises(VerificationFailedError, match="`onnx fp16` does not do what `onnx fp32` does") as caught:
+    with pytest.raises(VerificationFailedError, match="`onnx fp16` does not match `onnx fp32`") as caught:
         export_bundle(run, tmp_path / "bundle", precisions=("fp32", "fp16", "bf16"), samples=run_samples(run))
     assert not (tmp_path / "bundle").exists()
     statuses = {stage.stage: stage.status for stage in caught.value.verification.stages}
@@ -101,7 +101,7 @@ def test_a_fault_in_the_first_graph_is_not_blamed_on_later_ones(bundle: Path, co
     arguments = ["verify", str(bundle), "--images", str(colour_run.parent / "data" / "images")]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 1
-    assert "`onnx fp32` does not do what `pytorch` does" in result.stderr
+    assert "`onnx fp32` does not match `pytorch`" in result.stderr
     assert "--bisect fp32" in result.stderr
     manifest = Bundle.open(bundle).manifest
     assert manifest.verification.first_failure().stage == "onnx fp32"
@@ -173,7 +173,7 @@ def test_openvino_has_verdicts_of_its_own(bundle: Path, colour_run: Path) -> Non
 
 @pytest.mark.parametrize("sound", [True, False])
 def test_an_engine_is_compared_with_its_graph(bundle: Path, colour_run: Path, monkeypatch, sound: bool) -> None:
-    """With a stand-in for a GPU: an engine that takes batches of two or more and 64 to 96 pixels a side."""
+    """With a stand-in for a GPU: an engine that takes batches of two or more and 64 to 96 pixels per side."""
     real = stages.open_runtime
     computed = real(bundle, device="cpu", precision="fp16")
     shapes = []

@@ -56,7 +56,7 @@ def test_planted_faults_fail(bundle: Path, colour_run: Path, fault: Fault) -> No
     arguments = ["verify", str(bundle), "--images", str(images / "images"), "--masks", str(images / "masks"), "--json"]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 1
-    assert "`onnx fp32` does not do what `pytorch` does" in result.stderr
+    assert "`onnx fp32` does not match `pytorch`" in result.stderr
     document = json.loads(result.stdout)
     assert document["passed"] is False
     (stage,) = document["stages"]

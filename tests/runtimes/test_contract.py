@@ -299,7 +299,7 @@ def test_a_call_without_an_end_is_stopped(tmp_path: Path, capfd: pytest.CaptureF
     runtime = open_runtime(write(tmp_path / "graph.onnx", endless_loop()), device="cpu")
     before = limit_calls(0.5)
     try:
-        with pytest.raises(TimeLimitError, match=r"graph\.onnx has not come back within 0\.5 s") as caught:
+        with pytest.raises(TimeLimitError, match=r"graph\.onnx did not return within 0\.5 s") as caught:
             runtime.predict(noise(1, 4, 4))
     finally:
         limit_calls(before)

@@ -65,7 +65,7 @@ def test_names_that_lead_out_of_the_bundle_are_refused(bundle: Path, name: str) 
     for change in (graph, weights, listed, built):
         edit(bundle, change)
         for path in (bundle, bundle / "model.onnx"):
-            with pytest.raises(ProtosegError, match=r"manifest\.json is damaged .*is no path of a file inside"):
+            with pytest.raises(ProtosegError, match=r"manifest\.json is damaged .*is not a path of a file inside"):
                 open_runtime(path)
         (bundle / "manifest.json").write_bytes(original)
 

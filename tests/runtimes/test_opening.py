@@ -113,9 +113,9 @@ def test_precisions_and_backends_that_do_not_fit(folder: Path, tmp_path: Path) -
         for backend in ("onnxruntime", "openvino", "tensorrt-ep"):
             with pytest.raises(UsageError, match=f"--backend {backend} does not apply"):
                 open_runtime(path, backend=backend)
-    with pytest.raises(UsageError, match="does not go with --device cpu"):
+    with pytest.raises(UsageError, match="cannot be combined with --device cpu"):
         open_runtime(folder / "bundle", backend="tensorrt-ep", device="cpu")
-    with pytest.raises(UsageError, match="--device cpu does not go with it"):
+    with pytest.raises(UsageError, match="it cannot be combined with --device cpu"):
         open_runtime(tmp_path / "some.engine", device="cpu")
 
 
@@ -202,7 +202,7 @@ def test_what_is_no_runtime(folder: Path, tmp_path: Path) -> None:
         "text.onnx": (b"this is no graph", "cannot be loaded as an ONNX model"),
         "torn.onnx": (graph[: len(graph) // 2], "cannot be loaded as an ONNX model"),
         "empty.onnx": (b"", "cannot be loaded as an ONNX model"),
-        "foreign.onnx": (foreign.SerializeToString(), "none of this program"),
+        "foreign.onnx": (foreign.SerializeToString(), "not of this program"),
         "text.safetensors": (b"hello", "not a network file"),
         "notes.txt": (b"hello", "is not a runtime"),
     }

@@ -105,7 +105,7 @@ def test_it_is_a_runtime_like_the_others(bundle: Path) -> None:
 
 @pytest.mark.skipif("FP16" in CAPABILITIES, reason="this processor computes fp16")
 def test_fp16_is_said_to_be_computed_otherwise(bundle: Path) -> None:
-    """OpenVINO would take bf16 for it, of three bits less, without a word."""
+    """OpenVINO would take bf16 for it, of three bits less, silently."""
     runtime = open_runtime(bundle, backend="openvino", precision="fp16", threads=1)
     assert runtime.info.layer_types.keys() == {"f32"}
     assert "fp16 not computed as such" in runtime.info.emulated
@@ -193,7 +193,7 @@ def test_openvino_is_not_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_openvino_has_no_gpu(bundle: Path) -> None:
-    with pytest.raises(UsageError, match="--device cuda does not go with it"):
+    with pytest.raises(UsageError, match="it cannot be combined with --device cuda"):
         open_runtime(bundle, backend="openvino", device="cuda")
 
 

@@ -1,4 +1,4 @@
-"""What computes an ONNX graph: the provider that was asked for, or an error; never another one without a word."""
+"""The inference backend: the provider that was asked for, or an error; never another one silently."""
 
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_auto_says_why(folder: Path) -> None:
 
 
 def test_a_provider_that_did_not_load_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a GPU and a broken CUDA provider ONNX Runtime would compute on the CPU without a word."""
+    """With a GPU and a broken CUDA provider ONNX Runtime would compute on the CPU silently."""
     monkeypatch.setattr(providers, "PROVIDERS", {"cpu": "CPUExecutionProvider", "cuda": "None", "tensorrt": "None"})
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     session = OnnxRuntime(folder / "bundle", device="cpu")._session

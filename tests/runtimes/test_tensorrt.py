@@ -235,7 +235,7 @@ def test_an_engine_where_there_is_no_gpu(engine: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="runs on an NVIDIA GPU, and PyTorch finds none here"):
         open_runtime(engine)
-    with pytest.raises(UsageError, match="--device cpu does not go with it"):
+    with pytest.raises(UsageError, match="it cannot be combined with --device cpu"):
         open_runtime(engine, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""A network that has become NaN is neither judged nor saved; what was saved before stays and can be gone on from."""
+"""A network that has become NaN is neither evaluated nor saved; what was saved before stays and can be gone on from."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The moving-average teacher and the optimiser groups."""
+"""The EMA teacher and the optimiser groups."""
 
 import pytest
 import torch

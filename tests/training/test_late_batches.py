@@ -1,4 +1,4 @@
-"""A run whose batches do not come ends with what it has, and goes on from there."""
+"""A run whose batches do not come ends with what it has, and resumes from there."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ from tests.conftest import with_values
 from tests.training.crashing import STEPS, assert_same_runs
 
 pytestmark = pytest.mark.skipif(
-    multiprocessing.get_start_method() != "fork", reason="what a test changes reaches loader processes by fork alone"
+    multiprocessing.get_start_method() != "fork", reason="what a test changes reaches data-loader workers by fork alone"
 )
 
 
@@ -56,7 +56,7 @@ def test_the_steps_before_are_saved_and_the_run_goes_on(with_workers, tmp_path, 
 
 def test_what_cannot_be_shared_is_said_before_anything_is_written(with_workers, tmp_path, monkeypatch):
     monkeypatch.setattr(shared_memory, "free_shared_bytes", lambda: 4096)
-    with pytest.raises(UsageError, match=r"train\.workers: 2 loader processes"):
+    with pytest.raises(UsageError, match=r"train\.workers: 2 data-loader workers"):
         train(with_workers, tmp_path / "run", build_method, quiet=True)
     assert not (tmp_path / "run").exists()
 

@@ -264,8 +264,8 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(tiny_recipe, tmp_p
 @pytest.mark.parametrize(
     ("stopped", "says"),
     [
-        (1, "process 1 of this training gave no sign of life for 2 s"),
-        (0, "the first process of this training, or torchrun beside it, gave no sign of life"),
+        (1, "process 1 of this training sent no heartbeat for 2 s"),
+        (0, "the first process of this training, or torchrun beside it, sent no heartbeat"),
     ],
 )
 def test_a_process_that_is_stopped_ends_the_other_one(tmp_path, stopped, says):

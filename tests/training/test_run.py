@@ -194,7 +194,7 @@ def test_metrics_cut_off_in_the_middle_of_a_line_are_read(finished):
 
 
 def test_an_extended_run_computes_what_one_with_this_schedule_does(recipe, finished, tmp_path, monkeypatch):
-    """The old formula up to the old end, the new one after it; starts and ramps are shares of the old length."""
+    """The old formula up to the old end, the new one after it; start and ramp stay shares of the old length."""
     rates = watch_learning_rates(monkeypatch)
     summary = extend(recipe, finished[0], LONGER)
     assert sorted(rates) == list(range(STEPS, LONGER))
@@ -300,7 +300,7 @@ def test_continue_starts_a_run_or_resumes_it(recipe, tmp_path):
     arguments = [tmp_path / "mine.yaml", "--run", tmp_path / "run", "--continue"]
     command(*arguments)
     said = command(*arguments).stderr
-    assert "the run had ended already; --extend-to N trains on" in said, "there was nothing left to do"
+    assert "the run is already finished; use --extend-to N to train longer" in said, "there was nothing left to do"
     for _ in range(2):  # torchrun repeats a command as it is
         command("--run", tmp_path / "run", "--continue", "--extend-to", 4)
         assert Run(tmp_path / "run").summary()["steps"] == 4

@@ -75,7 +75,7 @@ class Canvas:
         return Patch(self, slice(None), slice(None))
 
     def around(self, x: float, y: float, reach: float) -> Patch:
-        """The patch within `reach` pixels of a point, cut off at the border (and possibly empty)."""
+        """The patch within `reach` pixels of a point, clipped at the border (and possibly empty)."""
         left, right, top, bottom = (
             max(0, int(value * SUPERSAMPLING)) for value in (x - reach, x + reach + 1, y - reach, y + reach + 1)
         )

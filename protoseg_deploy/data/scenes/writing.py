@@ -72,7 +72,7 @@ def _classes_text() -> str:
 def scene_of_split(split: str, number: int, *, seed: int = 0, size: tuple[int, int] = (96, 128)) -> Scene:
     """The scene behind file `number` of ``labeled``, ``unlabeled`` or ``val``, with its mask and appearances.
 
-    Every other labelled scene is drawn anew until each class covers at least 1 % of it.
+    Every other labelled scene is redrawn until each class covers at least 1 % of it.
 
     Raises:
         UsageError: the picture is so small that no attempt shows every class.

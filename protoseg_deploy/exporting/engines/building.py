@@ -162,7 +162,7 @@ def _parse(library: Any, log: Any, graph: Path, options: EngineOptions) -> tuple
         told = [f"  {fault.node_name()} ({fault.node_operator()}): {_one_line(fault.desc())}" for fault in faults]
         raise ProtosegError(
             "\n".join([f"{LIBRARY_NAMES[options.engine]} cannot read {graph}:", *(told or [f"  {reasons(log)}"])]),
-            "Another precision of the same network may do.",
+            "Another precision of the same network may work.",
         )
     return builder, network
 
@@ -172,7 +172,7 @@ def _hint(reason: str) -> str:
         return "Compute capability 7.5 lacks kernels: build fp16 for it, or leave it out of --target-sm."
     if re.search(r"memory", reason, re.IGNORECASE):
         return "Build a smaller --profile, or allow a larger --workspace."
-    return "Another precision of the same network may do."
+    return "Another precision of the same network may work."
 
 
 def _one_line(text: str) -> str:

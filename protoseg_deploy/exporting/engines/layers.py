@@ -1,6 +1,6 @@
 """In which precision an engine computes: read from the network it is built from, then from the engine itself.
 
-A library that lacks a kernel may fall back to float32 without a word, and a graph may hold less of a precision than its
+A library that lacks a kernel may fall back to float32 silently, and a graph may hold less of a precision than its
 name says. So convolutions and matrix products, which decide what a network costs, are counted by precision.
 """
 
@@ -129,7 +129,7 @@ def check_precision(source: str, table: LayerTable, precision: Precision, networ
         network: of the network, when `table` is of its engine.
 
     Raises:
-        ProtosegError: it falls short.
+        ProtosegError: it does.
     """
     share = _share(table, precision)
     least = _SMALLEST_SHARE * _share(network, precision) if network is not None else _SMALLEST_SHARE
@@ -140,7 +140,7 @@ def check_precision(source: str, table: LayerTable, precision: Precision, networ
     hint = (
         "The library has no kernels of that precision for this network and target: build another precision."
         if network is not None
-        else f"The graph is not what it says it is: export it again with --precision {precision}."
+        else f"The graph does not match its metadata: export it again with --precision {precision}."
     )
     raise ProtosegError(
         f"{source}: asked for {precision}, but its convolutions and matrix products compute in {counts}", hint

@@ -25,8 +25,8 @@ class EngineOptions:
     profile: Profile | None = None
     """Absent: `default_profile`."""
     target_sm: tuple[str, ...] = ()
-    """Compute capabilities such as ``8.6``, TensorRT-RTX only; empty: any from 8.0 on. TensorRT builds for the GPU at
-    hand."""
+    """Compute capabilities such as ``8.6``, TensorRT-RTX only; empty: any from 8.0 on. TensorRT builds for the GPU of
+    this machine."""
     workspace_bytes: int | None = None
     """Limit of scratch memory on the GPU, activations included; absent: the library's own, all of its memory."""
     version_compatible: bool = False
@@ -59,7 +59,7 @@ def engine_name(precision: Precision, options: EngineOptions) -> str:
 
 
 def default_profile(fixed_size: tuple[int, int] | None) -> Profile:
-    """Batches of 1 to 4, at the graph's own size or at 64 to 1024 pixels a side, fastest at 512."""
+    """Batches of 1 to 4, at the graph's own size or at 64 to 1024 pixels per side, fastest at 512."""
     sizes = [fixed_size] * 3 if fixed_size else [(side, side) for side in (_SMALLEST_SIDE, _USUAL_SIDE, _LARGEST_SIDE)]
     return Profile(min=(1, *sizes[0]), opt=(1, *sizes[1]), max=(_LARGEST_BATCH, *sizes[2]))
 
@@ -68,7 +68,7 @@ def check_options(options: EngineOptions) -> None:
     """Refuse what no engine of any precision can be built with.
 
     Raises:
-        UsageError: the library is missing, a target is no compute capability, or TensorRT has no GPU to build for.
+        UsageError: the library is missing, a target is not a compute capability, or TensorRT has no GPU to build for.
     """
     load_library(options.engine)
     targets_of(options)
@@ -98,7 +98,7 @@ def targets_of(options: EngineOptions) -> tuple[str, ...]:
     """Compute capabilities to build for, in order; empty: any from 8.0 on.
 
     Raises:
-        UsageError: one is no compute capability, or TensorRT has no GPU to build for.
+        UsageError: one is not a compute capability, or TensorRT has no GPU to build for.
     """
     if options.engine == "tensorrt-rtx":
         return tuple(sorted(set(options.target_sm), key=capability_of))
@@ -115,7 +115,7 @@ def capability_of(target: str) -> tuple[int, int]:
     """``8.6`` as (8, 6)."""
     major, dot, minor = target.partition(".")
     if not (dot and major.isdecimal() and minor.isdecimal()):
-        raise UsageError(f"--target-sm: {target!r} is no compute capability", "Write it with a dot, such as 8.6.")
+        raise UsageError(f"--target-sm: {target!r} is not a compute capability", "Write it with a dot, such as 8.6.")
     return int(major), int(minor)
 
 
@@ -134,6 +134,6 @@ def check_profile(profile: Profile, fixed_size: tuple[int, int] | None) -> None:
     if fixed_size is not None and any(shape[1:] != fixed_size for shape in shapes):
         size = f"{fixed_size[0]}x{fixed_size[1]}"
         raise UsageError(
-            f"--profile {profile}: the graph is bound to images of {size} pixels",
+            f"--profile {profile}: the graph has a fixed input size of {size} pixels",
             f"Vary the batch only, such as 1x{size},1x{size},8x{size}, or export without --size.",
         )

@@ -72,9 +72,9 @@ class ComparedOperation:
 
     def describe(self) -> str:
         if self.output_db == OVERFLOW_DB:
-            return "gives numbers that are not finite, or another shape"
+            return "returns non-finite values or another shape"
         if self.wrong:
-            return f"gives {self.gain:.2f} times what it should"
+            return f"gives {self.gain:.2f} times the expected values"
         return f"loses {self.loss_db:.0f} dB"
 
 
@@ -104,7 +104,7 @@ class Bisection:
                 f"No operation loses more than its precision explains ({self.compared} tensors compared): the graph is "
                 f"a faithful copy of {self.against}."
             )
-        return f"The fault enters at {self.culprit.operation} ({self.culprit.kind}): it {self.culprit.describe()}."
+        return f"The first error is at {self.culprit.operation} ({self.culprit.kind}): it {self.culprit.describe()}."
 
     def to_dict(self) -> dict[str, Any]:
         return {

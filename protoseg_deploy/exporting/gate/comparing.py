@@ -50,7 +50,7 @@ class Evidence:
         """
         if not bool(torch.isfinite(logits).all()):
             raise NotFiniteError(
-                f"the network gives NaN or infinity on {sample.image}: what agrees with that proves nothing",
+                f"the network gives NaN or infinity on {sample.image}: a comparison with it is meaningless",
                 "Its weights are finite, but too large to compute with: train it again.",
             )
         low, high = logits.amin(dim=(1, 2)), logits.amax(dim=(1, 2))
@@ -68,11 +68,11 @@ class Evidence:
         """
         assert self._lowest is not None
         assert self._highest is not None
-        over = f"at every pixel of {images} images: what agrees with that proves nothing"
+        over = f"at every pixel of {images} images: a comparison with it is meaningless"
         if float((self._highest - self._lowest).max()) <= 1e-6 * float(self._highest.abs().max()):
             raise ProtosegError(
                 f"the network gives the same logits {over}",
-                "It does not look at its input: train it again. --no-verify exports it unverified.",
+                "The output does not depend on the input: train it again. --no-verify exports it unverified.",
             )
         if len(self._classes) < 2:
             name = classes.names[next(iter(self._classes))]
@@ -114,7 +114,7 @@ class Tally:
             image: ``[H,W,3]`` uint8 as the artefact saw it.
             expected: ``[H,W]`` class map of the reference.
             found: ``[H,W]`` class map of the artefact.
-            logits: ``[C,H,W]`` float32 of PyTorch, which tell how sure the network is of a pixel.
+            logits: ``[C,H,W]`` float32 of PyTorch, which tell how confident the network is at a pixel.
             mask: ``[H,W]`` truth, or None.
         """
         if len(self.expected_classes) < 2:
@@ -151,18 +151,18 @@ class Tally:
         if self.agreement_percent < limits.min_agreement_percent:
             reasons.append(
                 f"{self.agreement_percent:.3f} % of the pixels agree with {against}, "
-                f"at least {limits.min_agreement_percent:g} % must"
+                f"at least {limits.min_agreement_percent:g} % is required"
             )
         if limits.max_relative_margin is not None and self.margin > limits.max_relative_margin:
             reasons.append(
-                f"a pixel differs of which PyTorch is sure: relative margin {self.margin:.2g}, "
-                f"at most {limits.max_relative_margin:g} passes for rounding"
+                f"a confident pixel differs: relative margin {self.margin:.2g}, "
+                f"at most {limits.max_relative_margin:g} is explained by rounding"
             )
         drop = self.miou_drop_points
         if drop is not None and drop > limits.max_miou_drop_points:
             reasons.append(
-                f"the mIoU falls by {drop:.2f} points to {self.miou_percent:.2f} %, "
-                f"at most {limits.max_miou_drop_points:g} may be lost"
+                f"mIoU drops by {drop:.2f} points to {self.miou_percent:.2f} %, "
+                f"at most {limits.max_miou_drop_points:g} is allowed"
             )
         return tuple(reasons)
 
@@ -178,7 +178,7 @@ class Tally:
 
 
 def relative_margin(logits: Tensor, where: Tensor) -> float:
-    """How sure the network is of some pixels, in units that do not depend on the scale of its logits.
+    """How confident the network is at some pixels, in units that do not depend on the scale of its logits.
 
     Args:
         logits: ``[C,H,W]``.

@@ -106,7 +106,7 @@ def find_stages(
 
 
 def _opened(path: Path, **options: Any) -> tuple[Runtime | None, str]:
-    """A runtime, or why this machine has none for it: no GPU, another GPU, no bf16; not the fault of the artefact."""
+    """A runtime, or why this machine has none for it: no GPU, another GPU, no bf16; no error of the artefact."""
     try:
         return open_runtime(path, **options), ""
     except UsageError as error:

@@ -1,15 +1,15 @@
 """The gate: does every compiled artefact of a bundle still segment?
 
 One stage after the other, each against the one it was made from, on real images: PyTorch, the fp32 graph, the graphs of
-other precisions, the engines. So the first stage that falls short is where the fault came in; later ones may only have
+other precisions, the engines. So the first stage that fails is where the error occurs; later ones may only have
 inherited it.
 
 Stages of the same precision compute the same function and differ by rounding alone. Rounding flips a pixel only where
 two classes are almost equally likely; so beside the share of equal pixels it is the *margin* at the unequal ones that
-tells rounding from a fault: swapped channels or a wrong mean flip confident pixels too. Quantisation to int8 is no
+tells rounding from an error: swapped channels or a wrong mean flip confident pixels too. Quantisation to int8 is no
 rounding of that kind: it is held to an agreement and to the mIoU it may cost.
 
-Class maps forgive much: a network can shrug off one layer whose values are twice too large, on these images. So the
+Class maps hide many errors: a network can tolerate one layer whose values are twice too large, on these images. So the
 graphs of other precisions are also compared tensor by tensor with the fp32 graph on their worst image.
 """
 
@@ -56,7 +56,7 @@ def verify_bundle(
 
     Args:
         bundle: what to verify.
-        samples: images, one by one at their own size, with or without masks. Artefacts bound to one size see the
+        samples: images, one by one at their own size, with or without masks. Artefacts with a fixed input size see the
             centre of larger images and mirrored borders around smaller ones, and so does what they are compared with.
         device: where ONNX Runtime computes; PyTorch is the reference and stays on the CPU.
         backends: compare what these make of every graph, too.
@@ -179,7 +179,7 @@ def _compare(
 def _verdict(bundle: Bundle, stage: Stage, tally: Tally | None) -> StageVerdict:
     constant = tally is not None and len(tally.expected_classes) < 2
     if tally is None or stage.runtime is None or constant:
-        reason = f"{stage.against} gives one class only at the sizes it takes, which proves nothing"
+        reason = f"{stage.against} gives one class only at the sizes it takes, which is not a valid test"
         return StageVerdict(
             stage=stage.name,
             artefact=stage.artefact,

@@ -1,7 +1,7 @@
 """Which nodes of a float32 graph are computed in int8, and which of them belong together.
 
 The network lies between its first layer that sees the image and its linear head. Scaling and normalising the image
-comes before, enlarging and comparing the logits after: they stay as they are. Inside, int8 is for what engines have
+comes before, upsampling and comparing the logits after: they stay as they are. Inside, int8 is for what engines have
 kernels for: layers with constant weights, and what stands between such layers without looking closely at the numbers
 (sums, concatenations, maxima). Softmax, normalisations, gates and smooth activations work on float32.
 """
@@ -42,9 +42,9 @@ class Int8Plan:
     values: frozenset[str]
     """Float32 values that are rounded and need a range."""
     rectified: dict[str, str]
-    """What comes out of a layer by what comes out of the rectifier behind it; only the latter is rounded."""
+    """The output of a layer by the output of the ReLU behind it; only the latter is rounded."""
     logits: str
-    """What the head puts out."""
+    """The output of the head."""
 
     @property
     def nodes(self) -> list[str]:

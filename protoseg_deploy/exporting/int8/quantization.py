@@ -1,7 +1,7 @@
 """A float32 graph as an int8 graph: static quantisation by ONNX Runtime, calibrated on images.
 
-Weights are int8, symmetric, one scale a channel; values are uint8 with a zero point, so that what a rectifier cuts off
-costs no levels and the rectifier itself falls out: a range that starts at zero rectifies. That is the form in which
+Weights are int8, symmetric, one scale per channel; values are uint8 with a zero point, so that what a rectifier cuts
+off costs no levels and the rectifier itself falls out: a range that starts at zero rectifies. That is the form in which
 ONNX Runtime and OpenVINO compute whole networks in integers on a CPU. TensorRT knows signed values without zero point
 only; `protoseg_deploy.exporting.int8.symmetry` rewrites the graph for it.
 """
@@ -83,8 +83,8 @@ def quantize_graph(
     Args:
         graph: a float32 graph of this program.
         target: file to write.
-        images: to calibrate on, read one by one at their own size; what a graph bound to one size does not take is
-            cropped or mirrored at the borders.
+        images: to calibrate on, read one by one at their own size; what a graph with a fixed input size does not take
+            is cropped or mirrored at the borders.
         method: how ranges are found, see `value_ranges`.
         count: images to use, 1 or more, evenly spaced over the list.
         evaluate: mIoU of a graph file in percent; without it nothing is measured and everything is quantised.
@@ -236,7 +236,7 @@ def _warnings(count: int) -> tuple[str, ...]:
     if count >= RECOMMENDED_IMAGES:
         return ()
     return (
-        f"int8 was calibrated on {count} images; below {RECOMMENDED_IMAGES} rare values may be cut off: give it more "
+        f"int8 was calibrated on {count} images; below {RECOMMENDED_IMAGES} rare values may be clipped: give it more "
         "unlabelled images if you have them",
     )
 

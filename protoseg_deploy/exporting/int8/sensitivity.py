@@ -123,7 +123,7 @@ def _over_budget(steps: Sequence[KeptGroup], reference: float, max_drop: float) 
 
 
 def _logits(model: ModelProto, name: str, images: Sequence[UInt8Array]) -> list[NDArray[np.float32]]:
-    """What the head puts out, for every image."""
+    """The output of the head, for every image."""
     produced = {value for node in model.graph.node for value in node.output}
     rounded = f"{name}_DequantizeLinear_Output"
     tapped = ModelProto()

@@ -1,7 +1,7 @@
 """The two libraries that build and run engines, behind the API they share.
 
-``tensorrt`` (10 and 11, data-centre GPUs and Jetson) builds for the GPU at hand. ``tensorrt-rtx`` (GeForce and RTX
-GPUs) builds for any number of targets, without a GPU, and finishes the kernels on the machine that runs them.
+``tensorrt`` (10 and 11, data-centre GPUs and Jetson) builds for the GPU of this machine. ``tensorrt-rtx`` (GeForce and
+RTX GPUs) builds for any number of targets, without a GPU, and finishes the kernels on the machine that runs them.
 """
 
 import importlib
@@ -53,7 +53,7 @@ def open_log(library: Any) -> Any:
 
 def reasons(log: Any, shown: int = 2) -> str:
     """The first errors of a log in one line each; the first is the cause, later ones follow from it."""
-    # Without a GPU the libraries complain about that too, whatever the fault is.
+    # Without a GPU the libraries complain about that too, whatever the error is.
     told = [message for message in log.errors if "cudaError" not in message] or log.errors
     lines = [" ".join(message.split())[:400] for message in told[:shown]]
     return "; ".join(lines) or "the library gives no reason"

@@ -122,7 +122,7 @@ class TensorRTRuntime:
         return run
 
     def predict_tensor(self, images: Tensor) -> Tensor:
-        """Class maps of images that are on the GPU, without a copy, without waiting, and without a look at them.
+        """Class maps of images that are on the GPU, without a copy, without waiting, and unchecked.
 
         Args:
             images: ``[B,H,W,3]`` uint8 RGB on the GPU of this runtime. It is copied only if it is not contiguous

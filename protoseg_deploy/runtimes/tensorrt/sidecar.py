@@ -124,7 +124,7 @@ def check_engine_file(engine: Path, sidecar: EngineSidecar) -> None:
     """Refuse an engine file that is not the one its sidecar describes.
 
     Raises:
-        ProtosegError: it is missing, cut off or changed.
+        ProtosegError: it is missing, truncated or changed.
     """
     if not engine.is_file():
         raise ProtosegError(f"no such file: {engine}")

@@ -44,7 +44,6 @@ case $set_ in
     --variant "labels-of-the-linear-head: $p.pseudo_label_share=0"
     --variant "labels-of-both-heads: $p.pseudo_label_share=0.5"
     --variant "not-class-balanced: $p.class_balanced=false"
-    --variant "adaptive-thresholds: method.adaptive_thresholds=true"
   ) ;;
   camvid-*) variants=(
     --variant "plain: $plain"

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+from platformdirs import user_cache_path
 
 from protoseg_deploy.data.paths import expanded, modified_ns, names_in
 from protoseg_deploy.errors import DataError, ProtosegError, WriteError
@@ -162,7 +163,7 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("PROTOSEG_CACHE"):
         return expanded(chosen).absolute()
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "protoseg"
+        return user_cache_path("protoseg", appauthor=False).absolute()
     except RuntimeError:  # a user without a home: as good as a folder that cannot be written to
         return Path(os.devnull) / "protoseg"
 

@@ -1,8 +1,7 @@
-"""Weak views, and CutMix.
+"""Weak views.
 
 The weak view decides the geometry (resize, crop, flip), a strong view is the weak one with photometric augmentation
-(see `photometric`), and CutMix pastes a box of one strong view into another, labels and masks with it. Whatever lies
-outside the image is *ignored*, never a class.
+(see `photometric`). Whatever lies outside the image is *ignored*, never a class.
 """
 
 from collections.abc import Sequence
@@ -19,9 +18,6 @@ from protoseg_deploy.recipe import Train, scale_ratio
 _PADDING_RGB = (124, 116, 104)
 """About the mean of ImageNet: padding is close to zero after normalisation."""
 _OUTSIDE = 255
-
-_CUTMIX_AREA = (0.02, 0.4)
-_CUTMIX_ASPECT = (0.3, 3.3)
 
 
 @dataclass(frozen=True)
@@ -140,49 +136,3 @@ def _pad_mask(mask: Tensor, crop: int, outside: int) -> Tensor:
     padded = mask.new_full((crop, crop), outside)
     padded[: mask.shape[0], : mask.shape[1]] = mask
     return padded
-
-
-class CutMix:
-    """One box per image, pasted from its partner in the batch.
-
-    Images are partners two by two (0 and 1, 2 and 3, …), so that a batch spread over processes mixes as a whole one
-    does; in an odd batch each is mixed with the one before.
-
-    Args:
-        boxes: ``[B,H,W]`` bool, true where the partner shows.
-    """
-
-    def __init__(self, boxes: Tensor) -> None:
-        self.boxes = boxes
-
-    @classmethod
-    def draw(cls, shape: torch.Size, probability: float, generator: torch.Generator) -> "CutMix":
-        """Boxes of 2–40 % of the image and aspect 0.3–3.3 for maps ``[B,H,W]``, without a host sync."""
-        batch, height, width = shape
-        device = generator.device
-        coin, area, aspect, where_y, where_x = torch.rand(5, batch, 1, 1, device=device, generator=generator)
-        area = _CUTMIX_AREA[0] + area * (_CUTMIX_AREA[1] - _CUTMIX_AREA[0])
-        lowest, highest = area.clamp(min=_CUTMIX_ASPECT[0]), area.reciprocal().clamp(max=_CUTMIX_ASPECT[1])
-        aspect = lowest + aspect * (highest - lowest)  # any other aspect would not fit into the image
-        box_height, box_width = (area * aspect).sqrt() * height, (area / aspect).sqrt() * width
-        top, left = where_y * (height - box_height), where_x * (width - box_width)
-        rows = torch.arange(height, device=device).view(1, height, 1)
-        columns = torch.arange(width, device=device).view(1, 1, width)
-        inside = (rows >= top) & (rows < top + box_height) & (columns >= left) & (columns < left + box_width)
-        return cls(inside & (coin < probability))
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Mix ``[B,H,W]`` or ``[B,C,H,W]`` values; every kind of value of a batch is mixed by the same boxes."""
-        boxes = self.boxes if values.dim() == 3 else self.boxes.unsqueeze(1)
-        return torch.where(boxes, self.partners(values), values)
-
-    @staticmethod
-    def partners(values: Tensor) -> Tensor:
-        """For each image of ``[B,…]`` the value of its partner."""
-        if len(values) % 2 == 0:
-            return torch.stack([values[1::2], values[::2]], dim=1).flatten(0, 1)
-        return values.roll(1, dims=0)
-
-    def __getitem__(self, images: slice) -> "CutMix":
-        """The boxes of some of the images."""
-        return CutMix(self.boxes[images])

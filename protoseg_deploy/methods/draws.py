@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.data.batch import Batch
-from protoseg_deploy.data.views import CutMix
+from protoseg_deploy.methods.cutmix import CutMix
 from protoseg_deploy.methods.prototypes import sample_positions
 from protoseg_deploy.recipe import Train
 from protoseg_deploy.seeds import Purpose, derived_seed

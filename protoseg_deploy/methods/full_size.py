@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from protoseg_deploy.data.views import CutMix
+from protoseg_deploy.methods.cutmix import CutMix
 from protoseg_deploy.methods.enlarging import Size, enlarge, shrink
 from protoseg_deploy.methods.single_precision import at_least_single
 from protoseg_deploy.models import SegmenterOutput

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from protoseg_deploy.data.batch import Batch
-from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.methods.alignment import DistributionAlignment
 from protoseg_deploy.methods.base import Method, StepResult
 from protoseg_deploy.methods.branch import PrototypeBranch
 from protoseg_deploy.methods.clustering import LabeledViews
+from protoseg_deploy.methods.cutmix import CutMix
 from protoseg_deploy.methods.draws import StepDraws
 from protoseg_deploy.methods.full_size import FullSizeLogits
 from protoseg_deploy.methods.terms import (
@@ -26,7 +26,6 @@ from protoseg_deploy.methods.terms import (
     low_entropy_labels,
     share,
 )
-from protoseg_deploy.methods.thresholds import AdaptiveThresholds
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import ClassTable, Recipe
 from protoseg_deploy.seeds import Purpose, derived_seed
@@ -60,7 +59,6 @@ class PseudoLabelMethod(Method):
         self.mixes_views = recipe.method.cutmix_probability > 0
         aligned = recipe.method.distribution_alignment
         self.alignment = DistributionAlignment(len(classes)) if aligned else None
-        self.thresholds = AdaptiveThresholds(len(classes)) if recipe.method.adaptive_thresholds else None
         self.branch = PrototypeBranch.of(recipe, student, classes) if recipe.method.has_prototypes else None
 
     def prepare(self, student: Segmenter, step: int, labeled_views: LabeledViews) -> None:
@@ -156,11 +154,7 @@ class PseudoLabelMethod(Method):
         if spec.pseudo_label_filter == "entropy":
             left = max(0.0, 1.0 - step / self.recipe.train.planned_steps)
             return low_entropy_labels(logits, batch.valid, spec.entropy_drop_share * left)
-        if self.thresholds is None:
-            return confident_labels(logits, batch.valid, spec.confidence_threshold)
-        pseudo = confident_labels(logits, batch.valid, self.thresholds.of_classes(spec.confidence_threshold))
-        self.thresholds.collect(pseudo)
-        return pseudo
+        return confident_labels(logits, batch.valid, spec.confidence_threshold)
 
     def _unlabeled_ramp(self, step: int) -> float:
         """0 before unlabelled images join, then rising to 1."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from protoseg_deploy.data.views import CutMix
 from protoseg_deploy.distributed import gather_over_processes, mean_over
+from protoseg_deploy.methods.cutmix import CutMix
 from protoseg_deploy.methods.full_size import FullSizeLogits
 from protoseg_deploy.recipe import Ohem
 

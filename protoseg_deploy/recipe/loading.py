@@ -177,9 +177,30 @@ def _set(tree: dict[str, Any], key: Key, value: Any, override: str) -> None:
     node[key[-1]] = value
 
 
+_RETIRED = {
+    ("method", "adaptive_thresholds"): (False, "thresholds for each class brought no gain"),
+}
+"""Keys of earlier versions: the value that did nothing, with which runs have them, and why the others are gone."""
+
+
+def _without_retired(tree: dict[Any, Any], origins: Mapping[Key, str], source: str) -> tuple[dict[Any, Any], list[str]]:
+    """A copy without keys that do nothing any more, and errors for those that would have done something."""
+    faults = []
+    for (section, name), (idle, why) in _RETIRED.items():
+        found = tree.get(section)
+        if isinstance(found, dict) and name in found:
+            if found[name] != idle:
+                where = origins.get((section, name), source)
+                faults.append(f"{where}: {section}.{name} was removed: {why}; leave it out")
+            tree = tree | {section: {key: value for key, value in found.items() if key != name}}
+    return tree, faults
+
+
 def _validate(
     tree: dict[Any, Any], source: str, origins: Mapping[Key, str], written: Mapping[Key, str], faults: list[str]
 ) -> Recipe:
+    tree, retired = _without_retired(tree, origins, source)
+    faults = faults + retired
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:

@@ -78,8 +78,6 @@ class Method(Section):
     confidence_threshold: Share = 0.95
     """Pseudo-labels below this confidence are ignored (``pseudo_label_filter: confidence``); ``corrmatch`` starts here
     and moves it."""
-    adaptive_thresholds: bool = False
-    """Lower the confidence threshold of classes on which the teacher is less confident than on its best one."""
     pseudo_label_filter: Literal["confidence", "entropy"] = "confidence"
     """``entropy`` drops the most uncertain pixels instead: a share that falls linearly over training."""
     entropy_drop_share: Share = 0.2
@@ -105,12 +103,8 @@ class Method(Section):
 
     @model_validator(mode="after")
     def _thresholds_are_used(self) -> Self:
-        if self.adaptive_thresholds and self.pseudo_label_filter != "confidence":
-            raise ValueError("`adaptive_thresholds` goes with `pseudo_label_filter: confidence`")
-        if self.name == "corrmatch" and (self.adaptive_thresholds or self.pseudo_label_filter != "confidence"):
-            raise ValueError(
-                "`corrmatch` has its own threshold: `pseudo_label_filter: confidence`, no `adaptive_thresholds`"
-            )
+        if self.name == "corrmatch" and self.pseudo_label_filter != "confidence":
+            raise ValueError("`corrmatch` has its own threshold: `pseudo_label_filter: confidence`")
         if self.name == "corrmatch" and self.soft_labels:
             raise ValueError("`corrmatch` spreads labels, not probabilities: `soft_labels: false`")
         return self

@@ -17,6 +17,7 @@ from typing import Any
 import onnxruntime as ort
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from platformdirs import user_cache_path
 
 from protoseg_deploy.bundles.graph import Graph, unreadable
 from protoseg_deploy.bundles.precisions import SPECS
@@ -129,8 +130,7 @@ def engine_cache(graph: Graph) -> Path:
     name = graph.digest()[:16]
     if os.access(folder, os.W_OK):
         return folder / "engines" / "tensorrt-ep" / name
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "protoseg" / "tensorrt-ep" / name
+    return user_cache_path("protoseg", appauthor=False) / "tensorrt-ep" / name
 
 
 def _on_gpu(graph: Graph, precision: Precision, provider: str, threads: int, choice: str) -> Opened:

@@ -7,7 +7,8 @@ import torch
 from protoseg_deploy.data import find_data
 from protoseg_deploy.data.loading import TrainingBatches
 from protoseg_deploy.data.photometric import augment, draw_augmentation
-from protoseg_deploy.data.views import CutMix, at_input_scale, resize_mask, weak_view
+from protoseg_deploy.data.views import at_input_scale, resize_mask, weak_view
+from protoseg_deploy.methods.cutmix import CutMix
 from protoseg_deploy.recipe import Train
 from tests.conftest import with_values
 

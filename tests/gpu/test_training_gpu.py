@@ -22,7 +22,7 @@ def test_every_precision_learns(tiny_recipe, tmp_path, precision):
 
 
 FILTERS = [
-    {"adaptive_thresholds": True, "distribution_alignment": True},
+    {"distribution_alignment": True},
     {"pseudo_label_filter": "entropy", "distribution_alignment": True},
 ]
 STEPS = [(name, filtered) for name in ("supervised", "fixmatch", "unimatch", "prototype") for filtered in FILTERS]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from protoseg_deploy.data.views import CutMix
+from protoseg_deploy.methods.cutmix import CutMix
 from protoseg_deploy.methods.terms import (
     SoftLabels,
     confident_labels,

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from protoseg_deploy.cli import cli
+from protoseg_deploy.errors import RecipeError
 from protoseg_deploy.recipe import explained_keys, recipe_from_dict, reference, resumable_keys
 from tests.conftest import recipe_tree
 
@@ -77,3 +78,16 @@ def test_a_key_a_section_and_everything() -> None:
 def test_a_misspelt_key_is_named_with_the_right_one() -> None:
     assert "no key train.lrr – did you mean 'train.lr'?" in explain("train.lrr", exit_code=2)
     assert "--markdown prints all keys" in explain("train", "--markdown", exit_code=2)
+
+
+def test_keys_of_earlier_versions_are_read_where_they_did_nothing() -> None:
+    tree = recipe_tree(ROOT)
+    recipe = recipe_from_dict(tree, "test")
+    tree["method"]["adaptive_thresholds"] = False
+    assert recipe_from_dict(tree, "test") == recipe
+    tree["method"] |= {"adaptive_thresholds": True, "confidence_treshold": 0.5}
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_dict(tree, "test")
+    assert "method.adaptive_thresholds was removed" in str(caught.value)
+    assert "method.confidence_treshold" in str(caught.value), "all errors at once"
+    assert tree["method"]["adaptive_thresholds"] is True, "the caller's mapping is left alone"

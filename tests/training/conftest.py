@@ -19,7 +19,7 @@ def recipe(scenes):
     return with_values(
         recipe_from_dict(recipe_tree(scenes), "test recipe"),
         model={"backbone": "test_resnet", "dropout": 0.3},
-        method={"distribution_alignment": True, "adaptive_thresholds": True, "confidence_threshold": 0.4},
+        method={"distribution_alignment": True, "confidence_threshold": 0.4},
         train={
             "class_aware_share": 0.5,
             "logit_adjustment": 0.5,

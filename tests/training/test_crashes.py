@@ -35,7 +35,7 @@ def random_steps(seed):
 
 @pytest.mark.parametrize("method", ["supervised", "fixmatch", "corrmatch", "prototype"])
 def test_a_run_killed_three_times_equals_one_that_was_not(recipe, tmp_path, method):
-    recipe = with_values(recipe, method={"name": method, "adaptive_thresholds": method == "prototype"})
+    recipe = with_values(recipe, method={"name": method})
     train(recipe, tmp_path / "whole", build_method, quiet=True)
     # Now and then a worker process makes the batches of the run with prototypes.
     sources = [recipe, with_values(recipe, train={"workers": 1})] if method == "prototype" else [recipe]

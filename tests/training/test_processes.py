@@ -77,11 +77,11 @@ def assert_close(one, other, **bounds):
 @pytest.mark.parametrize(
     "method",
     [
-        {"adaptive_thresholds": True, "prototypes": {"class_balanced": True}},
+        {"prototypes": {"class_balanced": True}},
         {"pseudo_label_filter": "entropy"},
         {"name": "corrmatch", "prototypes": {"enabled": True}},
     ],
-    ids=["thresholds of classes", "entropy", "corrmatch"],
+    ids=["balanced classes", "entropy", "corrmatch"],
 )
 def test_two_processes_compute_what_one_does_on_the_same_global_batch(spread_recipe, tmp_path, method):
     recipe = with_values(spread_recipe, method=method)

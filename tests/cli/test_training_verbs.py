@@ -108,6 +108,7 @@ def test_no_module_needs_what_may_be_absent(absent):
 
 def test_recipe_list_and_show():
     listed = run("recipe", "list").output
+    assert all(line.endswith(".") for line in listed.splitlines()), "whole sentences"
     assert "voc-resnet101-pcr" in listed
     shown = yaml.safe_load(run("recipe", "show", "camvid-mobilenetv2", "train.steps=77").output)
     assert shown["train"]["steps"] == 77

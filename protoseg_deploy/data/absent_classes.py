@@ -20,8 +20,8 @@ def check_classes(
         names = ", ".join(classes.names[index] for index in absent)
         of_read = f" ({unread} {'mask' if unread == 1 else 'masks'} could not be read)" if unread else ""
         text = (
-            f"no labelled pixel of {names} in {len(labeled)} labelled images{of_read}: nothing teaches the network "
-            "what they look like"
+            f"no labelled pixel of {names} in {len(labeled)} labelled images{of_read}: the network cannot "
+            "learn what they look like"
         )
         mends = _mends_of_absent(recipe, classes, sets, absent, shown)
         if _is_fault(recipe, len(classes) - len(absent)):
@@ -32,14 +32,14 @@ def check_classes(
     shown_val = {value for mask in masks_in(val) for value in mask.pixels if value < len(classes)}
     if val and not shown_val and len(masks_in(val)) == len(val):
         found.faults.append(
-            "the validation masks hold nothing but ignored pixels: there is nothing to score a network on"
+            "the validation masks hold nothing but ignored pixels: there is nothing to evaluate a network on"
         )
     elif val:
         unseen = [name for index, name in enumerate(classes.names) if index not in shown_val]
         if unseen:
-            found.warnings.append(f"no validation pixel of {', '.join(unseen)}: there is nothing to score them on")
+            found.warnings.append(f"no validation pixel of {', '.join(unseen)}: they cannot be evaluated")
     elif not sets.val and not found.faults:
-        found.warnings.append("there are no validation images: nothing says how good the network is")
+        found.warnings.append("there are no validation images: the network cannot be evaluated")
 
 
 def _is_fault(recipe: Recipe, shown: int) -> bool:

@@ -88,7 +88,7 @@ def _unreadable(unreadable: Sequence[Seen]) -> list[str]:
     if not unreadable:
         return []
     names = "".join(f"\n  {fault}" for seen in unreadable for fault in seen.faults)
-    return [f"{_some(len(unreadable), 'unlabelled')} cannot be read; others take their place in training:{names}"]
+    return [f"{_some(len(unreadable), 'unlabelled')} cannot be read; training replaces them with others:{names}"]
 
 
 def _not_looked_at(images: int, opened: int, unreadable: int, decoded: int) -> list[str]:

@@ -38,7 +38,7 @@ def find_images(folder: Path, *, leave_out: Sequence[Path], key: str, faults: li
 
 
 def no_images(folder: Path, key: str) -> str:
-    """The fault of a folder without images."""
+    """The error for a folder without images."""
     return f"{key}: no images in {folder} ({looked_for(folder)})"
 
 
@@ -102,7 +102,7 @@ class UnreadFiles:
 
 
 def unread_files(folder: Path, leave_out: Sequence[Path] = ()) -> UnreadFiles:
-    """Count the files that `find_images` passes over; hidden ones and the litter of file managers do not count.
+    """Count the files that `find_images` passes over; hidden ones and files of file managers do not count.
 
     Args:
         folder: where to start.

@@ -38,7 +38,7 @@ def trouble_with(path: Path) -> str:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return "a link to nowhere" if path.is_symlink() else "no such file"
+        return "a broken link" if path.is_symlink() else "no such file"
     except OSError as error:
         return (error.strerror or str(error)).lower()
     except ValueError:

@@ -17,7 +17,7 @@ _LENGTH = frozenset({"train.steps", "train.extended_from"})
 
 
 def recipe_to_resume(run: Run, recipe: Recipe, extend_to: int | None = None) -> Recipe:
-    """The recipe a resumed run goes on with, which is its own but for keys that may change.
+    """The recipe a run resumes with, which is its own but for keys that may change.
 
     Args:
         recipe: resolved; of an extended run it may still have the steps from before.

@@ -37,10 +37,11 @@ def train(
         folder: new or empty; with `resume` the folder of an interrupted run.
         build_method: normally `methods.build_method`.
         resume: continue from the newest checkpoint.
-        extend_to: resume and go on to this many steps, more than the run has; starts and ramps stay where they were.
-        take_over: go on with a run although a process on another host may be training it.
+        extend_to: resume and train to this many steps, more than the run has; start and ramp schedules stay where they
+            were.
+        take_over: resume a run although a process on another host may be training it.
         quiet: show no progress.
-        check: looks at recipe and data before anything is written; raises where they cannot be used, and returns what
+        check: checks recipe and data before anything is written; raises where they cannot be used, and returns what
             deserves a warning.
     """
     run = Run(folder)

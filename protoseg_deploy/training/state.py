@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def require_finite(trainer: "Trainer") -> None:
-    """Stop in every process where a network cannot be used any more in one: it is neither judged nor saved."""
+    """Stop in every process where a network cannot be used any more in one: it is neither evaluated nor saved."""
     networks = {"student": trainer.student, **({"teacher": trainer.ema.network} if trainer.ema else {})}
     tensors = {f"{name}.{key}": t for name, network in networks.items() for key, t in network.state_dict().items()}
     fault = first_fault(tensors)
@@ -28,7 +28,7 @@ def require_finite(trainer: "Trainer") -> None:
     raise NotFiniteError(
         f"training has diverged: after step {trainer.step} {fault or 'a network holds NaN or infinity'}; {kept}",
         "Lower train.lr, set train.clip_grad_norm=1, or train in another precision. Checkpoints made before are "
-        "kept: --resume goes on from the newest.",
+        "kept: --resume continues from the newest.",
     )
 
 

@@ -4,7 +4,6 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-import psutil
 from PIL import Image
 
 from protoseg_deploy.data.finding import find_images
@@ -51,6 +50,8 @@ def require_memory(batch: int, height: int, width: int) -> None:
     Raises:
         UsageError: they are.
     """
+    import psutil  # here, because it imports `resource` on Unix: everything else can do without
+
     needed, there = batch * height * width * 3, psutil.virtual_memory().total
     if needed > there:
         raise UsageError(

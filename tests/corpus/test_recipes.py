@@ -85,7 +85,7 @@ def _check(text: str | bytes, *options: str) -> Callable[[Place], list[object]]:
 
 
 def _no_faults(place: Place, ended: Ended) -> None:
-    assert b"No faults found" in ended.out
+    assert b"No errors found" in ended.out
 
 
 def reads(name: str, text: str | bytes, *options: str) -> Case:

@@ -143,7 +143,7 @@ def test_a_bundle_exchanged_while_it_is_verified_gets_no_verdict(
 
     manifests: list[bytes] = []
     monkeypatch.setattr(Bundle, "record", exchange)
-    with pytest.raises(ProtosegError, match=r"exchanged while it was verified|is not the file the manifest describes"):
+    with pytest.raises(ProtosegError, match=r"replaced while it was verified|is not the file the manifest describes"):
         verify_bundle(Bundle.open(bundle), run_samples(colour_run))
     assert (bundle / "manifest.json").read_bytes() == manifests[0]
     if "graph" not in exchanged.split() or exchanged == "graph and checksum":

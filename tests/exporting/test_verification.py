@@ -123,7 +123,7 @@ def test_images_that_cannot_be_used(bundle: Path, colour_run: Path, tmp_path: Pa
     with pytest.raises(DataError, match="at least one image"):
         verify_bundle(Bundle.open(bundle), [])
     for values, size, message in [
-        (7, (131, 97), "holds 7"),
+        (7, (131, 97), "ids out of range: 7 in"),
         (0, (10, 10), "10×10 pixels .height×width., but its image .* has 97×131"),
     ]:
         mask = tmp_path / "mask.png"

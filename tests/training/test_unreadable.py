@@ -98,7 +98,7 @@ def test_all_processes_know_what_any_has_seen(tmp_path: Path) -> None:
     assert steps == [("2.jpg", 1), ("3.jpg", 1), ("0.jpg", 2), ("1.jpg", 2), ("9.jpg", 4), ("10.jpg", 5), ("11.jpg", 5)]
     texts = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert texts[0] == texts[1]
-    assert "5 unlabelled images could not be read and" in texts[0]
+    assert "5 unlabelled images could not be read: skipped and replaced" in texts[0]
     assert "7 unlabelled images could not be read among the first 150 drawn" in texts[0]
 
 

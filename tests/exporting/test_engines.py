@@ -1,7 +1,7 @@
 """Engines are built from every graph this program exports, are what they say, and say why when they cannot be.
 
-TensorRT-RTX parses and builds without a GPU, so all of that is real here. Each family is built in two precisions for one
-GPU generation each, such that every precision meets several families and generations. All of them at once:
+TensorRT-RTX parses and builds without a GPU, so all of that is real here. Each family is built in two precisions for
+one GPU generation each, such that every precision meets several families and generations. All of them at once:
 ``PROTOSEG_ALL_ENGINES=1``.
 """
 

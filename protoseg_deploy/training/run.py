@@ -24,6 +24,7 @@ from protoseg_deploy.recipe import (
 from protoseg_deploy.text import shown
 from protoseg_deploy.training.checkpoints import Checkpoints
 from protoseg_deploy.training.records import ImageNames, MetricsRecord, RunImages, Summary, finite
+from protoseg_deploy.training.stopping import RESUMING
 
 MAY_CHANGE = frozenset(
     {
@@ -229,7 +230,7 @@ class Run:
         except WriteError as error:
             made = self.checkpoints.paths()
             safe = f"Checkpoints made before are intact, the newest is {made[-1]}." if made else "Nothing was replaced."
-            how = "the same command and --resume" if self.exists() else "the same command"
+            how = RESUMING if self.exists() else "the same command"
             raise ProtosegError(
                 error.message, f"{safe} Free some space or make the folder writable, then continue with {how}."
             ) from None

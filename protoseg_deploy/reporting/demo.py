@@ -17,7 +17,7 @@ from protoseg_deploy.data import Sample, find_data, read_image, read_mask
 from protoseg_deploy.data.scenes import is_scene_folder, write_scenes
 from protoseg_deploy.distillation import distill
 from protoseg_deploy.documents import dump_document
-from protoseg_deploy.errors import UsageError
+from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.evaluation.colors import colorize
 from protoseg_deploy.evaluation.evaluate import evaluate
 from protoseg_deploy.exchange import replacing, settle
@@ -27,7 +27,7 @@ from protoseg_deploy.methods import build_method
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_reading, load_recipe, mask_reading
 from protoseg_deploy.reporting.panel import Row, panel
 from protoseg_deploy.runtimes import Runtime, open_runtime
-from protoseg_deploy.training import Interrupted, Run, train
+from protoseg_deploy.training import RESUMING, Run, train
 from protoseg_deploy.training.records import finite
 
 METHODS = ("supervised", "fixmatch", "prototype")
@@ -76,8 +76,8 @@ def run_demo(folder: Path, say: Callable[[str], object], *, overrides: tuple[str
     """
     try:
         return _run_demo(folder, say, overrides)
-    except Interrupted as stop:
-        stop.hint = "Everything is saved: the same command resumes where it stopped."
+    except ProtosegError as error:
+        error.hint = error.hint.replace(RESUMING, "the same command")  # a demo needs no --resume, nor does it have one
         raise
 
 

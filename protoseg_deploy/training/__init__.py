@@ -3,6 +3,6 @@
 from protoseg_deploy.training.loop import Trainer
 from protoseg_deploy.training.run import Run, resolved_recipe
 from protoseg_deploy.training.starting import train
-from protoseg_deploy.training.stopping import Interrupted, OutOfTime
+from protoseg_deploy.training.stopping import RESUMING, Interrupted, OutOfTime
 
-__all__ = ["Interrupted", "OutOfTime", "Run", "Trainer", "resolved_recipe", "train"]
+__all__ = ["RESUMING", "Interrupted", "OutOfTime", "Run", "Trainer", "resolved_recipe", "train"]

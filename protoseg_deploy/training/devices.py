@@ -51,9 +51,9 @@ class Compute:
         else:
             workers, why = (1 if cores > 1 and torch.get_num_threads() > 1 else 0), f"{cores} cores, CPU training"
         label = torch.cuda.get_device_name(device) if name == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        here = world()
+        here, noun = world(), "worker" if workers == 1 else "workers"
         label += f", {here.size} processes" if here.size > 1 else ""
-        notes = (f"computing in {spec.precision} on {label}; {workers} data-loader workers ({why})",)
+        notes = (f"computing in {spec.precision} on {label}; {workers} data-loader {noun} ({why})",)
         return cls(device, spec.precision, workers, notes)
 
     def plan_workers(self, spec: Train, batch_bytes: int) -> WorkerPlan:

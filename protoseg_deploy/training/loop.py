@@ -37,7 +37,7 @@ from protoseg_deploy.training.skipping import SkippedSteps, TooManySkipped, writ
 from protoseg_deploy.training.state import load_state, require_finite, state_of, summary_of
 from protoseg_deploy.training.state_shape import require_state
 from protoseg_deploy.training.step import StepOutcome, TrainStep
-from protoseg_deploy.training.stopping import Interrupted, OutOfTime, StopSignals
+from protoseg_deploy.training.stopping import RESUMING, Interrupted, OutOfTime, StopSignals
 from protoseg_deploy.training.unreadable import UnreadableImages
 from protoseg_deploy.training.validation import validate
 
@@ -256,7 +256,7 @@ class Trainer:
         safe = f"The run is saved in {saved[-1]}; continue" if saved else "No checkpoint was due yet; start again"
         return ProtosegError(
             f"step {self.step + 1}: {error.message}",
-            f"{safe} with the same command and --resume. {error.hint}",
+            f"{safe} with {RESUMING}. {error.hint}",
         )
 
     def _too_many_skipped(

@@ -21,6 +21,7 @@ from protoseg_deploy.recipe import (
 from protoseg_deploy.run_folder import RunFolder
 from protoseg_deploy.training.checkpoints import Checkpoints
 from protoseg_deploy.training.records import ImageNames, MetricsRecord, RunImages, Summary, finite
+from protoseg_deploy.training.stopping import RESUMING
 
 
 class Run(RunFolder):
@@ -131,7 +132,7 @@ class Run(RunFolder):
         except WriteError as error:
             made = self.checkpoints.paths()
             safe = f"Checkpoints made before are intact, the newest is {made[-1]}." if made else "Nothing was replaced."
-            how = "the same command and --resume" if self.exists() else "the same command"
+            how = RESUMING if self.exists() else "the same command"
             raise ProtosegError(
                 error.message, f"{safe} Free some space or make the folder writable, then continue with {how}."
             ) from None

@@ -6,6 +6,9 @@ from typing import Any, Self
 
 from protoseg_deploy.errors import ProtosegError
 
+RESUMING = "the same command and --resume"
+"""In hints, how a run goes on."""
+
 
 class Interrupted(ProtosegError):
     """The run was asked to stop and has saved itself."""
@@ -13,7 +16,7 @@ class Interrupted(ProtosegError):
     def __init__(self, run: Path, step: int, signal_number: int) -> None:
         super().__init__(
             f"stopped by {signal.Signals(signal_number).name} after step {step}; everything is saved",
-            f"Continue with the same command and --resume (run folder {run}).",
+            f"Continue with {RESUMING} (run folder {run}).",
         )
         self.exit_code = 128 + signal_number
 
@@ -24,7 +27,7 @@ class OutOfTime(ProtosegError):
     def __init__(self, run: Path, step: int, steps: int, seconds: float) -> None:
         super().__init__(
             f"train.max_hours: stopped after {seconds / 3600:.2f} hours at step {step} of {steps}; everything is saved",
-            f"Continue with the same command and --resume (run folder {run}).",
+            f"Continue with {RESUMING} (run folder {run}).",
         )
         self.exit_code = 0
 

@@ -1,6 +1,8 @@
 """The demo from the outside, shortened: everything is made, and it goes on where it was stopped."""
 
+import errno
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from PIL import Image
 
 from protoseg_deploy.cli import cli
 from protoseg_deploy.data import scenes
+from protoseg_deploy.errors import WriteError
 from protoseg_deploy.reporting import demo
+from protoseg_deploy.training import Interrupted, Run
 
 SHORT = ["train.steps=2", "train.eval_every=2", "train.workers=0"]
 
@@ -67,6 +71,22 @@ def test_called_again_it_keeps_what_is_finished(made):
     result = CliRunner().invoke(cli, ["demo", "--out", str(folder), "--json", *SHORT])
     assert result.exit_code == 0, result.output
     assert (folder / "runs/prototype/best.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_what_goes_wrong_points_to_the_same_command_alone(made, monkeypatch, stopped):
+    folder, _, _ = made
+
+    def fail(recipe, run, *_, **__):
+        if stopped:
+            raise Interrupted(run, 3, signal.SIGTERM)
+        with Run(run).saying_what_is_safe():
+            raise WriteError(run / "last.safetensors", OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(demo, "train", fail)
+    said = CliRunner().invoke(cli, ["demo", "--out", str(folder), *SHORT]).stderr
+    assert "ontinue with the same command" in said
+    assert "--resume" not in said
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Engines are built from every graph this program exports, are what they say, and say why when they cannot be.
 
 TensorRT-RTX parses and builds without a GPU, so all of that is real here. Each family is built in two precisions for
-one GPU generation each, such that every precision meets several families and generations. All of them at once:
+one GPU generation each, such that every precision meets every generation it can run on. All of them at once:
 ``PROTOSEG_ALL_ENGINES=1``.
 """
 
 import functools
 import os
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -49,14 +50,18 @@ def spread() -> list[tuple[Family, Precision, tuple[str, ...]]]:
     if os.environ.get("PROTOSEG_ALL_ENGINES"):
         return [(family, precision, targets(family, precision)) for family, precision in everything]
     chosen = []
+    used: Counter[tuple[Precision, str]] = Counter()
     for number, family in enumerate(FAMILIES):
-        # The precision that gets Turing first, since not every one can have it; the other targets in turn.
+        # The precision that gets Turing first, since not every one can have it; then what was built least so far.
         able = [precision for precision in PRECISIONS if TURING in targets(family, precision)]
         turing = able[number % len(able)]
         others = [precision for precision in PRECISIONS if precision != turing]
         chosen.append((family, turing, (TURING,)))
-        newer = TARGETS[1:]
-        chosen.append((family, others[number % 3], (newer[(number // 3 + number) % 3],)))
+        pair = min(product(others, TARGETS[1:]), key=lambda pair: used[pair])
+        used[pair] += 1
+        chosen.append((family, pair[0], (pair[1],)))
+    left = [pair for pair in product(PRECISIONS, TARGETS[1:]) if not used[pair]]
+    chosen += [(SMALL, precision, (target,)) for precision, target in left]
     return chosen
 
 
@@ -106,13 +111,13 @@ def test_every_precision_of_every_family(
     assert len(made.layers.wider) == len(heavy) - made.layers.heavy[precision]
 
 
-def test_the_spread_meets_every_pair() -> None:
+def test_the_spread_meets_every_precision_on_every_generation() -> None:
     cases = [(family, precision, target) for family, precision, chosen in spread() for target in chosen]
-    assert {(family, precision) for family, precision, _ in cases} == set(product(FAMILIES, PRECISIONS))
+    assert {family for family, _, _ in cases} == set(FAMILIES)
+    assert len(cases) < 3 * len(FAMILIES)
     assert {(precision, target) for _, precision, target in cases} == set(product(PRECISIONS, TARGETS)) - {
         ("bf16", TURING)
     }
-    assert {(family, target) for family, _, target in cases} == set(product(FAMILIES, TARGETS))
 
 
 def test_one_engine_for_several_generations(tmp_path: Path) -> None:

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from protoseg_deploy.errors import UsageError
 
 Class = TypeVar("Class", bound=type)
 
 
-class Registry(Generic[Class]):
+class Registry:
     """Classes by name. Names are known at once, the modules behind them are imported when a class is asked for.
 
     Args:
@@ -22,13 +22,13 @@ class Registry(Generic[Class]):
     def __init__(self, kind: str, built_in: Mapping[str, str], group: str) -> None:
         self.kind, self.group = kind, group
         self._built_in = {name: EntryPoint(name, where, group) for name, where in built_in.items()}
-        self._registered: dict[str, Class] = {}
+        self._registered: dict[str, Any] = {}
 
     def names(self) -> tuple[str, ...]:
         """All of them, the built-in ones first."""
         return tuple(dict.fromkeys((*self._built_in, *self._registered, *_installed(self.group))))
 
-    def get(self, name: str) -> Class:
+    def get(self, name: str) -> Any:
         """The class of a name.
 
         Raises:
@@ -40,7 +40,7 @@ class Registry(Generic[Class]):
         if entry is None:
             raise UsageError(f"no {self.kind} named {name!r}", f"Available: {', '.join(self.names())}.")
         try:
-            found: Class = entry.load()
+            found = entry.load()
         except (ImportError, AttributeError) as error:
             raise UsageError(
                 f"the {self.kind} {name} ({entry.value}) cannot be imported: {error}", "Install its package again."
@@ -68,7 +68,7 @@ def _installed(group: str) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
-METHODS: Registry[Any] = Registry(
+METHODS = Registry(
     "method",
     {
         "supervised": "protoseg_deploy.methods.base:Supervised",
@@ -82,7 +82,7 @@ METHODS: Registry[Any] = Registry(
 )
 """Classes of `protoseg_deploy.methods.Method` by their name in recipes."""
 
-DECODERS: Registry[Any] = Registry(
+DECODERS = Registry(
     "decoder",
     {
         "deeplabv3plus": "protoseg_deploy.models.decoders:DeepLabV3Plus",

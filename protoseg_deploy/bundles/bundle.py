@@ -122,20 +122,6 @@ class Bundle:
                 f"Export it with `protoseg export RUN --bundle DIR --precision {','.join((*graphs, precision))}`.",
             )
 
-    def engine(self, name: str) -> Path:
-        """An engine by its name in the manifest, after comparing it and its sidecar with their checksums.
-
-        Raises:
-            UsageError: the bundle has no engine of that name.
-            ProtosegError: a file is missing, truncated or changed.
-        """
-        entry = self.manifest.engines.get(name)
-        if entry is None:
-            known = ", ".join(self.manifest.engines) or "none"
-            raise UsageError(f"{self.folder} has no engine {name}; it has {known}", "Build it with `protoseg build`.")
-        self.file(entry.sidecar)
-        return self.file(entry.file)
-
     def record(self, verification: Verification) -> Self:
         """Write verdicts into the manifest, if the files they are about still lie there.
 

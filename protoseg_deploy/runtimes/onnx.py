@@ -84,10 +84,6 @@ class OnnxRuntime:
     def metadata(self) -> GraphMetadata:
         return self._metadata
 
-    @property
-    def output_names(self) -> list[str]:
-        return [output.name for output in self._session.get_outputs()]
-
     def predict(self, images: UInt8Array) -> UInt8Array:
         """See `Runtime.predict`. On a GPU images of the size of the last call go into the same device memory.
 

@@ -6,66 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
-from protoseg_deploy.data import DataReport, check_before_training, check_data, find_data, formats, looking
+from protoseg_deploy.data import check_before_training, check_data, find_data, formats, looking
 from protoseg_deploy.errors import DataError
-from protoseg_deploy.recipe import Recipe, load_recipe, recipe_from_dict
+from protoseg_deploy.recipe import load_recipe
+from tests.data.small_data import CLASSES, check, faults_of, recipe_for, write
 
-CLASSES = ["sky", "road", "car"]
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-
-
-def write(path: Path, values: np.ndarray) -> np.ndarray:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path)
-    return values
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Four labelled, six unlabelled and two validation images of differing sizes, without faults."""
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 4), ("more", 6), ("val", 2)):
-        for number in range(count):
-            height, width = 24 + number, 40 - number
-            write(tmp_path / part / f"{number}.png", rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-            if part != "more":
-                mask = rng.choice(np.array([0, 1, 2, 255], dtype=np.uint8), (height, width), p=[0.6, 0.2, 0.1, 0.1])
-                write(tmp_path / f"{part}_masks" / f"{number}.png", mask)
-    return tmp_path
-
-
-def recipe_for(root: Path, **sections: dict[str, object]) -> Recipe:
-    data = {
-        "root": str(root),
-        "labeled": {"images": "train", "masks": "train_masks"},
-        "unlabeled": {"images": "more"},
-        "val": {"images": "val", "masks": "val_masks"},
-        "classes": CLASSES,
-    }
-    train = {"crop": 16, "batch_labeled": 2, "batch_unlabeled": 2}
-    return recipe_from_dict(
-        {
-            "data": data | sections.get("data", {}),
-            "method": sections.get("method", {}),
-            "train": train | sections.get("train", {}),
-        },
-        "test",
-    )
-
-
-def check(root: Path, decode_limit: int = 2000, open_limit: int = 20_000, **sections: dict[str, object]) -> DataReport:
-    recipe = recipe_for(root, **sections)
-    sets = find_data(recipe.data, need_unlabeled=True, need_val=recipe.data.val.is_set)
-    return check_data(recipe, sets, decode_limit=decode_limit, open_limit=open_limit)
-
-
-def faults_of(root: Path, **sections: dict[str, object]) -> tuple[str, ...]:
-    with pytest.raises(DataError) as caught:
-        check(root, **sections)
-    return caught.value.faults
 
 
 def test_counts_sizes_and_shares_agree_with_numpy(root: Path) -> None:
@@ -106,14 +54,6 @@ def test_every_fault_is_listed_with_its_file(root: Path) -> None:
     for fault, (name, reason) in zip(faults, expected, strict=True):
         assert fault.startswith(str(root / name))
         assert reason in fault
-
-
-def test_ids_out_of_range_point_to_the_value_map(root: Path) -> None:
-    write(root / "train_masks/0.png", np.full((24, 40), 3, dtype=np.uint8))
-    with pytest.raises(DataError) as caught:
-        check(root)
-    assert "data.value_map" in caught.value.hint
-    assert check(root, data={"value_map": {3: 255}}).labeled.images == 4
 
 
 def test_classes_without_a_labelled_pixel_are_a_fault_where_prototypes_need_them(root: Path) -> None:
@@ -170,14 +110,6 @@ def test_one_class_means_background_and_foreground(root: Path) -> None:
     report = check(root, data={"classes": ["thing"], "value_map": {2: 1}})
     assert report.classes.names == ("background", "thing")
     assert len(report.labeled.class_pixels) == 2
-
-
-def test_masks_of_0_and_255_get_a_hint(root: Path) -> None:
-    for path in (root / "train_masks").iterdir():
-        write(path, np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8))
-    with pytest.raises(DataError) as caught:
-        check(root, data={"classes": ["thing"], "val": {}})
-    assert "{255: 1}" in caught.value.hint
 
 
 def test_copies_of_validation_images_are_reported_as_leakage(root: Path) -> None:
@@ -262,113 +194,6 @@ def test_labelled_images_among_the_unlabelled_are_reported_once(root: Path) -> N
     assert len(faults_of(root, data={"unlabeled": {"images": "train"}})) == 1
 
 
-def repaint(path: Path, colors: list[tuple[int, int, int]], order: list[int]) -> None:
-    """A mask as an image editor saves it: the colours of classes, numbered anew."""
-    values = np.asarray(Image.open(path))
-    image = Image.fromarray(np.argsort(order).astype(np.uint8)[np.where(values > 2, 0, values)], mode="P")
-    image.putpalette([channel for index in order for channel in colors[index]])
-    image.save(path)
-
-
-COLORS = [(0, 0, 0), (255, 0, 0), (0, 255, 0)]
-
-
-def test_palettes_that_number_colours_differently_are_a_fault_and_colours_mend_it(root: Path) -> None:
-    for folder in ("train_masks", "val_masks"):
-        for path in (root / folder).iterdir():
-            repaint(path, COLORS, [0, 2, 1] if path.name == "1.png" else [0, 1, 2])
-    with pytest.raises(DataError) as caught:
-        check(root)
-    first, second = caught.value.faults
-    for fault, color in ((first, "(0, 255, 0) is index 1"), (second, "(255, 0, 0) is index 2")):
-        assert color in fault
-        assert "train_masks/1.png" in fault
-        assert "val_masks/1.png" in fault
-        assert "4 other masks" in fault
-        assert "0.png" not in fault
-    assert "data.palette_masks: colors" in caught.value.hint
-    assert "[[0, 0, 0], [0, 255, 0], [255, 0, 0]]" in caught.value.hint
-    wrong = check(root, data={"palette_masks": "indices"}).labeled.class_pixels
-    right = check(root, data={"palette_masks": "colors", "colors": COLORS}).labeled.class_pixels
-    masks = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((root / "train_masks").iterdir())]
-    assert right == tuple(sum(int((mask == color).all(axis=2).sum()) for mask in masks) for color in COLORS)
-    assert wrong != right
-
-
-def test_palettes_alike_and_grey_ones_are_no_fault(root: Path) -> None:
-    for path in (root / "train_masks").iterdir():
-        repaint(path, COLORS, [0, 1, 2])
-    for path in (root / "val_masks").iterdir():
-        repaint(path, [(index,) * 3 for index in range(3)], [0, 1, 2])
-    assert check(root).warnings == ()
-
-
-def test_an_index_with_two_colours_is_a_warning(root: Path) -> None:
-    for path in (root / "train_masks").iterdir():
-        repaint(path, COLORS if path.name != "3.png" else [(0, 0, 0), (255, 0, 0), (9, 9, 200)], [0, 1, 2])
-    text = "\n".join(check(root, data={"val": {}}).warnings)
-    assert "index 2 has the colour (9, 9, 200) in 1 mask" in text
-    assert "train_masks/3.png" in text
-
-
-@pytest.mark.parametrize("folder", ["train_masks", "val_masks"])
-def test_foreground_that_is_255_in_some_masks_is_named_with_its_mend(root: Path, folder: str) -> None:
-    for path in [*(root / "train_masks").iterdir(), *(root / "val_masks").iterdir()]:
-        white = path.parent.name == folder and path.name != "0.png"
-        write(path, np.where(np.asarray(Image.open(path)) == 1, 255 if white else 1, 0).astype(np.uint8))
-    (warning,) = [text for text in check(root, data={"classes": ["thing"]}).warnings if "255" in text]
-    assert f"{folder}/1.png" in warning
-    assert "0.png" not in warning
-    assert "data.value_map: {255: 1}" in warning
-    assert not [t for t in check(root, data={"classes": ["thing"], "value_map": {255: 1}}).warnings if "255" in t]
-
-
-def test_foreground_that_is_255_in_all_masks_is_named_for_several_classes_too(root: Path) -> None:
-    for path in [*(root / "train_masks").iterdir(), *(root / "val_masks").iterdir()]:
-        write(path, np.where(np.asarray(Image.open(path)) == 1, 255, 0).astype(np.uint8))
-    with pytest.raises(DataError) as caught:
-        check(root)
-    assert "If 255, which is ignored, means road: data.value_map: {255: 1} (or the index" in caught.value.hint
-
-
-def test_ignored_pixels_in_some_masks_are_what_they_are(root: Path) -> None:
-    for path in (root / "train_masks").iterdir():
-        values = np.asarray(Image.open(path)).copy()
-        values[values == 2] = 1
-        write(path, np.where((values == 255) & (path.name > "1.png"), 0, values))
-    assert not [text for text in check(root, data={"classes": ["thing"], "val": {}}).warnings if "255" in text]
-
-
-def test_values_of_one_part_only_are_named(root: Path) -> None:
-    for folder, value in (("train_masks", 1), ("val_masks", 2)):
-        for path in (root / folder).iterdir():
-            write(path, np.where(np.asarray(Image.open(path)) == 1, value, 0).astype(np.uint8))
-    text = "\n".join(check(root, method={"name": "fixmatch"}).warnings)
-    assert "only labelled masks show 1 (road), only validation masks 2 (car)" in text
-    assert "data.value_map: {2: 1}" in text
-
-
-def test_masks_of_several_kinds_are_named(root: Path) -> None:
-    path = root / "train_masks/2.png"
-    values = np.asarray(Image.open(path))
-    write(path, np.array([*COLORS], dtype=np.uint8)[np.where(values > 2, 0, values)])
-    text = "\n".join(check(root, data={"colors": COLORS}).warnings)
-    assert "train_masks/2.png" in text
-    assert "three channels" in text
-
-
-def test_values_that_are_no_class_come_with_one_line_for_all_masks(root: Path) -> None:
-    for name, value in (("train_masks/0.png", 7), ("train_masks/1.png", 9), ("val_masks/0.png", 11)):
-        values = np.asarray(Image.open(root / name)).copy()
-        values[0, 0] = value
-        write(root / name, values)
-    with pytest.raises(DataError) as caught:
-        check(root)
-    assert len(caught.value.faults) == 3
-    assert "data.value_map: {7: 255, 9: 255, 11: 255}" in caught.value.hint
-    assert check(root, data={"value_map": {7: 255, 9: 255, 11: 255}}).labeled.images == 4
-
-
 def test_files_that_are_not_read_are_counted(root: Path) -> None:
     for name in ("train/a.dcm", "train/b.dcm", "more/c.mov", "more/.hidden", "more/Thumbs.db", "val/noext"):
         (root / name).touch()
@@ -425,65 +250,3 @@ def test_the_shipped_camvid_recipe_on_the_real_images() -> None:
     assert (report.labeled.images, report.labeled_pool, report.val.images) == (23, 367, 101)
     assert report.labeled.size_text == "360×480"
     assert report.warnings == ()
-
-
-def oriented(path: Path, orientation: int, values: np.ndarray) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(values).save(path, exif=exif)
-
-
-def pairs_of(root: Path) -> list[tuple[Path, Path]]:
-    sets = find_data(recipe_for(root).data, need_unlabeled=False, need_val=False)
-    return [(sample.image, sample.mask) for sample in sets.labeled]
-
-
-def test_an_image_that_exif_turned_says_so_where_its_mask_differs_in_size(root: Path) -> None:
-    image, mask = pairs_of(root)[0]
-    oriented(image, 6, np.asarray(Image.open(image)))
-    with pytest.raises(DataError, match=r"turned by its EXIF orientation 6; .*data\.exif: ignore") as caught:
-        check(root)
-    assert mask.name in caught.value.message
-    assert check(root, data={"exif": "ignore"}).labeled.images == 4
-
-
-@pytest.mark.parametrize("orientation", [2, 3, 4])
-def test_an_image_that_exif_turned_without_its_mask_is_a_warning(root: Path, orientation: int) -> None:
-    image, mask = pairs_of(root)[0]
-    oriented(image, orientation, np.asarray(Image.open(image)))
-    text = "\n".join(check(root).warnings)
-    assert f"1 image has an EXIF orientation that turns the image but not its mask, such as {image}" in text
-    assert "EXIF" not in "\n".join(check(root, data={"exif": "ignore"}).warnings)
-    oriented(mask, orientation, np.asarray(Image.open(mask)))
-    assert "EXIF" not in "\n".join(check(root).warnings), "both are turned"
-
-
-def test_images_that_are_almost_one_value_are_a_warning(root: Path) -> None:
-    assert "less than a tenth" not in "\n".join(check(root).warnings)
-    image, _ = pairs_of(root)[0]
-    dark = np.asarray(Image.open(image).convert("L")).astype(np.uint16) * 16
-    write(image, dark)
-    text = "\n".join(check(root).warnings)
-    assert f"1 image uses less than a tenth of the values from black to white, such as {image}" in text
-    assert "data.value_range" in text
-
-
-def test_one_range_does_not_suit_8_bits_and_16(root: Path) -> None:
-    image, _ = pairs_of(root)[0]
-    write(image, np.asarray(Image.open(image).convert("L")).astype(np.uint16) * 16)
-    assert "where others have 8 bits, convert these to 8 bits instead" in "\n".join(check(root).warnings)
-    (warning,) = [t for t in check(root, data={"value_range": [0, 4095]}).warnings if "less than a tenth" in t]
-    assert warning.startswith("11 images use"), "those of 8 bits are nearly black now"
-    assert "set data.value_range" not in warning, "it is set"
-
-
-def test_a_fourth_band_that_is_passed_over_is_a_warning(root: Path) -> None:
-    image, _ = pairs_of(root)[0]
-    height, width = np.asarray(Image.open(image)).shape[:2]
-    four = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
-    tifffile.imwrite(root / "more" / "extra.tif", four, photometric="rgb", extrasamples=[0])
-    assert "1 TIFF with 4 bands" in "\n".join(check(root).warnings)
-
-
-def test_percentiles_are_measured_for_a_check_too(root: Path) -> None:
-    assert check(root, data={"value_range": "percentile_1_99"}).labeled.images == 4

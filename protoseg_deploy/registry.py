@@ -22,11 +22,11 @@ class Registry:
     def __init__(self, kind: str, built_in: Mapping[str, str], group: str) -> None:
         self.kind, self.group = kind, group
         self._built_in = {name: EntryPoint(name, where, group) for name, where in built_in.items()}
-        self._registered: dict[str, Any] = {}
+        self.registered: dict[str, Any] = {}
 
     def names(self) -> tuple[str, ...]:
         """All of them, the built-in ones first."""
-        return tuple(dict.fromkeys((*self._built_in, *self._registered, *_installed(self.group))))
+        return tuple(dict.fromkeys((*self._built_in, *self.registered, *_installed(self.group))))
 
     def get(self, name: str) -> Any:
         """The class of a name.
@@ -34,8 +34,8 @@ class Registry:
         Raises:
             UsageError: there is none, or the package that has it cannot be imported.
         """
-        if name in self._registered:
-            return self._registered[name]
+        if name in self.registered:
+            return self.registered[name]
         entry = self._built_in.get(name) or _installed(self.group).get(name)
         if entry is None:
             raise UsageError(f"no {self.kind} named {name!r}", f"Available: {', '.join(self.names())}.")
@@ -57,7 +57,7 @@ class Registry:
         def add(found: Class) -> Class:
             if name in self.names():
                 raise ValueError(f"there is a {self.kind} named {name!r} already")
-            self._registered[name] = found
+            self.registered[name] = found
             return found
 
         return add

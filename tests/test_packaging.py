@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,8 +47,20 @@ def test_the_installed_package_finds_its_recipes(unpacked_wheel, tmp_path):
     assert done.stdout.strip() == "classes.json", done.stderr
 
 
-def test_exactly_one_onnxruntime_is_installed():
-    from importlib.metadata import distributions
-
-    names = {distribution.metadata["Name"].lower().replace("_", "-") for distribution in distributions()}
-    assert len(names & {"onnxruntime", "onnxruntime-gpu"}) == 1
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64", "AMD64"])
+def test_every_platform_gets_exactly_one_onnxruntime(system, machine):
+    """Both packages install the same files: together, the one removed last breaks the other."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
+    platform = {"sys_platform": system, "platform_machine": machine}
+    wanted = [
+        requirement.name
+        for requirement in map(Requirement, listed)
+        if requirement.name.startswith("onnxruntime")
+        and (requirement.marker is None or requirement.marker.evaluate(platform))
+    ]
+    assert wanted == ["onnxruntime-gpu" if (system, machine) == ("linux", "x86_64") else "onnxruntime"]

@@ -45,7 +45,7 @@ _OTHER_KINDS = (
 """Where a signature lies, the signature, and what the file is: formats people try that are not read."""
 
 
-def _has_heif() -> bool:
+def has_heif() -> bool:
     return find_spec("pillow_heif") is not None
 
 
@@ -61,7 +61,7 @@ def _suffixes() -> tuple[str, ...]:
     suffixes += [".webp"] if _has("webp") else []
     suffixes += [".avif"] if _has("avif") else []
     suffixes += _JPEG_2000_SUFFIXES if _has("jpg_2000") else ()
-    suffixes += _HEIF_SUFFIXES if _has_heif() else ()
+    suffixes += _HEIF_SUFFIXES if has_heif() else ()
     return tuple(suffixes)
 
 
@@ -98,7 +98,7 @@ def missing_reader(suffix: str) -> str:
     Args:
         suffix: such as ``.heic``, upper or lower case.
     """
-    return _HEIF_HINT if suffix.lower() in _HEIF_SUFFIXES and not _has_heif() else ""
+    return _HEIF_HINT if suffix.lower() in _HEIF_SUFFIXES and not has_heif() else ""
 
 
 @contextmanager
@@ -187,7 +187,7 @@ def require_readable_size(path: Path, height: int, width: int, file: BinaryIO) -
 
 def _heif_format(path: Path) -> tuple[str, ...]:
     """Names of readers for HEIC, which are registered when the first such file is opened."""
-    if not _has_heif():
+    if not has_heif():
         # Some AVIF files carry such a brand first; Pillow tells them apart.
         return ()
     import pillow_heif
@@ -199,7 +199,7 @@ def _heif_format(path: Path) -> tuple[str, ...]:
 def _unidentified(path: Path, head: bytes, size: int) -> DataError:
     if size == 0:
         return DataError(f"{path}: the file is empty")
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and not _has_heif():
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and not has_heif():
         return DataError(f"{path}: a HEIC image, which is not read here", hint=_HEIF_HINT)
     for offset, signature, name in _OTHER_KINDS:
         if head[offset : offset + len(signature)] == signature:

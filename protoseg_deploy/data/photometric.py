@@ -83,17 +83,17 @@ def augment(images: Tensor, augmentations: Tensor) -> Tensor:
         ``[B,3,S,S]`` uint8.
     """
     if images.device.type != "cpu":
-        return _blurred(_recoloured(images, augmentations), augmentations[:, 12])
+        return blurred(recoloured(images, augmentations), augmentations[:, 12])
     # Image by image, what is worked on stays in the cache, and half of the images are not blurred.
     views = torch.empty_like(images)
     for index in range(len(images)):
         image, change = images[index : index + 1], augmentations[index : index + 1]
-        colours = _recoloured(image, change)
-        views[index : index + 1] = _blurred(colours, change[:, 12]) if change[0, 12] > 0 else colours
+        colours = recoloured(image, change)
+        views[index : index + 1] = blurred(colours, change[:, 12]) if change[0, 12] > 0 else colours
     return views
 
 
-def _recoloured(images: Tensor, augmentations: Tensor) -> Tensor:
+def recoloured(images: Tensor, augmentations: Tensor) -> Tensor:
     """``[B,3,H,W]`` float32 from 0.5 to 255.5: a conversion to uint8 that cuts off then rounds, blurred or not."""
     colours = images.float().flatten(2)
     mean_weights = augmentations[:, 9:12, None]
@@ -102,7 +102,7 @@ def _recoloured(images: Tensor, augmentations: Tensor) -> Tensor:
     return torch.baddbmm(added, matrix, colours).clamp_(0.5, 255.5).view(images.shape)
 
 
-def _blurred(colours: Tensor, sigma: Tensor) -> Tensor:
+def blurred(colours: Tensor, sigma: Tensor) -> Tensor:
     """``[B,3,H,W]`` uint8: a Gaussian of ``[B]`` deviations over float colours, which are reflected at the borders."""
     batch, channels, height, width = colours.shape
     bands = _gaussian_bands(sigma)[:, None].expand(-1, channels, -1, -1)

@@ -5,35 +5,27 @@ at every start. Here they are one string of bytes and one array of offsets, some
 share; and a large index is kept in a cache folder, so that the next start looks at the folders again, but not at the
 files in them.
 
-An index, little-endian, each part padded to a multiple of 8 bytes:
-
-========  ==============================================================================================
-preamble  16 bytes: what it is and in which version; three int64: bytes of the header, images, bytes of the names; the
-          SHA-256 of all the rest and of these numbers
-header    JSON: the folder where names start, the SHA-256 of the names, when they were looked for
-offsets   int64 ``[images + 1]``: where each name begins
-names     as the file system has them, each ended by a zero byte, in sorted order
-sources   JSON: the folders (or list files) the names were read from, each with its time of modification in ns
-========  ==============================================================================================
-
-An index that does not have its digest, that is of another version or belongs to another user is rebuilt.
+An index is a safetensors file of two tensors: ``names``, uint8, as the file system has them in sorted order, each
+ended by a zero byte; and ``offsets``, int64 ``[images + 1]``, where each name begins. Its metadata are the format, the
+facts (see `Facts`) as JSON, and the SHA-256 of facts and tensors. An index that is damaged, of another version or of
+another user is rebuilt.
 """
 
 import hashlib
 import json
 import os
-import struct
 import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
 from platformdirs import user_cache_path
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from protoseg_deploy.data.paths import expanded, modified_ns, names_in
 from protoseg_deploy.errors import DataError, ProtosegError, WriteError
@@ -46,8 +38,8 @@ ns, and gives what comes before names (``"a/b/"``) with names, all in sorted ord
 LARGE_POOL = 10_000
 """Up to so many images an index is rebuilt each time and held in memory: that is quicker than looking it up."""
 
-_MAGIC = b"protoseg pool 2\0"
-_PREAMBLE = struct.Struct("<16s3q32s")
+_FORMAT = "protoseg pool 3"
+_HASHED_AT_ONCE = 2**20
 # Time stamps of file systems are coarse: a folder modified so shortly before it was read may have been modified again
 # within the same tick.
 _SETTLED_NS = 2 * 10**9
@@ -55,41 +47,42 @@ _LEFTOVER_NS = 3600 * 10**9
 """What is being written for so long is not being written any more."""
 
 
+class Facts(NamedTuple):
+    """What an index says of itself."""
+
+    base: str
+    """Folder where names start."""
+    sha256: str
+    """Of the names."""
+    found_ns: int
+    """When they were looked for."""
+    sources: dict[str, int]
+    """The folders and list files the names were read from, each with its time of modification in ns."""
+
+
 class ImagePool(Sequence[Path]):
     """Absolute paths of images, sorted; made one at a time when asked for.
 
-    It pickles as the path of its file, so that spawned processes map the same pages.
+    A large one pickles as the path of its file, so that spawned processes map the same pages.
 
     Args:
-        index: the bytes of an index, or a map of its file.
-        file: where these can be mapped again; None for a small index in memory.
-
-    Raises:
-        ValueError: it is no index, of another version, or damaged.
+        facts: of the index.
+        offsets: int64 ``[images + 1]``, in memory or in a mapped file; only slices are taken.
+        names: uint8 ``[bytes]``, likewise.
+        file: the mapped file; None for an index in memory.
     """
 
-    def __init__(self, index: bytes | mmap, file: Path | None = None) -> None:
-        if len(index) < _PREAMBLE.size or index[: len(_MAGIC)] != _MAGIC:
-            raise ValueError("not an index of images, or of another version")
-        _, header_bytes, images, names_bytes, digest = _PREAMBLE.unpack_from(index)
-        with memoryview(index) as view:
-            if _digest([header_bytes, images, names_bytes], [view[_PREAMBLE.size :]]) != digest:
-                raise ValueError("a damaged index of images")
-        header_end = _PREAMBLE.size + _padded(header_bytes)
-        names = header_end + 8 * (images + 1)
-        header = json.loads(index[_PREAMBLE.size : _PREAMBLE.size + header_bytes])
-        self.base = Path(header["base"])
-        self.digest: str = header["sha256"]
+    def __init__(self, facts: Facts, offsets: Any, names: Any, file: Path | None = None) -> None:
+        self.base = Path(facts.base)
+        self.digest = facts.sha256
         """SHA-256 of the names, relative to `base`: equal for the same images, wherever they lie."""
-        self._found_ns: int = header["found_ns"]
-        self._index, self._file = index, file
-        self._offsets = np.frombuffer(index, "<i8", images + 1, header_end)
-        self._names, self._sources = names, names + _padded(names_bytes)
+        self._facts, self._offsets, self._names, self._file = facts, offsets, names, file
+        self._length = _length(offsets) - 1
 
     @classmethod
     def of(cls, names: Iterable[str], base: Path) -> "ImagePool":
         """A pool in memory of names relative to `base`; absolute ones stay what they are."""
-        return cls(b"".join(_index(base, lambda _: [("", sorted(set(names)))])))
+        return _searched(base, lambda _: [("", sorted(set(names)))])
 
     @classmethod
     def map(cls, file: Path) -> "ImagePool":
@@ -97,15 +90,30 @@ class ImagePool(Sequence[Path]):
 
         Raises:
             OSError: there is no such file, or it is another user's.
-            ValueError: it holds no index.
+            ValueError: it holds no index, one of another version, or a damaged one.
         """
         with open_regular(file) as opened:
             if hasattr(os, "getuid") and os.fstat(opened.fileno()).st_uid != os.getuid():
                 raise PermissionError(1, "belongs to another user", str(file))
-            return cls(mmap(opened.fileno(), 0, access=ACCESS_READ), file)
+        try:
+            index: Any = safe_open(file, framework="np")
+            metadata = {"format": "", "facts": "", "digest": "", **(index.metadata() or {})}
+            offsets, names = index.get_slice("offsets"), index.get_slice("names")
+        except SafetensorError as error:
+            raise ValueError(f"not an index of images: {error}") from None
+        facts = metadata["facts"]
+        if metadata["format"] != _FORMAT or metadata["digest"] != _digest(facts, offsets, names):
+            raise ValueError("an index of images of another version, or a damaged one")
+        return cls(Facts(*json.loads(facts)), offsets, names, file)
+
+    def save(self, file: BinaryIO) -> None:
+        """Write the index, as `map` reads it."""
+        facts = json.dumps(self._facts)
+        metadata = {"format": _FORMAT, "facts": facts, "digest": _digest(facts, self._offsets, self._names)}
+        file.write(save({"offsets": self._offsets[:], "names": self._names[:]}, metadata))
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return self._length
 
     @overload
     def __getitem__(self, index: int) -> Path: ...
@@ -118,18 +126,18 @@ class ImagePool(Sequence[Path]):
             return tuple(self[number] for number in range(*index.indices(len(self))))
         number = range(len(self))[index]
         begin, end = self._offsets[number : number + 2].tolist()
-        return self.base / os.fsdecode(self._index[self._names + begin : self._names + end - 1])
+        return self.base / os.fsdecode(self._names[begin : end - 1].tobytes())
 
     def __reduce__(self) -> tuple[Callable[..., "ImagePool"], tuple[Any, ...]]:
         if self._file is None:
-            return ImagePool, (bytes(self._index),)
+            return ImagePool, (self._facts, self._offsets, self._names)
         return _map_again, (self._file, self.digest)
 
     def is_current(self) -> bool:
         """Whether all it was made from is as it was, for all that times of modification can tell."""
-        sources: dict[str, int] = json.loads(self._index[self._sources :])
-        settled = self._found_ns - _SETTLED_NS
-        return all(modified <= settled and modified_ns(Path(place)) == modified for place, modified in sources.items())
+        settled = self._facts.found_ns - _SETTLED_NS
+        sources = self._facts.sources.items()
+        return all(modified <= settled and modified_ns(Path(place)) == modified for place, modified in sources)
 
 
 def cached_pool(base: Path, options: Sequence[str], find: Search) -> ImagePool:
@@ -153,9 +161,8 @@ def cached_pool(base: Path, options: Sequence[str], find: Search) -> ImagePool:
             return kept
     except (OSError, ValueError):
         pass  # not kept yet, by another version, or damaged
-    parts = _index(base, find)
-    images: int = _PREAMBLE.unpack(parts[0])[2]
-    return _keep(parts, file) if images > LARGE_POOL else ImagePool(b"".join(parts))
+    pool = _searched(base, find)
+    return _keep(pool, file) if len(pool) > LARGE_POOL else pool
 
 
 def cache_folder() -> Path:
@@ -168,50 +175,48 @@ def cache_folder() -> Path:
         return Path(os.devnull) / "protoseg"
 
 
-def _index(base: Path, find: Search) -> list[bytes]:
-    """The parts of an index, to be written one after the other."""
+def _searched(base: Path, find: Search) -> ImagePool:
     found_ns = time.time_ns()
     sources: dict[str, int] = {}
     chunks = [os.fsencode(before + f"\0{before}".join(names) + "\0") for before, names in find(sources) if names]
-    names = b"".join(chunks)
-    ends = np.flatnonzero(np.frombuffer(names, np.uint8) == 0) + 1
-    header = {"base": str(base), "sha256": hashlib.sha256(names).hexdigest(), "found_ns": found_ns}
-    header_text = json.dumps(header).encode()
-    numbers = [len(header_text), len(ends), len(names)]
-    parts = [
-        header_text.ljust(_padded(len(header_text))),
-        np.concatenate([[0], ends]).astype("<i8").tobytes(),
-        names.ljust(_padded(len(names)), b"\0"),
-        json.dumps(sources).encode(),
-    ]
-    return [_PREAMBLE.pack(_MAGIC, *numbers, _digest(numbers, parts)), *parts]
+    joined = b"".join(chunks)
+    names = np.frombuffer(joined, np.uint8)
+    offsets = np.concatenate([[0], np.flatnonzero(names == 0) + 1]).astype(np.int64)
+    return ImagePool(Facts(str(base), hashlib.sha256(joined).hexdigest(), found_ns, sources), offsets, names)
 
 
-def _digest(numbers: Sequence[int], parts: Iterable[bytes | memoryview]) -> bytes:
-    digest = hashlib.sha256(struct.pack("<3q", *numbers))
-    for part in parts:
-        digest.update(part)
-    return digest.digest()
+def _length(values: Any) -> int:
+    """Of an array, or of a tensor in a file."""
+    return int(values.shape[0] if isinstance(values, np.ndarray) else values.get_shape()[0])
 
 
-def _keep(parts: Sequence[bytes], file: Path) -> ImagePool:
+def _digest(facts: str, *tensors: Any) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for tensor in tensors:
+        length = _length(tensor)
+        for first in range(0, length, _HASHED_AT_ONCE):
+            digest.update(tensor[first : min(length, first + _HASHED_AT_ONCE)].tobytes())
+    return digest.hexdigest()
+
+
+def _keep(pool: ImagePool, file: Path) -> ImagePool:
     """Write an index to its place in the cache; where that cannot be, to a temporary file."""
     try:
         _remove_leftovers(file.parent)
-        write_atomically(file, lambda opened: opened.writelines(parts))
+        write_atomically(file, pool.save)
         return ImagePool.map(file)
     except (WriteError, OSError):
         pass  # all that is lost is time at the next start
     try:
-        temporary, descriptor = _write_temporary(parts, Path(tempfile.gettempdir()))
+        temporary, descriptor = _write_temporary(pool, Path(tempfile.gettempdir()))
     except OSError as error:
         raise ProtosegError(
             f"the index of the unlabelled images cannot be written: {error.strerror}",
             "Set PROTOSEG_CACHE, or TMPDIR, to a folder with some space.",
         ) from None
-    pool = ImagePool.map(temporary)
-    weakref.finalize(pool, _remove, temporary, descriptor, os.getpid())
-    return pool
+    mapped = ImagePool.map(temporary)
+    weakref.finalize(mapped, _remove, temporary, descriptor, os.getpid())
+    return mapped
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -224,7 +229,7 @@ def _remove_leftovers(folder: Path) -> None:
                 (folder / name).unlink()
 
 
-def _write_temporary(parts: Sequence[bytes], folder: Path) -> tuple[Path, int]:
+def _write_temporary(pool: ImagePool, folder: Path) -> tuple[Path, int]:
     """Write a file that goes when this process does, and is locked until then; what killed ones left is removed.
 
     Returns:
@@ -237,7 +242,7 @@ def _write_temporary(parts: Sequence[bytes], folder: Path) -> tuple[Path, int]:
     try:
         _lock(descriptor)
         with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.writelines(parts)
+            pool.save(file)
     except BaseException:
         os.close(descriptor)
         Path(path).unlink(missing_ok=True)
@@ -288,10 +293,6 @@ def _map_again(file: Path, digest: str) -> ImagePool:
             hint="Start again; images added or removed during training are not seen by it.",
         )
     return pool
-
-
-def _padded(size: int) -> int:
-    return -(-size // 8) * 8
 
 
 NO_IMAGES = ImagePool.of((), Path("/"))

@@ -133,7 +133,7 @@ def _method_builder(
         if classes.names != spec.classes.names:
             raise UsageError("data.classes differ from those of the teacher", "A student learns the teacher's classes.")
         if resolved.distill.start_from_teacher:
-            _inherit(student, network, resolved.model, teacher_recipe.model)
+            inherit(student, network, resolved.model, teacher_recipe.model)
         device = student.head.weight.device
         teacher = FrozenTeacher(
             network.to(device),
@@ -175,7 +175,7 @@ def _require_equal_logits(
             )
 
 
-def _inherit(student: Segmenter, teacher: Segmenter, own: Model, others: Model) -> None:
+def inherit(student: Segmenter, teacher: Segmenter, own: Model, others: Model) -> None:
     """Copy what both networks have: the backbone if it is the same, of the same decoder every tensor that fits."""
     parts = [("backbone.", own.backbone == others.backbone)]
     parts += [

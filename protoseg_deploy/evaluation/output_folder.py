@@ -18,7 +18,7 @@ from protoseg_deploy.files import remove_scratch, require_inside, scratch_path
 from protoseg_deploy.locks import sole_writer
 
 _LOCK = ".predict.lock"
-_SCRATCH = ".predict.scratch"
+SCRATCH = ".predict.scratch"
 
 
 class OutputFolder:
@@ -26,7 +26,7 @@ class OutputFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._scratch = path / _SCRATCH
+        self._scratch = path / SCRATCH
         self._folders: set[Path] = set()
         self._failures: BinaryIO | None = None
 

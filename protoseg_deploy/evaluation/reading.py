@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 _READ_AHEAD = 8
 """Images decoded in the background while a network computes."""
 
-_WAITING_BATCHES = 4
+WAITING_BATCHES = 4
 """Images of odd sizes wait for others of their size, as many as make this number of batches."""
 
 _MASK_HINT = "Masks hold class indices at the size of their image; data.value_map replaces values, e.g. {11: 255}."
@@ -79,7 +79,7 @@ def read_batches(
         groups.setdefault(mask.shape, []).append((sample, (image, mask)))
         if len(groups[mask.shape]) == batch:
             yield _stacked(groups.pop(mask.shape))
-        elif sum(map(len, groups.values())) >= _WAITING_BATCHES * batch:
+        elif sum(map(len, groups.values())) >= WAITING_BATCHES * batch:
             yield _stacked(groups.pop(max(groups, key=lambda size: len(groups[size]))))
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"

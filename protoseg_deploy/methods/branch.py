@@ -121,7 +121,7 @@ class PrototypeBranch(nn.Module):
         scored = self.bank.cross_entropies(features, targets)
         self.bank.collect(scored, torch.cat([sample.counted for sample in samples]))
         parts = torch.split(scored.losses, [len(sample.targets) for sample in samples])
-        return {sample.name: self._mean(part, sample) for part, sample in zip(parts, samples, strict=True)}
+        return {sample.name: self.mean_loss(part, sample) for part, sample in zip(parts, samples, strict=True)}
 
     def dense_logits(self, output: SegmenterOutput) -> Tensor:
         """``[B,C,h,w]`` logits of the prototype head, float32 at least."""
@@ -139,24 +139,24 @@ class PrototypeBranch(nn.Module):
             return prototype
         return torch.logaddexp(linear + math.log(1.0 - share), prototype + math.log(share))
 
-    def _labeled_sample(self, output: SegmenterOutput, labels: Tensor, draws: StepDraws) -> "_Sample":
+    def _labeled_sample(self, output: SegmenterOutput, labels: Tensor, draws: StepDraws) -> "PixelSample":
         positions = draws.labeled_positions(*output.image_size, self.grid)
         targets = gather_values(labels, positions).flatten()
         known = targets != self.ignore_index
         features = self._features_at(output, positions)
-        return _Sample("prototype_labeled", features, torch.where(known, targets, 0), known, known)
+        return PixelSample("prototype_labeled", features, torch.where(known, targets, 0), known, known)
 
-    def _unlabeled_sample(self, output: SegmenterOutput, pseudo: PseudoLabels, draws: StepDraws) -> "_Sample":
+    def _unlabeled_sample(self, output: SegmenterOutput, pseudo: PseudoLabels, draws: StepDraws) -> "PixelSample":
         positions = draws.unlabeled_positions(*output.image_size, self.grid)
         targets = gather_values(pseudo.labels, positions).flatten()
         valid = gather_values(pseudo.valid, positions).flatten()
         trusted = valid & (gather_values(pseudo.confidence, positions).flatten() >= self.threshold)
-        return _Sample("prototype_unlabeled", self._features_at(output, positions), targets, trusted, valid)
+        return PixelSample("prototype_unlabeled", self._features_at(output, positions), targets, trusted, valid)
 
     def _features_at(self, output: SegmenterOutput, positions: Tensor) -> Tensor:
         return gather_features(output.features(self.features), positions, output.padded_size).flatten(0, 1)
 
-    def _mean(self, losses: Tensor, sample: "_Sample") -> Tensor:
+    def mean_loss(self, losses: Tensor, sample: "PixelSample") -> Tensor:
         weights = sample.counted
         if self.bank.may_lack_classes:
             weights = weights & self.bank.present().any(dim=1)[sample.targets]
@@ -166,7 +166,7 @@ class PrototypeBranch(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Sample:
+class PixelSample:
     """Pixels of the labelled or of the unlabelled images, N of them."""
 
     name: str

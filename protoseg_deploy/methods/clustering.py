@@ -14,7 +14,7 @@ from protoseg_deploy.recipe import Features
 
 LabeledViews = Callable[[int | None], Iterable[tuple[Tensor, Tensor]]]
 
-_PIXELS_PER_CLASS = 20_000
+PIXELS_PER_CLASS = 20_000
 _PIXELS_PER_CLASS_AND_VIEW = 256
 
 
@@ -55,7 +55,7 @@ def cluster_prototypes(
     """
     device = segmenter.head.weight.device
     generator = torch.Generator().manual_seed(seed)
-    collected = [_DrawnPixels(generator) for _ in class_names]
+    collected = [DrawnPixels(generator) for _ in class_names]
     was_training = segmenter.training
     segmenter.eval()
 
@@ -96,8 +96,8 @@ def cluster_prototypes(
     )
 
 
-class _DrawnPixels:
-    """At most `_PIXELS_PER_CLASS` features of a class, every pixel that is added as likely to be kept as any other.
+class DrawnPixels:
+    """At most `PIXELS_PER_CLASS` features of a class, every pixel that is added as likely to be kept as any other.
 
     The memory it takes does not grow with the number of labelled images.
     """
@@ -114,7 +114,7 @@ class _DrawnPixels:
         """Take ``[N,D]`` features."""
         self._parts.append((features, torch.rand(len(features), dtype=torch.float64, generator=self._generator)))
         self._held += len(features)
-        if self._held > 2 * _PIXELS_PER_CLASS:
+        if self._held > 2 * PIXELS_PER_CLASS:
             self._thin_out()
 
     def features(self) -> Tensor:
@@ -124,6 +124,6 @@ class _DrawnPixels:
 
     def _thin_out(self) -> None:
         features, numbers = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
-        kept = numbers.argsort()[:_PIXELS_PER_CLASS]
+        kept = numbers.argsort()[:PIXELS_PER_CLASS]
         self._parts = [(features[kept], numbers[kept])]
         self._held = len(kept)

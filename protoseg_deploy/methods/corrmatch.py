@@ -18,7 +18,7 @@ from protoseg_deploy.methods.terms import PseudoLabels, SoftLabels, labeled_cros
 from protoseg_deploy.models import Segmenter, SegmenterOutput
 from protoseg_deploy.recipe import ClassTable, Recipe
 
-_REGIONS = 128
+REGIONS = 128
 """An image grows this many regions a step."""
 _DROPPED = 0.5
 """Share of the decoder's input channels that is dropped; what is left is scaled up accordingly."""
@@ -66,7 +66,7 @@ class CorrMatch(PseudoLabelMethod):
         labeled, weak, strong = split_output(output, [len(group) for group in groups])
         perturbed = self._perturbed(student, weak, draws)
         of_weak, of_strong = self.correlation(weak), self.correlation(strong)
-        positions = draws.region_positions(_REGIONS, of_weak.matrix.shape[-1])
+        positions = draws.region_positions(REGIONS, of_weak.matrix.shape[-1])
         regional = propagate_regions(pseudo, of_weak, positions, self.threshold.value).mixed(view.cutmix)
         spread = self.consistency(of_strong.logits, regional) + self.consistency(of_weak.logits, pseudo)
         losses = {
@@ -77,8 +77,8 @@ class CorrMatch(PseudoLabelMethod):
         }
         return labeled, [strong], losses
 
-    def _pseudo_labels(self, teacher: Segmenter, batch: Batch, step: int) -> PseudoLabels:
-        pseudo = super()._pseudo_labels(teacher, batch, step)
+    def pseudo_labels(self, teacher: Segmenter, batch: Batch, step: int) -> PseudoLabels:
+        pseudo = super().pseudo_labels(teacher, batch, step)
         self.threshold.collect(pseudo)
         return replace(pseudo, trusted=pseudo.valid & (pseudo.confidence >= self.threshold.value))
 

@@ -23,7 +23,7 @@ from protoseg_deploy.models import SegmenterOutput
 
 _Reduced = TypeVar("_Reduced")
 
-_VALUES_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
+VALUES_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
 """How many upsampled logits there are at a time: what stays in a core's cache, and what keeps a GPU busy (256 MiB). One
 image is the least; on a CPU as many as there are threads, because upsampling gives each thread an image."""
 
@@ -210,7 +210,7 @@ def each_piece(
     Nobody but `reduce` holds the upsampled logits, so that they are gone before the next ones are made.
     """
     batch, classes = coarse.shape[:2]
-    at_once = _VALUES_AT_ONCE[coarse.device.type] // (classes * padded_size[0] * padded_size[1])
+    at_once = VALUES_AT_ONCE[coarse.device.type] // (classes * padded_size[0] * padded_size[1])
     step = max(at_once, torch.get_num_threads() if coarse.device.type == "cpu" else 1)
     parts = [slice(first, first + step) for first in range(0, batch, step)]
     return [reduce(part, enlarge(coarse[part], padded_size, image_size)) for part in parts]

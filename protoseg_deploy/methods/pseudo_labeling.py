@@ -77,7 +77,7 @@ class PseudoLabelMethod(Method):
             labeled = student.forward_features(batch.images)
             result = StepResult(self.labeled_losses(labeled, batch.labels))
         else:
-            pseudo = self._pseudo_labels(teacher, batch, step)
+            pseudo = self.pseudo_labels(teacher, batch, step)
             if self.adjustment is not None:
                 self.adjustment.pseudo_labels.collect(pseudo.labels, pseudo.trusted)
             views = [self._strong_view(batch, pseudo, draws, number) for number in range(self.strong_views)]
@@ -137,7 +137,7 @@ class PseudoLabelMethod(Method):
         return self.branch.bank.take_diagnostics()
 
     @torch.no_grad()
-    def _pseudo_labels(self, teacher: Segmenter, batch: Batch, step: int) -> PseudoLabels:
+    def pseudo_labels(self, teacher: Segmenter, batch: Batch, step: int) -> PseudoLabels:
         spec = self.recipe.method
         output = _evaluated(teacher, batch.weak)
         logits = FullSizeLogits.of(output)

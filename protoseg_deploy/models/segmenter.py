@@ -83,7 +83,7 @@ class Segmenter(nn.Module):
                 multiplied by them. Dropping channels this way is the feature perturbation of some methods.
         """
         height, width = images.shape[-2:]
-        normalised = self._pad(self._normalise(images))
+        normalised = self.pad(self.normalise(images))
         pyramid = self.backbone(normalised)
         if channel_weights is not None:
             pyramid = [
@@ -103,7 +103,7 @@ class Segmenter(nn.Module):
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return SegmenterOutput(logits, embedding, features, pyramid, image_size, padded_size)
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor) -> Tensor:
         """The mean is subtracted from ``[B,3,H*W,1]``: ONNX Runtime turns 8-bit convolutions to channels last, and with
         them a subtraction that has the shape of an image. Three numbers at a time it takes as long as the upsampling.
         """
@@ -111,7 +111,7 @@ class Segmenter(nn.Module):
         planes = pixels.reshape(images.shape[0], 3, images.shape[2] * images.shape[3], 1) - self.mean
         return planes.reshape(images.shape) / self.std
 
-    def _pad(self, images: Tensor) -> Tensor:
+    def pad(self, images: Tensor) -> Tensor:
         multiple = self.backbone.size_multiple
         if multiple == 1:
             return images

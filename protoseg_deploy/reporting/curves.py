@@ -11,7 +11,7 @@ from protoseg_deploy.files import write_atomically
 Curve = Sequence[tuple[int, float]]
 """Steps and mIoU in percent."""
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Of Okabe and Ito's palette for all kinds of colour vision, without its yellow, which is faint on white."""
 _DASHES = ("-", "--", ":", "-.")
 """Once all colours are taken."""
@@ -44,7 +44,7 @@ def _figure(curves: Mapping[str, Sequence[Curve]]) -> Figure:
         by_step = [dict(run) for run in runs]
         steps = [step for step in by_step[0] if all(step in run for run in by_step)]
         values = [[run[step] for run in by_step] for step in steps]
-        color = _COLORS[number % len(_COLORS)]
+        color = COLORS[number % len(COLORS)]
         lowest, highest = [min(v) for v in values], [max(v) for v in values]
         axes.fill_between(steps, lowest, highest, color=color, alpha=0.12, linewidth=0)
         for edge in (lowest, highest) if len(runs) > 1 else ():
@@ -53,7 +53,7 @@ def _figure(curves: Mapping[str, Sequence[Curve]]) -> Figure:
             steps,
             [sum(v) / len(v) for v in values],
             color=color,
-            linestyle=_DASHES[number // len(_COLORS) % len(_DASHES)],
+            linestyle=_DASHES[number // len(COLORS) % len(_DASHES)],
             marker=_MARKERS[number % len(_MARKERS)],
             markersize=5,
             markevery=max(1, len(steps) // 15),

@@ -13,6 +13,7 @@ from protoseg_deploy.bundles.finding import open_graph
 from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.choices import Precision
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
+from protoseg_deploy.runtimes.device_buffers import DeviceBuffers
 from protoseg_deploy.runtimes.providers import engine_cache, open_session, run_session
 
 
@@ -54,7 +55,7 @@ class OnnxRuntime:
         graph.require_unchanged()
         self._session = opened.session
         self._builds = tensorrt
-        self._buffers: _Buffers | None = None
+        self._buffers: DeviceBuffers | None = None
         self._info = RuntimeInfo(
             kind="onnx",
             path=path,
@@ -118,41 +119,6 @@ class OnnxRuntime:
         """Run the session; a call that takes too long is told to stop."""
         return run_session(run, self._info.path, times=10 if self._builds else 1)
 
-    def _allocate(self, images: UInt8Array) -> "_Buffers":
+    def _allocate(self, images: UInt8Array) -> DeviceBuffers:
         dtype = np.uint8 if len(self._info.classes) <= 256 else np.int32
-        return _Buffers(self._session, images.shape, dtype, self._info.device, self._call)
-
-
-class _Buffers:
-    """Memory on the device for a batch of one shape and its class map, bound to a session."""
-
-    def __init__(
-        self,
-        session: Any,
-        shape: tuple[int, ...],
-        dtype: type[np.generic],
-        device: str,
-        call: Callable[[Callable[[Any], Any]], Any],
-    ) -> None:
-        self.shape = shape
-        self._session = session
-        self._call = call
-        self._source = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), np.uint8, device, 0)
-        self._target = ort.OrtValue.ortvalue_from_shape_and_type(list(shape[:3]), dtype, device, 0)
-        self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(INPUT, self._source)
-        self._binding.bind_ortvalue_output(CLASS_MAP, self._target)
-
-    def fill(self, images: UInt8Array) -> None:
-        self._source.update_inplace(np.ascontiguousarray(images))
-
-    def run(self) -> Any:
-        self._call(lambda options: self._session.run_with_iobinding(self._binding, options))
-        self._binding.synchronize_outputs()
-        return self._target
-
-    def compute(self, images: UInt8Array) -> UInt8Array:
-        """Class map in memory of its own."""
-        self.fill(images)
-        class_map: UInt8Array = np.array(self.run().numpy())
-        return class_map
+        return DeviceBuffers(self._session, images.shape, dtype, self._info.device, self._call)

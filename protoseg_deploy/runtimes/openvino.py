@@ -51,7 +51,7 @@ class OpenVinoRuntime:
     def __init__(self, path: Path, *, threads: int | None = None, precision: Precision | None = None) -> None:
         openvino = _load_openvino()
         graph, self._metadata = open_graph(path, precision, library="openvino")
-        core = _core()
+        core = shared_core()
         computed = _computed_types(core)
         if self._metadata.precision == "bf16" and "BF16" not in computed:
             raise UsageError(
@@ -121,7 +121,7 @@ _NO_BF16 = "OpenVINO cannot compute bf16 on this processor"
 def why_no_bf16() -> str | None:
     """Why a bf16 graph would be refused on this machine; None where it would run, or OpenVINO is not installed."""
     try:
-        core = _core()
+        core = shared_core()
     except UsageError:
         return None
     return None if "BF16" in _computed_types(core) else _NO_BF16
@@ -139,7 +139,7 @@ def _computed_types(core: Any) -> frozenset[str]:
 
 
 @cache
-def _core() -> Any:
+def shared_core() -> Any:
     """The one core of this process, which never goes.
 
     Each gives the thread that makes it a stack for signal handlers, and the one before back when it goes. Of two, the

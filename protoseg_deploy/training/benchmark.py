@@ -97,7 +97,7 @@ def measure_training(
         steps: in a row, in each round.
     """
     machine = describe_machine()
-    benches = {name: _Bench(recipe, build_method) for name, recipe in recipes.items()}
+    benches = {name: Bench(recipe, build_method) for name, recipe in recipes.items()}
     first = next(iter(benches.values()))
     device = first.compute.device
     fetching = None if sets is None else _loader(first, sets)
@@ -120,7 +120,7 @@ def measure_training(
     return TrainingSpeed(methods, loader, first.compute, machine)
 
 
-class _Bench:
+class Bench:
     """One method with a batch of random pixels on the device."""
 
     def __init__(self, recipe: Recipe, build_method: MethodBuilder) -> None:
@@ -218,7 +218,7 @@ class _Bench:
             yield image[None], labels
 
 
-def _loader(bench: _Bench, sets: DataSets) -> TrainingLoader:
+def _loader(bench: Bench, sets: DataSets) -> TrainingLoader:
     """Of endless batches."""
     spec, compute = bench.recipe.train, bench.compute
     batches = TrainingBatches(
@@ -232,7 +232,7 @@ def _loader(bench: _Bench, sets: DataSets) -> TrainingLoader:
     return TrainingLoader(batches, 0, plan, pin_memory=compute.device.type == "cuda", timeout_s=spec.timeout_s)
 
 
-def _measure_loader(bench: _Bench, loader: TrainingLoader, rounds: int, steps: int) -> LoaderSpeed:
+def _measure_loader(bench: Bench, loader: TrainingLoader, rounds: int, steps: int) -> LoaderSpeed:
     """Blocks of steps with and without the loader, in turns.
 
     While it is not asked, a loader fetches ahead. What it can have fetched is used up before a block's time is taken.

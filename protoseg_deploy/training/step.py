@@ -72,7 +72,7 @@ class TrainStep:
         passes = _Passes(student, method)
         self.passes: nn.Module = passes
         if world().size > 1:
-            _freeze_idle(student, spec)
+            freeze_idle(student, spec)
             devices = [compute.device.index] if on_gpu else None
             with warnings.catch_warnings():  # newer versions of torch have two options in place of `broadcast_buffers`
                 warnings.simplefilter("ignore", FutureWarning)
@@ -211,7 +211,7 @@ def _normalisation_statistics(*networks: nn.Module) -> list[Tensor]:
     return [buffer for layer in layers if isinstance(layer, _BatchNorm) for buffer in layer.buffers(recurse=False)]
 
 
-def _freeze_idle(student: Segmenter, spec: Train) -> None:
+def freeze_idle(student: Segmenter, spec: Train) -> None:
     """Take parameters that no loss depends on out of training: processes would wait for their gradients forever."""
     was_training = student.training
     student.eval()  # neither statistics nor random numbers are touched

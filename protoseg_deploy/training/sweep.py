@@ -272,7 +272,7 @@ def _start(planned: PlannedRun, slot: int, jobs: int) -> subprocess.Popen[bytes]
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env=_environment(slot, jobs),
+            env=slot_environment(slot, jobs),
             start_new_session=True,  # Ctrl-C reaches it once, from `train_missing`
         )
     finally:
@@ -288,7 +288,7 @@ def _log(planned: PlannedRun) -> Path:
     return planned.run.folder.with_suffix(".log")
 
 
-def _environment(slot: int, jobs: int) -> dict[str, str]:
+def slot_environment(slot: int, jobs: int) -> dict[str, str]:
     """Runs side by side share the cores, and take GPUs in turn where there are several."""
     environment = dict(os.environ)
     if jobs > 1:

@@ -327,7 +327,7 @@ def test_further_formats_are_read_where_they_can_be(tmp_path: Path, suffix: str)
 
 
 def test_heic_without_its_reader_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_has_heif", lambda: False)
+    monkeypatch.setattr(formats, "has_heif", lambda: False)
     path = tmp_path / "a.heic"
     path.write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(100))
     with pytest.raises(DataError, match=r"a\.heic: a HEIC image") as caught:

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torchvision.transforms.v2 import functional as TF
 
-from protoseg_deploy.data.photometric import _blurred, _recoloured, augment, augmentation, draw_augmentation
+from protoseg_deploy.data.photometric import augment, augmentation, blurred, draw_augmentation, recoloured
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 
@@ -51,8 +51,8 @@ def test_no_augmentation_is_the_same_image():
     assert torch.equal(strong(image), image)
     batch = image[None]
     nothing = augmentation()[None]
-    colours = _recoloured(batch, nothing)
-    assert torch.equal(_blurred(colours, nothing[:, 12]), batch), "a blur of zero pixels changes nothing"
+    colours = recoloured(batch, nothing)
+    assert torch.equal(blurred(colours, nothing[:, 12]), batch), "a blur of zero pixels changes nothing"
 
 
 # Sides of less than, exactly, and more than a block of the blur, and of blocks and a rest.
@@ -102,7 +102,7 @@ def test_each_image_of_a_batch_has_an_augmentation_of_its_own():
     views = augment(images, augmentations)
     for image, changes, view in zip(images, augmentations, views, strict=True):
         assert torch.equal(augment(image[None], changes[None])[0], view)
-    at_once = _blurred(_recoloured(images, augmentations), augmentations[:, 12])
+    at_once = blurred(recoloured(images, augmentations), augmentations[:, 12])
     assert largest_difference(at_once, views) <= 1, "what a GPU computes"
 
 

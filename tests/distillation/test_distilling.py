@@ -5,7 +5,7 @@ import torch
 
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.distillation import Distillation, FrozenTeacher, distill
-from protoseg_deploy.distillation.distill import _inherit
+from protoseg_deploy.distillation.distill import inherit
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.models import Segmenter, load_network
 from protoseg_deploy.recipe import class_table
@@ -72,5 +72,5 @@ def test_another_backbone_inherits_nothing(tiny_recipe):
     small, large = tiny_recipe.model, tiny_recipe.model.model_copy(update={"backbone": "resnet14t"})
     student, teacher = Segmenter(small, 3), Segmenter(large, 3)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    _inherit(student, teacher, small, large)
+    inherit(student, teacher, small, large)
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())

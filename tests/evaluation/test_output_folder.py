@@ -234,7 +234,7 @@ def test_a_folder_in_the_way_of_one_result_is_reported_for_that_image(images: Pa
 
 
 def test_nothing_is_cleared_but_what_calls_before_have_left(tmp_path: Path) -> None:
-    scratch = tmp_path / output_folder._SCRATCH
+    scratch = tmp_path / output_folder.SCRATCH
     scratch.mkdir()
     (scratch / ".index.0123456789ab.tmp").write_bytes(b"ours")
     (scratch / "thesis.txt").write_bytes(b"theirs")
@@ -252,6 +252,6 @@ def test_an_output_folder_that_cannot_be_is_one_clear_error(tmp_path: Path) -> N
             pass
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / output_folder._SCRATCH).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out" / output_folder.SCRATCH).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match="is a link"), open_output(tmp_path / "out"):
         pass

@@ -48,7 +48,7 @@ def test_sizes_that_alternate_still_fill_batches(tmp_path: Path) -> None:
 
 def test_no_more_than_a_few_batches_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = write(tmp_path, [(4, 4), (4, 4), *((4, width) for width in range(5, 13))])
-    monkeypatch.setattr(reading, "_WAITING_BATCHES", 1)
+    monkeypatch.setattr(reading, "WAITING_BATCHES", 1)
     assert batches(samples, 3)[0] == [0, 1], "the largest group goes first"
     assert sorted(number for group in batches(samples, 3) for number in group) == list(range(10))
 

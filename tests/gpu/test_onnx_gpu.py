@@ -10,6 +10,7 @@ from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.exporting import export_bundle
 from protoseg_deploy.models.saved import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model
+from protoseg_deploy.runtimes.device_buffers import DeviceBuffers
 from protoseg_deploy.runtimes.onnx import OnnxRuntime
 from protoseg_deploy.runtimes.opening import open_runtime
 from protoseg_deploy.runtimes.providers import PROVIDERS
@@ -71,14 +72,19 @@ def test_class_maps_are_those_of_the_cpu(bundle: Path, provider: str, precision:
         np.testing.assert_array_equal(run().numpy(), results[0])
 
 
-def test_memory_is_allocated_once_for_a_size(bundle: Path) -> None:
+def test_memory_is_allocated_once_for_a_size(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+
+    class Counted(DeviceBuffers):
+        def __init__(self, session: object, shape: tuple[int, ...], *rest: object) -> None:
+            shapes.append(shape)
+            super().__init__(session, shape, *rest)
+
+    monkeypatch.setattr("protoseg_deploy.runtimes.onnx.DeviceBuffers", Counted)
     runtime = opened(bundle, "cuda", "fp32")
-    runtime.predict(noise(0, 1, 64, 64))
-    before = runtime._buffers
-    runtime.predict(noise(1, 1, 64, 64))
-    assert runtime._buffers is before
-    runtime.predict(noise(1, 1, 64, 96))
-    assert runtime._buffers is not before
+    for images in (noise(0, 1, 64, 64), noise(1, 1, 64, 64), noise(1, 1, 64, 96)):
+        runtime.predict(images)
+    assert shapes == [(1, 64, 64, 3), (1, 64, 96, 3)]
 
 
 def test_engines_are_kept(bundle: Path) -> None:

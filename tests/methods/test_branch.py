@@ -72,7 +72,7 @@ def test_a_loss_is_that_of_a_loop(pixels, class_balanced):
         loss = math.log(sum(math.exp(logit) for logit in logits)) - logits[label]
         total += loss * (weight if class_balanced else float(weight > 0))
     losses = head.bank.cross_entropies(features, targets).losses
-    loss = head._mean(losses, branch._Sample("some", features, targets, counted, averaged_over))
+    loss = head.mean_loss(losses, branch.PixelSample("some", features, targets, counted, averaged_over))
     assert loss.item() == pytest.approx(total / averaged_over.sum().item(), rel=1e-4)
 
 

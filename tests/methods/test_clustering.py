@@ -118,8 +118,8 @@ def test_prototypes_are_those_of_the_same_network_in_double_precision(network_an
 
 
 def test_of_many_pixels_each_is_as_likely_to_be_drawn(monkeypatch) -> None:
-    monkeypatch.setattr(clustering, "_PIXELS_PER_CLASS", 100)
-    pixels = clustering._DrawnPixels(torch.Generator().manual_seed(0))
+    monkeypatch.setattr(clustering, "PIXELS_PER_CLASS", 100)
+    pixels = clustering.DrawnPixels(torch.Generator().manual_seed(0))
     for number in range(1000):
         pixels.add(torch.full((10, 1), float(number)))
         assert len(pixels) <= 200, "memory does not grow with the images"

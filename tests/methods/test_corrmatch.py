@@ -148,7 +148,7 @@ def at_image_size(coarse):
 
 
 def test_corrmatch_is_its_formula(setting, monkeypatch):
-    monkeypatch.setattr(corrmatch, "_REGIONS", 12)
+    monkeypatch.setattr(corrmatch, "REGIONS", 12)
     recipe, student, teacher, method, batch = setting()
     student.eval()  # so that images do not see each other through normalisation
     result = method.step(student, teacher, batch, 3)

@@ -29,7 +29,7 @@ def example(sizes, dtype=torch.float32, batch=3, classes=5):
 
 @pytest.fixture(params=[1, 2**20], ids=["image by image", "at once"])
 def _values_at_once(request, monkeypatch):
-    monkeypatch.setattr(full_size, "_VALUES_AT_ONCE", {"cpu": request.param})
+    monkeypatch.setattr(full_size, "VALUES_AT_ONCE", {"cpu": request.param})
 
 
 @pytest.mark.usefixtures("_values_at_once")
@@ -134,7 +134,7 @@ def test_offsets_may_be_added_before_enlarging():
 
 def test_no_tensor_is_as_large_as_the_logits_of_the_batch(monkeypatch):
     """Neither in the forward nor in the backward pass, and nothing that large is kept in between."""
-    monkeypatch.setattr(full_size, "_VALUES_AT_ONCE", {"cpu": 1})
+    monkeypatch.setattr(full_size, "VALUES_AT_ONCE", {"cpu": 1})
     logits, labels, weights = example(((96, 96), (96, 96)), batch=4)
     coarse = logits.coarse.requires_grad_()
     with _LargestTensor() as seen:

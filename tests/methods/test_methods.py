@@ -189,7 +189,7 @@ def test_losses_of_labels_and_pseudo_labels_are_adjusted_by_the_frequencies_of_e
     )
     student, method, batches = setup(recipe)
     batch = batches.batch(0).to(torch.device("cpu"))
-    pseudo = method._pseudo_labels(student, batch, 4)
+    pseudo = method.pseudo_labels(student, batch, 4)
     method.step(student, student, batch, 4)
     adjustment = method.adjustment
     known = batch.labels[batch.labels != 255]

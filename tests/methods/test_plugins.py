@@ -83,7 +83,7 @@ def test_an_installed_plug_in_trains_and_one_that_is_not_is_unknown(
 
 
 def test_a_decorator_makes_a_method_known(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(METHODS, "_registered", {})
+    monkeypatch.setattr(METHODS, "registered", {})
     tree = recipe_tree(scenes)
     tree["method"] = {"name": "mine"}
     with pytest.raises(RecipeError, match=r"method\.name: 'mine' is not one of"):

@@ -1,6 +1,8 @@
 """The prototype bank and its sampling against slow loops in NumPy."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -145,6 +147,20 @@ def test_a_bank_goes_on_bit_for_bit_from_its_state(bank):
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in bank.state_dict().items())
 
 
+def commit_together(banks, monkeypatch):
+    """Commit each in a thread of its own, as if these were processes that sum what they have collected."""
+    shown, all_there = [], threading.Barrier(len(banks), timeout=60)
+
+    def summed(values):
+        shown.append(values)
+        all_there.wait()
+        return torch.stack(shown).sum(dim=0)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(len(banks)) as threads:
+        patch.setattr(prototypes, "sum_over_processes", summed)
+        list(threads.map(lambda bank: bank.commit(TAKEN), banks))
+
+
 def test_two_processes_hold_the_bank_of_one(bank, monkeypatch):
     """Each sees half of the pixels; both halves in two passes of one process are the same step."""
     passes, processes = copy.deepcopy(bank), [copy.deepcopy(bank), copy.deepcopy(bank)]
@@ -158,11 +174,7 @@ def test_two_processes_hold_the_bank_of_one(bank, monkeypatch):
         passes.commit(TAKEN)
         for each, half in zip(processes, halves, strict=True):
             show(each, *half)
-        sums = processes[0]._collected + processes[1]._collected
-        with monkeypatch.context() as patch:
-            patch.setattr(prototypes, "sum_over_processes", lambda _, sums=sums: sums)
-            for each in processes:
-                each.commit(TAKEN)
+        commit_together(processes, monkeypatch)
         assert torch.equal(processes[0].prototypes, processes[1].prototypes)
         for each in (passes, processes[0]):
             torch.testing.assert_close(each.prototypes, bank.prototypes)

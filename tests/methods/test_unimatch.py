@@ -60,7 +60,7 @@ def decoded(student, images, weights):
     """The student image by image, its decoder fed with weighted channels."""
     outputs = []
     for number, image in enumerate(images):
-        pyramid = student.backbone(student._pad(student._normalise(image[None])))
+        pyramid = student.backbone(student.pad(student.normalise(image[None])))
         pyramid = [
             torch.stack([channel * float(weight) for channel, weight in zip(level[0], rows[number], strict=True)])
             for level, rows in zip(pyramid, weights, strict=True)

@@ -117,7 +117,7 @@ def test_a_window_beyond_the_image_is_the_whole_padded_image() -> None:
 def test_padding_is_nothing_to_the_network() -> None:
     segmenter = network()
     blank = segmenter.mean.expand(1, 3, 8, 8)
-    assert segmenter._normalise(blank).abs().max() == 0
+    assert segmenter.normalise(blank).abs().max() == 0
 
 
 def test_one_class_against_an_implicit_background() -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from protoseg_deploy.reporting.comparison import Spread, compare_runs
-from protoseg_deploy.reporting.curves import _COLORS, draw_curves
+from protoseg_deploy.reporting.curves import COLORS, draw_curves
 from protoseg_deploy.training import Run
 from protoseg_deploy.training.sweep import PlannedRun
 
@@ -131,7 +131,7 @@ def test_the_picture_has_a_line_of_its_own_colour_for_each_variant(tmp_path):
     assert picture.shape[1] >= 1000
 
     def columns_of(number):
-        color = [int(_COLORS[number][at : at + 2], 16) for at in (1, 3, 5)]
+        color = [int(COLORS[number][at : at + 2], 16) for at in (1, 3, 5)]
         return np.flatnonzero((np.abs(picture - color).max(axis=2) < 12).any(axis=0))
 
     assert columns_of(2).size == 0, "a variant without runs is left out"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from protoseg_deploy.exporting import export_bundle
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model
 
+CPU = "CPUExecutionProvider"
 CLASSES = ClassTable(("sky", "road", "tree"), ((10, 20, 30), (0, 255, 0), (1, 2, 3)))
 
 
@@ -26,6 +28,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_bundle(root / "run", root / "bundle", precisions=("fp32", "fp16", "bf16"))
     export_bundle(root / "run", root / "fixed", size=(40, 56))
     return root
+
+
+@pytest.fixture
+def fallen_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is found, and ONNX Runtime computes on the CPU whatever it is asked for, silently."""
+    plain = ort.InferenceSession
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(ort, "InferenceSession", lambda source, options, **_: plain(source, options, [CPU]))
+
+
+@pytest.fixture
+def named_otherwise(fallen_back: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before, and ONNX Runtime says that the provider it was asked for is there."""
+    fallen = ort.InferenceSession
+
+    class Session:
+        def __init__(self, source: object, options: object, *, providers: list, **_: object) -> None:
+            self._plain = fallen(source, options)
+            first = providers[0]
+            self._names = list(dict.fromkeys([first if isinstance(first, str) else first[0], CPU]))
+
+        def get_providers(self) -> list[str]:
+            return self._names
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._plain, name)
+
+    monkeypatch.setattr(ort, "InferenceSession", Session)
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 
 from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.bundles.bundle import file_entry
+from protoseg_deploy.bundles.finding import find_graph
 from protoseg_deploy.bundles.verdicts import StageVerdict, Verification
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting.tracing.onnx_export import save_graph
@@ -151,11 +152,11 @@ def test_a_graph_of_a_bundle_is_checked_and_verified_as_such(
         with pytest.raises(ProtosegError, match="bytes instead of"):
             open_runtime(path, precision=precision)
     # the verdict is of ONNX Runtime's own kernels, not of what TensorRT makes of the graph
-    session = OnnxRuntime(bundle)._session
-    opened = providers.Opened(session, "cpu", "", "")
-    monkeypatch.setattr("protoseg_deploy.runtimes.onnx.open_session", lambda *_: opened)
     assert OnnxRuntime(bundle).info.verified is True
-    assert OnnxRuntime(bundle, tensorrt=True).info.verified is None
+    opened = providers.open_session(find_graph(bundle), "fp32", "cpu", threads=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("protoseg_deploy.runtimes.onnx.open_session", lambda *_: opened)
+        assert OnnxRuntime(bundle, tensorrt=True).info.verified is None
     # alone, or beside the manifest of something else, a graph is complete but unverified
     (bundle / "model.fp16.onnx").write_bytes(graph)
     (bundle / "manifest.json").write_text('{"name": "a web page"}')

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,7 +19,7 @@ from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.exporting import export_bundle
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model
-from protoseg_deploy.runtimes import OnnxRuntime, open_runtime
+from protoseg_deploy.runtimes import open_runtime
 from tests.exporting.families import FAMILIES, Family, exported
 
 openvino = pytest.importorskip("openvino")
@@ -26,7 +27,7 @@ openvino = pytest.importorskip("openvino")
 from protoseg_deploy.runtimes import openvino as openvino_module  # noqa: E402
 from protoseg_deploy.runtimes.openvino import OpenVinoRuntime, why_no_bf16  # noqa: E402
 
-CAPABILITIES = openvino_module._core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CAPABILITIES = openvino_module.shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 ROOT = Path(__file__).resolve().parents[2]
 NO_BF16 = why_no_bf16()
 
@@ -60,9 +61,8 @@ def test_every_family_gives_the_class_maps_of_onnxruntime(family: Family, precis
         pytest.skip(NO_BF16)
     runtime = OpenVinoRuntime(exported(family, precision), threads=1)
     images = patches(0, 2, *(family.size or (97, 131)))
-    expected, logits = OnnxRuntime(exported(family), device="cpu", threads=1)._session.run(
-        ["class_map", "logits"], {"images": images}
-    )
+    session = onnxruntime.InferenceSession(exported(family), providers=["CPUExecutionProvider"])
+    expected, logits = session.run(["class_map", "logits"], {"images": images})
     found = runtime.predict(images)
     layers = runtime.info.layer_types
     if precision == "fp32":
@@ -118,7 +118,7 @@ def no_bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # read by oneDNN at its first call, here at each
         return
 
-    core = openvino_module._core()
+    core = openvino_module.shared_core()
 
     class Core:
         compile_model = core.compile_model
@@ -128,7 +128,7 @@ def no_bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             return [name for name in found if name != "BF16"] if "OPTIMIZATION_CAPABILITIES" in arguments else found
 
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    monkeypatch.setattr(openvino_module, "_core", Core)
+    monkeypatch.setattr(openvino_module, "shared_core", Core)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals on this system")

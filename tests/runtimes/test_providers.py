@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 
 from protoseg_deploy.bundles.finding import find_graph
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes import OnnxRuntime, open_runtime, providers
-from tests.runtimes.conftest import noise
+from protoseg_deploy.runtimes.device_buffers import DeviceBuffers
+from tests.runtimes.conftest import CPU, noise
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="only where there is no GPU")
@@ -27,12 +29,8 @@ def test_auto_says_why(folder: Path) -> None:
     assert open_runtime(folder / "bundle").info.device_choice
 
 
-def test_a_provider_that_did_not_load_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a GPU and a broken CUDA provider ONNX Runtime would compute on the CPU silently."""
-    monkeypatch.setattr(providers, "PROVIDERS", {"cpu": "CPUExecutionProvider", "cuda": "None", "tensorrt": "None"})
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    session = OnnxRuntime(folder / "bundle", device="cpu")._session
-    monkeypatch.setattr(providers, "_session", lambda *_: session)
+@pytest.mark.usefixtures("fallen_back")
+def test_a_provider_that_did_not_load_is_an_error(folder: Path) -> None:
     with pytest.raises(UsageError, match="would compute on the CPU"):
         OnnxRuntime(folder / "bundle", device="cuda")
     with pytest.raises(UsageError, match="would compute on the CPU") as tensorrt:
@@ -43,25 +41,9 @@ def test_a_provider_that_did_not_load_is_an_error(folder: Path, monkeypatch: pyt
     assert "would compute on the CPU" in info.device_choice
 
 
-@pytest.mark.parametrize(("provider", "asked"), [("cuda", {"device": "cuda"}), ("tensorrt", {"tensorrt": True})])
-def test_convolutions_left_to_another_provider_are_an_error(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, provider: str, asked: dict
-) -> None:
-    """The wanted provider is there, but the nodes are with another one."""
-
-    class Session:
-        def __init__(self, session) -> None:
-            self._session = session
-
-        def get_providers(self) -> list[str]:
-            return [providers.PROVIDERS[provider], "CPUExecutionProvider"]
-
-        def __getattr__(self, name: str):
-            return getattr(self._session, name)
-
-    session = Session(OnnxRuntime(folder / "bundle", device="cpu")._session)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(providers, "_session", lambda *_: session)
+@pytest.mark.usefixtures("named_otherwise")
+@pytest.mark.parametrize("asked", [{"device": "cuda"}, {"tensorrt": True}], ids=["cuda", "tensorrt"])
+def test_convolutions_left_to_another_provider_are_an_error(folder: Path, asked: dict) -> None:
     with pytest.raises(UsageError, match=r"left .*\d+ Conv.* of the network to other providers"):
         OnnxRuntime(folder / "bundle", **asked)
 
@@ -93,11 +75,12 @@ def test_engines_of_retrained_networks_are_not_mixed_up(folder: Path, tmp_path: 
     assert providers.engine_cache(find_graph(graph)) == tmp_path / "cache" / "protoseg" / "tensorrt-ep" / cache.name
 
 
+@pytest.mark.usefixtures("fallen_back")
 def test_a_folder_for_engines_that_cannot_be(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "bundle" / "model.onnx", tmp_path)
     (tmp_path / "engines").write_text("in the way")
     with pytest.raises(ProtosegError, match=r"cannot create the folder for TensorRT's engines, .*: Not a directory"):
-        providers._listed("tensorrt", find_graph(tmp_path / "model.onnx"))
+        OnnxRuntime(tmp_path / "model.onnx", tensorrt=True)
 
 
 def test_a_plain_error_of_the_cpu_provider_is_a_graph_it_cannot_load(
@@ -133,7 +116,8 @@ def test_device_buffers_take_one_batch_after_the_other(folder: Path) -> None:
     """What `predict` does on a GPU, with main memory for the device's."""
     runtime = OnnxRuntime(folder / "bundle", device="cpu")
     first, second = noise(2, 24, 31), 255 - noise(2, 24, 31)
-    buffers = runtime._allocate(first)
+    session = ort.InferenceSession(folder / "bundle" / "model.onnx", providers=[CPU])
+    buffers = DeviceBuffers(session, first.shape, np.uint8, "cpu", lambda run: run(None))
     results = [buffers.compute(images) for images in (first, second[:, :, ::-1][:, :, ::-1])]
     for result, images in zip(results, (first, second), strict=True):
         np.testing.assert_array_equal(result, runtime.predict(images))

@@ -21,7 +21,7 @@ from protoseg_deploy.runtimes.tensorrt import EngineSidecar, LayerTable, Profile
 from protoseg_deploy.runtimes.tensorrt.launching import Binding, Launcher
 from protoseg_deploy.runtimes.tensorrt.loading import output_types
 from protoseg_deploy.runtimes.tensorrt.memory import GrowingBuffer, usable_in_place
-from protoseg_deploy.runtimes.tensorrt.runtime import _bundle_of
+from protoseg_deploy.runtimes.tensorrt.runtime import bundle_of
 from protoseg_deploy.runtimes.tensorrt.sidecar import (
     check_engine_file,
     check_gpu,
@@ -218,13 +218,13 @@ def test_a_replaced_engine_does_not_keep_the_verdict(
     path.write_bytes(b"an engine")
     made = sidecar(path)
     write_sidecar(path, made)
-    assert _bundle_of(path, made) is None
+    assert bundle_of(path, made) is None
     Bundle.create(tmp_path, manifest_of(tmp_path, "engines/fp16-sm86.engine", "engines/fp16-sm86.json"))
-    assert _bundle_of(path, made).verified(f"engines/{path.name}") is True
-    assert _bundle_of(path.with_stem("fp32"), made) is None  # lies there without being listed
+    assert bundle_of(path, made).verified(f"engines/{path.name}") is True
+    assert bundle_of(path.with_stem("fp32"), made) is None  # lies there without being listed
     other = made.model_copy(update={"metadata": METADATA.model_copy(update={"ignore_index": 7})})
     with pytest.raises(ProtosegError, match="is not the artefact the manifest describes: ignore index 7 instead"):
-        _bundle_of(path, other)
+        bundle_of(path, other)
     path.write_bytes(content)
     write_sidecar(path, sidecar(path, **changes))
     with pytest.raises(ProtosegError, match=f"{replaced} is not the file the manifest describes"):

@@ -39,7 +39,7 @@ def test_methods_and_the_loader_are_measured(tiny_recipe):
 
 def test_a_step_of_the_benchmark_is_a_whole_one(tiny_recipe):
     """All losses of a method take part from the first step, and the student, its average and the bank move."""
-    bench = benchmark._Bench(with_values(tiny_recipe, method={"unlabeled_start": 0.5}), build_method)
+    bench = benchmark.Bench(with_values(tiny_recipe, method={"unlabeled_start": 0.5}), build_method)
     outcome = bench.stepper.take(bench.batch, 0)
     assert outcome.taken
     assert outcome.result.losses.keys() == {"labeled", "unlabeled", "prototype_labeled", "prototype_unlabeled"}
@@ -50,7 +50,7 @@ def test_a_step_of_the_benchmark_is_a_whole_one(tiny_recipe):
 
 
 def test_the_floor_changes_no_parameter_and_reaches_all_of_the_student(tiny_recipe):
-    bench = benchmark._Bench(tiny_recipe, build_method)
+    bench = benchmark.Bench(tiny_recipe, build_method)
     before = [parameter.detach().clone() for parameter in bench.student.parameters()]
     bench.floor()
     assert all(torch.equal(old, new) for old, new in zip(before, bench.student.parameters(), strict=True))
@@ -60,7 +60,7 @@ def test_the_floor_changes_no_parameter_and_reaches_all_of_the_student(tiny_reci
 
 
 def test_watching_a_step_does_not_change_it_and_leaves_nothing_behind(tiny_recipe):
-    plain, observed = (benchmark._Bench(tiny_recipe, build_method) for _ in range(2))
+    plain, observed = (benchmark.Bench(tiny_recipe, build_method) for _ in range(2))
     attributes = [set(vars(part)) for part in parts(observed)]
     torch.manual_seed(1)
     plain.step()
@@ -79,7 +79,7 @@ def parts(bench):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_stages_add_up_to_the_step(tiny_recipe, accumulate):
     parts = {"accumulate": accumulate, "batch_labeled": 4, "batch_unlabeled": 4}
-    bench = benchmark._Bench(with_values(tiny_recipe, train=parts), build_method)
+    bench = benchmark.Bench(with_values(tiny_recipe, train=parts), build_method)
     bench.step()
     clock = StageClock(torch.device("cpu"))
     with watched(bench.stepper, clock):

@@ -18,7 +18,7 @@ from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Model, Train
 from protoseg_deploy.training import Run, train
 from protoseg_deploy.training.devices import synchronise_normalisation
-from protoseg_deploy.training.step import _freeze_idle
+from protoseg_deploy.training.step import freeze_idle
 from protoseg_deploy.training.stopping import OutOfTime
 from tests.conftest import with_values
 
@@ -165,7 +165,7 @@ def test_parameters_that_no_loss_depends_on_are_taken_out_of_training():
     student = Segmenter(Model(backbone="mobilenetv2_035", decoder="lraspp", decoder_channels=8), 3)
     idle = torch.nn.Parameter(torch.zeros(3))
     student.decoder.register_parameter("idle", idle)
-    _freeze_idle(student, Train(crop=64))
+    freeze_idle(student, Train(crop=64))
     trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
     student.train()
     student.forward_features(torch.zeros(2, 3, 64, 64)).logits.sum().backward()

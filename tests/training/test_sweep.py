@@ -7,7 +7,7 @@ import yaml
 
 from protoseg_deploy.errors import RecipeError, UsageError
 from protoseg_deploy.training import Run
-from protoseg_deploy.training.sweep import Variant, _environment, plan_runs
+from protoseg_deploy.training.sweep import Variant, plan_runs, slot_environment
 from tests.conftest import recipe_tree
 
 
@@ -87,8 +87,8 @@ def test_runs_of_another_recipe_and_extended_ones_are_refused(source, tmp_path):
 def test_runs_side_by_side_share_cores_and_take_gpus_in_turn(monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    shared = [_environment(slot, jobs=4) for slot in range(4)]
+    shared = [slot_environment(slot, jobs=4) for slot in range(4)]
     assert [values["CUDA_VISIBLE_DEVICES"] for values in shared] == ["2", "5", "2", "5"]
     assert {values["OMP_NUM_THREADS"] for values in shared} == {"1"}
-    assert _environment(0, jobs=2)["OMP_NUM_THREADS"] == "3"
-    assert _environment(0, jobs=1)["CUDA_VISIBLE_DEVICES"] == "2,5", "a run alone may use what there is"
+    assert slot_environment(0, jobs=2)["OMP_NUM_THREADS"] == "3"
+    assert slot_environment(0, jobs=1)["CUDA_VISIBLE_DEVICES"] == "2,5", "a run alone may use what there is"

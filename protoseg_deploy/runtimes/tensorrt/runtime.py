@@ -49,7 +49,7 @@ class TensorRTRuntime:
     def __init__(self, path: Path) -> None:
         sidecar = read_sidecar(path)
         check_engine_file(path, sidecar)
-        manifest = _bundle_of(path, sidecar)
+        manifest = bundle_of(path, sidecar)
         if not torch.cuda.is_available():
             raise UsageError(
                 f"{path} runs on an NVIDIA GPU, and PyTorch finds none here",
@@ -201,7 +201,7 @@ def _info(path: Path, sidecar: EngineSidecar, gpu: str, manifest: Manifest | Non
     )
 
 
-def _bundle_of(path: Path, sidecar: EngineSidecar) -> Manifest | None:
+def bundle_of(path: Path, sidecar: EngineSidecar) -> Manifest | None:
     """The manifest of the bundle around an engine that names it; None where there is none.
 
     Args:

@@ -138,7 +138,7 @@ class _Stopped(click.ClickException):
 @click.group(cls=_VerbGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="protoseg")
 def cli() -> None:
-    """Train segmentation networks from few labels and put them into production.
+    """Train segmentation networks from few labels and deploy them.
 
     \b
     Try it, no data or GPU needed:
@@ -150,13 +150,13 @@ def cli() -> None:
       protoseg export runs/mine --bundle bundles/mine
 
     \b
-    Exit codes:    0  done
+    Exit codes:    0  success
                    1  failure, or errors were found
-                   2  the command line or the recipe is wrong
+                   2  invalid command line or recipe
                  130  interrupted by Ctrl-C (143: by SIGTERM)
 
-    Output with --json is UTF-8 whatever the locale. A byte of a file name that is not UTF-8 is written as \\xHH, in
-    files, too.
+    Output with --json is UTF-8 whatever the locale. In all output, including files, bytes of file names that are not
+    valid UTF-8 are written as \\xHH.
     """
 
 

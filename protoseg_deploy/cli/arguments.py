@@ -66,8 +66,8 @@ timeout_option: Callable[[Any], Any] = click.option(
     metavar="SECONDS",
     expose_value=False,
     callback=_limit_calls,
-    help="Time limit for a library call: opening a network, one batch of images. Ten times as long for "
-    "tracing a graph and building an engine. Also PROTOSEG_TIMEOUT.",
+    help="Time limit for a library call, such as opening a network or predicting one batch; ten times as long for "
+    "tracing a graph and building an engine. Also set by PROTOSEG_TIMEOUT.",
 )
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document, in UTF-8, instead of tables."
@@ -90,7 +90,7 @@ backend_option: Callable[[Any], Any] = click.option(
 take_over_option: Callable[[Any], Any] = click.option(
     "--take-over",
     is_flag=True,
-    help="Take over a run that a process on another host has left behind, without waiting for its lock to expire.",
+    help="Take over a run that a process on another host has abandoned, without waiting for its lock to expire.",
 )
 
 

@@ -48,19 +48,19 @@ def _as_many_as_help(_context: click.Context, _option: click.Parameter, threads:
     "--size",
     type=height_and_width,
     metavar="HxW",
-    help="Height and width of the images; 512x512, or the artefact's own, when absent.",
+    help="Height and width of the images.  [default: 512x512, or the artefact's fixed size]",
 )
-@click.option("--images", type=PATH, help="Folder of images to use, resized to --size; random noise when absent.")
+@click.option("--images", type=PATH, help="Folder of images to use, resized to --size.  [default: random noise]")
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
     callback=_as_many_as_help,
-    help="CPU threads; the library's own choice when absent.",
+    help="CPU threads.  [default: the library's choice]",
 )
 @click.option(
     "--runs",
     type=click.IntRange(min=1, max=10_000_000),
-    help="Timed iterations per boundary; as many as fit into 5 seconds when absent.",
+    help="Timed iterations for each of `session` and `array`.  [default: as many as fit into 5 seconds]",
 )
 @click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @precision_option
@@ -81,16 +81,17 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Measure how fast RUNTIME is, after a warm-up until its latency is stable.
+    """Measure the latency of RUNTIME, after a warm-up until the latency is stable.
 
-    Latency is given between two boundaries. `session` is the computation alone, inputs in place; the graph itself holds
-    normalisation, resizing, upsampling and argmax. `array` is what a program waits for: uint8 images in memory to uint8
-    class maps in memory. Neither includes reading and decoding files. Images per second follow from the mean.
+    Two latencies are reported. `session` is the computation alone, with inputs already on the device; normalisation,
+    resizing, upsampling and argmax are part of the graph. `array` is what a program waits for: from uint8 images in
+    memory to uint8 class maps in memory. Neither includes reading and decoding files. Images per second are computed
+    from the mean.
 
-    RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Of a bundle, @ chooses a precision and a
-    backend: bundles/mine@int8, bundles/mine@bf16@openvino; --precision and --backend do so for every RUNTIME that
-    does not. Several RUNTIMEs are measured alternately, so that the ratios hold on a noisy machine.
-    Peak memory is the most that this process has held since it started, libraries and all RUNTIMEs included.
+    RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. For a bundle, @ selects a precision and a
+    backend: bundles/mine@int8, bundles/mine@bf16@openvino; --precision and --backend apply to every RUNTIME without
+    an @. Several RUNTIMEs are measured alternately, so that their ratios are valid on a noisy machine.
+    Peak memory is that of this process since it started, including libraries and all RUNTIMEs.
 
     \b
     protoseg bench bundles/mine --size 360x480

@@ -40,12 +40,12 @@ def command(
     """Measure what a training step of RECIPE costs on this machine, without training anything.
 
     The `floor` is the networks alone: a forward pass of the teacher, a forward and a backward pass of the student. The
-    `step` is all of a method: losses at full size, pseudo-labels, prototypes, optimiser, moving average; its batch lies
-    ready on the device. With the loader, the same step gets its batches from the recipe's data. All are measured
-    alternately, and ratios are medians of ratios within rounds, so that they hold on a noisy machine.
+    `step` is the complete step of a method, with losses at full size, pseudo-labels, prototypes, optimiser and EMA; its
+    batch is already on the device. With the data loader, the same step gets its batches from the recipe's data. All are
+    measured alternately, and ratios are medians of the ratios within rounds, so that they are valid on a noisy machine.
 
-    Memory is what a method keeps (networks, statistics, optimiser) and the most a step needs beside it: on a GPU as its
-    allocator counts, on a CPU as the tensors alive at a time.
+    Memory is the persistent state of a method (networks, statistics, optimiser) plus the peak of a step on top of it:
+    allocator statistics on a GPU, live tensors on a CPU.
 
     \b
     protoseg bench-train camvid-mobilenetv2 data.root=camvid

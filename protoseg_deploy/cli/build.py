@@ -60,14 +60,14 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-@click.command(name="build", cls=Verb, short_help="Build TensorRT engines of a bundle.")
+@click.command(name="build", cls=Verb, short_help="Build TensorRT engines from a bundle.")
 @click.argument("folder", metavar="BUNDLE", type=PATH)
 @click.option(
     "--engine",
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
     required=True,
-    help="`tensorrt`: data-centre GPUs and Jetson, builds for the GPU of this machine. `tensorrt-rtx`: GeForce, RTX, "
-    "builds without a GPU.",
+    help="`tensorrt`: data-centre GPUs and Jetson; builds for the GPU of this machine. `tensorrt-rtx`: GeForce and "
+    "RTX; builds without a GPU.",
 )
 @click.option(
     "--precision",
@@ -75,7 +75,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     multiple=True,
     metavar="LIST",
     callback=precision_list,
-    help="Of fp32, fp16, bf16, int8: one engine each.  [default: all of the bundle]",
+    help="Any of fp32, fp16, bf16, int8; one engine each.  [default: all in the bundle]",
 )
 @click.option(
     "--profile",
@@ -89,18 +89,26 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     "targets",
     multiple=True,
     metavar="LIST",
-    help="tensorrt-rtx: compute capabilities to build for, such as 7.5,8.6.  [default: any from 8.0 on]",
+    help="tensorrt-rtx: compute capabilities to build for, such as 7.5,8.6.  [default: 8.0 and later]",
 )
 @click.option("--workspace", metavar="SIZE", callback=_bytes, help="Workspace limit on the GPU, such as 4GiB.")
 @click.option(
-    "--version-compatible", is_flag=True, help="tensorrt: run under later versions of the same major number too."
+    "--version-compatible", is_flag=True, help="tensorrt: also run with later versions of the same major release."
 )
-@click.option("--hardware-compatible", is_flag=True, help="tensorrt: run on any GPU from compute capability 8.0 on.")
-@click.option("--images", type=PATH, help="Images to verify the engines on; required unless --no-verify.")
+@click.option(
+    "--hardware-compatible", is_flag=True, help="tensorrt: run on any GPU of compute capability 8.0 or later."
+)
+@click.option(
+    "--images", type=PATH, help="Images to verify the engines on; required on a GPU machine unless --no-verify."
+)
 @click.option("--masks", type=PATH, help="Masks of --images, to compare mIoU as well.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
 @click.option(
-    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many images."
+    "--verify-images",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Verify on at most this many images.",
 )
 @click.option("--no-verify", is_flag=True, help="Skip verification, even if the engines can run here.")
 @timeout_option
@@ -121,13 +129,13 @@ def command(
     no_verify: bool,
     as_json: bool,
 ) -> None:
-    """Build engines from the graphs of BUNDLE into BUNDLE/engines, each with a sidecar that says what it is.
+    """Build engines from the graphs of BUNDLE into BUNDLE/engines, each with a sidecar file that describes it.
 
-    The precision is that of the graph. Every engine is inspected: one that was to be fp16 and computes in fp32 is an
-    error. An engine runs under the version of the library it was built with, on the GPUs it was built for, at the
-    shapes of its profile; anything else is refused with a clear message when it is loaded. If one precision cannot be
-    built, the others are, and the command fails (exit code 1) at the end. Engines that can run on this machine are
-    verified like every other artefact of the bundle.
+    The precision is that of the graph. Every engine is inspected: one that was requested as fp16 but computes in fp32
+    is an error. An engine runs only with the library version it was built with, on the GPUs it was built for, and at
+    the shapes of its profile; anything else is refused with a clear message. If one precision cannot be built, the
+    others still are, and the command fails (exit code 1) at the end. Engines that can run on this machine are verified
+    like every other artefact of the bundle.
 
     \b
     protoseg build bundles/mine --engine tensorrt --images photos

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 @recipe_arguments
 @json_option
 def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check the data of RECIPE: read the files, list every error with its file, show what the classes look like.
+    """Check the data of RECIPE: read the files, list every error with its file, show the class distribution.
 
-    Unreadable or truncated images, images without masks, differing sizes, mask values outside the classes, palettes
-    that contradict each other and, where prototypes need them, classes without a labelled pixel are errors (exit code
-    1). The rest is a warning: files that are not read, masks in which 255 may be foreground, images that
-    use little of their range, and unreadable images among the unlabelled ones while their share is within
-    data.max_unreadable_share. Of many unlabelled images an evenly spaced part is decoded (2,000) or opened (20,000).
+    Errors (exit code 1) are unreadable or truncated images, images without masks, masks of a different size, mask
+    values that are not a class, contradictory palettes and, with the prototype branch, classes without a labelled
+    pixel. Warnings are files that are not read, masks in which 255 may be foreground, images that use little of their
+    value range, and unreadable unlabelled images up to a share of data.max_unreadable_share. From a large unlabelled
+    pool, 2,000 evenly spaced images are decoded, and the headers of 20,000 are read.
 
     \b
     protoseg check mine.yaml

@@ -29,20 +29,20 @@ def _seeds(_context: click.Context, _option: click.Parameter, texts: tuple[str, 
     return numbers
 
 
-@click.command(name="compare", cls=Verb, short_help="Train methods or variants on the same data and seeds.")
+@click.command(name="compare", cls=Verb, short_help="Compare methods or variants on the same data and seeds.")
 @recipe_arguments
 @click.option(
     "--methods",
     multiple=True,
     metavar="NAME[,NAME…]",
-    help="Methods; NAME+prototypes is one with the prototype branch.",
+    help="Methods; NAME+prototypes adds the prototype branch.",
 )
 @click.option(
     "--variant",
     "variants",
     multiple=True,
     metavar="'NAME: KEY=VALUE …'",
-    help="A variant with its own overrides, under a name you choose; may be repeated.",
+    help="A variant with its own overrides, under a name of your choice; may be repeated.",
 )
 @click.option(
     "--seeds",
@@ -53,7 +53,7 @@ def _seeds(_context: click.Context, _option: click.Parameter, texts: tuple[str, 
     metavar="N|LIST",
     help="Number of seeds, or a list of seeds: 0,3,5.",
 )
-@click.option("--run", "folder", type=PATH, required=True, help="Folder of all runs and of the results.")
+@click.option("--run", "folder", type=PATH, required=True, help="Folder for all runs and the results.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Parallel runs.")
 @json_option
 def command(
@@ -68,13 +68,13 @@ def command(
 ) -> None:
     """Train several methods, or other variants of RECIPE, with the same seeds and compare them.
 
-    Every seed is one run of each variant, with the same labelled subset (data.labeled_seed) and the same random numbers
-    (train.seed). The first variant is what the others are compared with, seed by seed. Best and last evaluation are
-    both shown: the best one was chosen on the images it is measured on.
+    Every variant is trained once per seed, with the same labelled subset (data.labeled_seed) and the same random
+    numbers (train.seed). All others are compared with the first variant, seed by seed. Both the best and the last
+    evaluation are shown: the best one is selected on the images on which it is measured, so it is optimistic.
 
-    Runs are ordinary run folders, DIR/VARIANT/seed-N, each trained in a process of its own. The same command reads
-    those that are finished, resumes those that were interrupted, and trains the rest, so that variants and seeds can be
-    added later. Results are in DIR: comparison.json, comparison.md, miou.png.
+    Runs are ordinary run folders, DIR/VARIANT/seed-N, each trained in its own process. Repeating the command reads
+    finished runs, resumes interrupted ones and trains the rest, so variants and seeds can be added later. Results are
+    in DIR: comparison.json, comparison.md, miou.png.
 
     \b
     protoseg compare mine.yaml --methods supervised,fixmatch,fixmatch+prototypes --run runs/methods
@@ -84,8 +84,8 @@ def command(
         --variant 'sure: method.name=fixmatch method.confidence_threshold=0.98'
     protoseg compare mine.yaml --methods supervised,prototype --run runs/methods --jobs 2
 
-    Memory is the most a run held at a time: on a GPU as its allocator counts, on a CPU the whole process. With --jobs
-    runs share the cores, and take the GPUs in turn where there are several: times are then not those of a run alone.
+    Memory is the peak of a run: allocator statistics on a GPU, the whole process on a CPU. With --jobs, runs share the
+    cores, and several GPUs are assigned in turn; times are then not comparable with those of a single run.
     """
     from protoseg_deploy.reporting.comparison import compare_runs
     from protoseg_deploy.training.sweep import Variant, plan_runs, train_missing

@@ -10,7 +10,7 @@ from protoseg_deploy.cli.verb import Verb
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print what SHELL has to read to complete commands and options of protoseg.
+    """Print the script that makes SHELL complete commands and options of protoseg.
 
     \b
     bash:  eval "$(protoseg completion bash)"       in ~/.bashrc

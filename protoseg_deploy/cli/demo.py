@@ -10,15 +10,15 @@ from protoseg_deploy.cli.verb import Verb
 
 @click.command(name="demo", cls=Verb, short_help="Run the whole pipeline on embedded data, on a CPU.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", "folder", type=PATH, required=True, help="Folder for everything the demo makes.")
+@click.option("--out", "folder", type=PATH, required=True, help="Folder for all output of the demo.")
 @json_option
 def command(overrides: tuple[str, ...], folder: Path, as_json: bool) -> None:
-    """Train, distil, export, verify and measure on an embedded data set; no GPU, no download, some minutes on a CPU.
+    """Train, distil, export, verify and benchmark on an embedded data set: no GPU, no download, a few minutes on a CPU.
 
-    Procedural aerial scenes: 14 labelled images that show only some of the ways their classes can look, 360 unlabelled
-    ones that show them all. Trains `supervised`, `fixmatch` and `prototype` on the same number of steps, distils the
-    latter into a small network, exports that to ONNX and compares all five. Each stage is printed as the command that
-    does the same. Called again after an interruption, it resumes where it stopped.
+    The data set consists of procedural aerial scenes: 14 labelled images that show only some appearances of each class,
+    and 360 unlabelled ones that show all of them. The demo trains `supervised`, `fixmatch` and `prototype` for the same
+    number of steps, distils `prototype` into a small network, exports it to ONNX and compares all of them. It prints
+    the equivalent command of each stage. After an interruption, the same command resumes where it stopped.
 
     \b
     protoseg demo --out demo

@@ -11,10 +11,10 @@ from protoseg_deploy.cli.verb import Verb
 @click.command(name="distill", cls=Verb, short_help="Distil a run into a student with a linear head only.")
 @click.argument("teacher", type=PATH, metavar="TEACHER_RUN")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--run", "folder", type=PATH, required=True, help="Folder of the student's run.")
-@click.option("--resume", is_flag=True, help="Continue an interrupted training.")
+@click.option("--run", "folder", type=PATH, required=True, help="Run folder of the student.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted distillation.")
 @take_over_option
-@click.option("--train", "train_anyway", is_flag=True, help="Train a student of the teacher's own architecture.")
+@click.option("--train", "train_anyway", is_flag=True, help="Train even a student with the teacher's architecture.")
 @json_option
 def command(
     teacher: Path,
@@ -27,8 +27,9 @@ def command(
 ) -> None:
     """Turn TEACHER_RUN into a student with a linear head only.
 
-    With the teacher's own model, the training-only branch is stripped and the logits are shown to be bit-equal. With
-    another backbone or decoder, a student is trained on the teacher's outputs, on labelled and unlabelled images.
+    With the teacher's own architecture, the training-only branch is stripped, and the logits are checked to be
+    bit-equal. With another backbone or decoder, a student is trained on the teacher's outputs, on labelled and
+    unlabelled images.
 
     \b
     protoseg distill runs/teacher --run runs/student

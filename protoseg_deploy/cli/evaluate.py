@@ -37,24 +37,24 @@ if TYPE_CHECKING:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--recipe", help="Evaluate on the validation images of this recipe: a shipped name or a YAML file.")
 @click.option("--images", type=PATH, help="Folder of images to evaluate on instead; needs --masks.")
-@click.option("--masks", type=PATH, help="Folder of their masks, read as the bundle or the run says.")
+@click.option("--masks", type=PATH, help="Folder of the masks of --images, read as in training.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
-    help="Images per call; 1 on a CPU and 4 on a GPU when absent; with windows train.eval_batch of the run.",
+    help="Images per call.  [default: 1 on a CPU, 4 on a GPU; with windows, train.eval_batch of the run]",
 )
 @click.option(
     "--window",
     type=click.IntRange(min=16),
     metavar="N",
-    help="For a run: average the logits of windows of N pixels per side.  [default: train.eval_window of the run]",
+    help="For a run: average the logits of sliding windows of side N.  [default: train.eval_window of the run]",
 )
 @click.option(
     "--stride",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Stride of the windows.  [default: train.eval_stride of the run; of --window, two thirds]",
+    help="Stride of the windows.  [default: train.eval_stride of the run, or two thirds of --window]",
 )
 @click.option("--whole", is_flag=True, help="Evaluate whole images, whatever the recipe says.")
 @click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
@@ -80,14 +80,14 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Measure how well RUNTIME segments: IoU by class, mean IoU, pixel accuracy.
+    """Measure the accuracy of RUNTIME: IoU per class, mean IoU, pixel accuracy.
 
     RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Class maps are compared with the masks pixel
-    by pixel at the size of the masks. Classes that occur in neither count for nothing. An artefact of fixed size is
-    given images of other sizes in overlapping tiles.
+    by pixel at the size of the masks. Classes that occur in neither are excluded from the mean. If the artefact has a
+    fixed input shape, images of other sizes are evaluated in overlapping tiles.
 
-    A run whose recipe says train.eval_window is evaluated as in training: in overlapping windows (pixels at
-    data.input_scale) whose logits are averaged. What is exported sees whole images: compare with it by --whole.
+    A run whose recipe sets train.eval_window is evaluated as in training: in overlapping windows (pixels at
+    data.input_scale) whose logits are averaged. Exported graphs process whole images: use --whole to compare with them.
 
     \b
     protoseg evaluate runs/mine --recipe mine.yaml
@@ -194,4 +194,6 @@ def _show(info: "RuntimeInfo", result: "Evaluation", windows: "Windows | None") 
     elif info.kind == "pytorch":
         click.echo("on whole images")
     if result.tiled_images:
-        click.echo(f"{result.tiled_images} images were not of a size this artefact takes and went in tiles")
+        click.echo(
+            f"{result.tiled_images} images do not have the input size of this artefact and were evaluated in tiles"
+        )

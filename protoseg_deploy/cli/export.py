@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @click.command(name="export", cls=Verb, short_help="Export a run as a verified bundle of ONNX graphs.")
 @click.argument("run", type=PATH)
-@click.option("--bundle", type=PATH, required=True, help="Folder to write; a bundle that is there is replaced.")
+@click.option("--bundle", type=PATH, required=True, help="Bundle folder to write; an existing bundle is replaced.")
 @click.option(
     "--precision",
     "precisions",
@@ -40,14 +40,20 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="LIST",
     callback=precision_list,
-    help="Of fp32, fp16, bf16, int8: one graph each. fp32 is always made; the others come from it.",
+    help="Any of fp32, fp16, bf16, int8; one graph each. fp32 is always included; the others are derived from it.",
 )
-@click.option("--size", type=height_and_width, metavar="HxW", help="Fixed input size of the graphs.  [default: any]")
-@click.option("--confidence", is_flag=True, help="Add an output: probability of the class, 0..255.")
+@click.option(
+    "--size", type=height_and_width, metavar="HxW", help="Fixed input shape of the graphs.  [default: any size]"
+)
+@click.option("--confidence", is_flag=True, help="Add an output: probability of the predicted class, 0 to 255.")
 @click.option("--logits", is_flag=True, help="Add an output: float32 logits.")
 @click.option("--last", is_flag=True, help="Export the last network of the run instead of the best.")
 @click.option(
-    "--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX opset; bf16 needs at least 22."
+    "--opset",
+    type=click.IntRange(18, 23),
+    default=18,
+    show_default=True,
+    help="ONNX opset; bf16 graphs use at least 22.",
 )
 @click.option(
     "--calibration-images", type=PATH, help="Images to calibrate int8 on.  [default: the recipe's unlabelled ones]"
@@ -71,15 +77,19 @@ if TYPE_CHECKING:
     type=Number(min=0),
     default=1.0,
     show_default=True,
-    help="Allowed mIoU loss of int8, in points; layers that cost more stay in higher precision.",
+    help="Allowed mIoU loss of int8, in points; if it is exceeded, the most sensitive layers stay in fp32.",
 )
-@click.option("--images", type=PATH, help="Verify on these images.  [default: validation images of the recipe]")
+@click.option("--images", type=PATH, help="Verify on these images.  [default: the recipe's validation images]")
 @click.option("--masks", type=PATH, help="Masks of --images, to compare mIoU as well.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
 @click.option(
-    "--verify-images", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many images."
+    "--verify-images",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Verify on at most this many images.",
 )
-@click.option("--no-verify", is_flag=True, help="Skip verification; the manifest says so.")
+@click.option("--no-verify", is_flag=True, help="Skip verification; the manifest records this.")
 @timeout_option
 @json_option
 def command(
@@ -102,12 +112,12 @@ def command(
     no_verify: bool,
     as_json: bool,
 ) -> None:
-    """Export RUN (a run folder or a .safetensors network file) as a bundle: ONNX graphs with everything inside.
+    """Export RUN (a run folder or a .safetensors network file) as a bundle of self-contained ONNX graphs.
 
-    A graph takes uint8 RGB images [batch,height,width,3] and gives uint8 class maps [batch,height,width]:
-    normalisation, resizing and argmax are in it. Before the bundle appears it is verified, stage by stage: PyTorch, the
-    fp32 graph, every other precision must agree on real images. If one does not, the command fails (exit code 1), names
-    the first stage that fails, and keeps what it made, with a picture of the worst image, in BUNDLE-failed.
+    A graph takes uint8 RGB images [batch,height,width,3] and returns uint8 class maps [batch,height,width]:
+    normalisation, resizing, upsampling and argmax are part of it. Before the bundle is written, it is verified stage by
+    stage: PyTorch, the fp32 graph and every other precision must agree on real images. If a stage fails, the command
+    names it, exits with code 1, and keeps its output, with a picture of the worst image, in BUNDLE-failed.
 
     \b
     protoseg export runs/mine --bundle bundles/mine

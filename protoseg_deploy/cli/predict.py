@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from protoseg_deploy.runtimes.base import RuntimeInfo
 
 
-@click.command(name="predict", cls=Verb, short_help="Segment images and folders.")
+@click.command(name="predict", cls=Verb, short_help="Segment images or folders of images.")
 @click.argument("runtime_text", metavar="RUNTIME")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...", type=PATH)
-@click.option("--out", type=PATH, required=True, help="Folder for the results; made if missing.")
+@click.option("--out", type=PATH, required=True, help="Folder for the results; created if missing.")
 @click.option(
-    "--tile", type=height_and_width, metavar="N|HxW", help="Predict in overlapping tiles of this size: for huge images."
+    "--tile", type=height_and_width, metavar="N|HxW", help="Predict in overlapping tiles of this size, for huge images."
 )
 @click.option(
-    "--overlap", type=click.IntRange(min=0), help="Overlap of the tiles, in pixels; a quarter of the tile when absent."
+    "--overlap", type=click.IntRange(min=0), help="Overlap of the tiles, in pixels.  [default: a quarter of the tile]"
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call.")
 @click.option(
     "--skip-existing",
     is_flag=True,
-    help="Skip images that are already predicted, from the same file by the same artefact with the same options.",
+    help="Skip images already predicted from the same file, by the same artefact and with the same options.",
 )
 @click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @precision_option
@@ -65,16 +65,16 @@ def command(
 ) -> None:
     """Segment IMAGES (files and folders, of any size) with RUNTIME.
 
-    RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Every image gives three PNGs of its own size:
-    OUT/index (class indices), OUT/color (class colours) and OUT/overlay (colours over the image). Folders keep their
-    layout.
+    RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. For every image, three PNGs of its size are
+    written: OUT/index (class indices), OUT/color (class colours) and OUT/overlay (colours over the image). Subfolders
+    are kept.
 
-    Images that cannot be read or predicted are named at the end and listed in OUT/failures.jsonl, the others are
-    processed; the exit code is then 1. A result never replaces an image. PNGs are written atomically: after an
-    interruption, or with new images, the same command with --skip-existing resumes.
+    Images that cannot be read or predicted do not stop the others. They are named at the end and listed in
+    OUT/failures.jsonl, and the exit code is 1. Results never overwrite images. PNGs are written atomically: after an
+    interruption, or to add new images, repeat the command with --skip-existing.
 
-    Tiles are cut in the middle of what they share, so that no result comes from near the border of a tile. An artefact
-    of fixed size always works in tiles of that size; images are never resized.
+    Overlapping tiles are stitched in the middle of their overlap, so that no result comes from the border of a tile. An
+    artefact with a fixed input shape always uses tiles of that size; images are never resized.
 
     \b
     protoseg predict runs/mine photo.jpg --out predicted
@@ -159,6 +159,6 @@ def _show(out: Path, result: "Prediction") -> None:
     skipped = sum(done.is_skipped for done in result.images)
     click.echo(
         f"{number} {'image' if number == 1 else 'images'} in {result.seconds:.1f} s"
-        f"{f' ({skipped} of them had been done before)' if skipped else ''}: "
+        f"{f' ({skipped} skipped, already predicted)' if skipped else ''}: "
         f"{out / 'index'}, {out / 'color'}, {out / 'overlay'}"
     )

@@ -9,7 +9,7 @@ from protoseg_deploy.text import printable
 
 @click.group(name="recipe", cls=VerbFamily, short_help="List, show and explain recipes.")
 def command() -> None:
-    """List shipped recipes; print a recipe with everything it resolves to; explain its keys.
+    """List shipped recipes, print a resolved recipe, explain recipe keys.
 
     \b
     protoseg recipe list
@@ -21,7 +21,7 @@ def command() -> None:
 
 @command.command(name="list", short_help="List the recipes that come with the package.")
 def list_recipes() -> None:
-    """The recipes that come with the package, with the first line of their description."""
+    """List the recipes that come with the package, with the first line of their description."""
     from protoseg_deploy.recipe import shipped_recipe_names, shipped_recipe_path
 
     names = shipped_recipe_names()
@@ -33,7 +33,7 @@ def list_recipes() -> None:
 
 @command.command(name="show", short_help="Print a recipe with all defaults filled in.")
 @recipe_arguments
-@click.option("--source", is_flag=True, help="Print the file as written, with its comments, instead.")
+@click.option("--source", is_flag=True, help="Print the file as written, with its comments.")
 def show_recipe(recipe: str, overrides: tuple[str, ...], source: bool) -> None:
     """Print RECIPE with all defaults and overrides filled in, as YAML.
 
@@ -52,13 +52,13 @@ def show_recipe(recipe: str, overrides: tuple[str, ...], source: bool) -> None:
     click.echo(dump_recipe(load_recipe(recipe, overrides)), nl=False)
 
 
-@command.command(name="explain", short_help="Explain the keys of a recipe.")
+@command.command(name="explain", short_help="Explain recipe keys.")
 @click.argument("key", required=False)
 @click.option("--markdown", is_flag=True, help="Print all keys as Markdown.")
 def explain(key: str | None, markdown: bool) -> None:
-    """Print what KEY means, its default and its range; of a section, all its keys; without KEY, all of them.
+    """Print the meaning, range and default of KEY, of all keys of a section, or (without KEY) of all keys.
 
-    KEY may be the last part of a name: `lr` is train.lr.
+    The last part of a name is enough: `lr` is train.lr.
 
     \b
     protoseg recipe explain

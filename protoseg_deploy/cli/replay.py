@@ -17,10 +17,10 @@ _SHOWN = 8
 @click.argument("file", type=PATH)
 @json_option
 def command(file: Path, as_json: bool) -> None:
-    """Repeat the step in FILE, which training keeps when too many steps in a row have a NaN or infinite loss.
+    """Repeat the step in FILE, which training saves after too many steps in a row with a NaN or infinite loss.
 
-    It names the first layer whose output is not finite, the parameters whose gradients are not, and the images that
-    break the network by themselves. FILE has to lie in the folder of its run.
+    The report names the first layer with a non-finite output, the parameters with non-finite gradients, and the images
+    that cause non-finite outputs on their own. FILE must be in its run folder.
 
     \b
     protoseg replay runs/mine/skipped-step-00001234.pt
@@ -39,14 +39,12 @@ def show_replay(file: Path, as_json: bool) -> None:
         return
     print_table(["loss", "value"], [(name, f"{value:.4g}") for name, value in report.losses.items()], f"{file}")
     if report.first_layer is None:
-        click.echo(
-            f"Every layer's output is finite; the largest value that goes into one is {report.largest_input:.4g}."
-        )
+        click.echo(f"Every layer's output is finite; the largest layer input is {report.largest_input:.4g}.")
     else:
-        click.echo(f"First output that is not finite: {report.first_layer}, inputs up to {report.largest_input:.4g}.")
+        click.echo(f"First non-finite output: {report.first_layer}, inputs up to {report.largest_input:.4g}.")
     for title, names in (
-        ("Parameters with gradients that are not finite", report.parameters),
-        ("Images that break the network by themselves", report.images),
+        ("Parameters with non-finite gradients", report.parameters),
+        ("Images that cause non-finite outputs on their own", report.images),
         ("All images of the step", report.files),
     ):
         click.echo(f"{title}: {len(names)}")

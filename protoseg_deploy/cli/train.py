@@ -14,14 +14,14 @@ _SHOWN = 8
 @click.command(name="train", cls=Verb, short_help="Train a recipe into a run folder.")
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--run", "--run-folder", "folder", type=PATH, help="Folder of the run; new, or one to resume.")
+@click.option("--run", "--run-folder", "folder", type=PATH, help="Run folder, new or to be resumed.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run exactly where it stopped.")
 @click.option("--continue", "go_on", is_flag=True, help="Start the run, or resume it if it exists.")
 @click.option(
     "--extend-to",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Extend a run to N steps, finished or not, and resume.",
+    help="Extend a run, finished or not, to N steps and resume it.",
 )
 @take_over_option
 @click.option("--replay", type=PATH, hidden=True)  # its name before it was a command
@@ -39,8 +39,8 @@ def command(
 ) -> None:
     """Train RECIPE into a run folder.
 
-    RECIPE is a shipped name or a YAML file; a run that is resumed has its own. The data is checked before the first
-    step. Ctrl-C and SIGTERM save the run; it can be resumed after any kind of interruption.
+    RECIPE is the name of a shipped recipe or a YAML file; a resumed run uses its own recipe. The data is checked before
+    the first step. Ctrl-C and SIGTERM save the run; it can be resumed after any interruption.
 
     \b
     protoseg train mine.yaml --run runs/mine
@@ -52,18 +52,19 @@ def command(
         --run-folder runs/mine --continue
     tensorboard --logdir runs
 
-    --continue is for preemptible machines and for torchrun, which runs the same command again after a failure;
-    once a run has been started it goes with --extend-to, too. (torchrun takes --run for an abbreviation of its own
-    --run-path: there it is --run-folder.)
+    --continue is for preemptible machines and for torchrun, which repeats the command after a failure; for an existing
+    run it can be combined with --extend-to. (With torchrun, use --run-folder: it would parse --run as an abbreviation
+    of its own --run-path.)
 
-    A run has one writer at a time: a second process is refused, and told which one has it. The lock of a killed process
-    ends with it; of one on another host, a minute after its last heartbeat, or at once with --take-over.
+    A run has one writer at a time: a second process is refused with an error that names the first. The lock of a killed
+    process is released at once; that of a process on another host expires one minute after its last heartbeat, or at
+    once with --take-over.
 
-    --extend-to keeps start and ramp schedules, which are shares of the steps, where they were; the learning rate
-    follows the schedule of the new length from the step the run has come to.
+    --extend-to keeps start and ramp schedules, which are shares of the steps, at their original positions; from the
+    current step on, the learning rate follows the longer schedule.
 
-    A resumed run computes what it would have computed. Only keys that do not change that may be given new values:
-    `protoseg recipe explain` says which.
+    A resumed run computes the same as an uninterrupted one. Only keys that do not affect the result may be given new
+    values: `protoseg recipe explain` marks them.
     """
     from protoseg_deploy.data import check_before_training
     from protoseg_deploy.methods import build_method

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from protoseg_deploy.exporting import Bisection
 
 
-@click.command(name="verify", cls=Verb, short_help="Compare the graphs and engines of a bundle.")
+@click.command(name="verify", cls=Verb, short_help="Verify the graphs and engines of a bundle.")
 @click.argument("folder", metavar="BUNDLE", type=PATH)
 @click.option("--images", type=PATH, required=True, help="Folder of images, searched recursively.")
 @click.option("--masks", type=PATH, help="Folder of their masks, to compare mIoU as well.")
 @click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
 @click.option("--count", type=click.IntRange(min=1), help="At most this many images, evenly spaced.  [default: all]")
-@click.option("--max-drop", type=Number(min=0), help="Allowed mIoU loss of int8, points.  [default: as exported, or 1]")
+@click.option(
+    "--max-drop", type=Number(min=0), help="Allowed mIoU loss of int8, in points.  [default: as exported, or 1]"
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 @click.option(
     "--bisect",
     type=click.Choice(PRECISIONS),
-    help="Only name the first operation of this graph that differs, on one image.",
+    help="Only find the first operation of this graph that differs, on one image.",
 )
 @timeout_option
 @json_option
@@ -63,11 +65,11 @@ def command(
 ) -> None:
     """Compare every graph and engine of BUNDLE with what it was made from, on real images at their own size.
 
-    The stages: PyTorch, the fp32 graph, the graphs of other precisions, the engines that can run here. A stage passes
-    if enough pixels agree, if those that do not are ones PyTorch itself is undecided about, and if the mIoU stays; the
-    limits depend on the precision. The first stage that fails is named with the next step to take (exit code 1).
-    The verdicts go into the manifest of the bundle, pictures of the worst images into
-    BUNDLE/verification. Files whose checksum is not that of the manifest are refused.
+    The stages are PyTorch, the fp32 graph, the graphs of other precisions, and the engines that can run on this
+    machine. A stage passes if enough pixels agree, if PyTorch has low confidence in those that do not, and if the mIoU
+    does not drop; the limits depend on the precision. The first failing stage is named with what to do next (exit code
+    1). Verdicts are stored in the manifest, pictures of the worst images in BUNDLE/verification. Files whose checksum
+    does not match the manifest are refused.
 
     \b
     protoseg verify bundles/mine --images photos

@@ -53,9 +53,10 @@ class ImageFolder(Section):
     """Images without masks."""
 
     images: PathText | None = None
-    """Folder of images, searched recursively. Relative paths start at ``data.root``."""
+    """Folder of images, searched recursively; relative to ``data.root``."""
     list: PathText | None = None
-    """Text file with one image per line, in place of (or relative to) ``images``."""
+    """Text file with one image per line, or an image and its mask; replaces ``images``, or its paths are relative to
+    it."""
 
     @property
     def is_set(self) -> bool:
@@ -66,9 +67,9 @@ class LabeledFolder(ImageFolder):
     """Images with masks."""
 
     masks: PathText | None = None
-    """Folder of masks: of class indices, or of the ``colors`` of classes."""
+    """Folder of masks, which hold class indices or the ``colors`` of the classes."""
     mask_template: PathText = "{stem}.png"
-    """Where a mask lies below ``masks``, e.g. ``{stem}_mask.png`` or ``{parent}/{stem}.png``."""
+    """Path of a mask below ``masks``, e.g. ``{stem}_mask.png`` or ``{parent}/{stem}.png``."""
 
     @model_validator(mode="after")
     def _masks_come_with_images(self) -> Self:
@@ -80,16 +81,16 @@ class LabeledFolder(ImageFolder):
 
 
 class Data(Section):
-    """Where images and masks lie and what the masks mean."""
+    """Where images and masks are, and what the masks mean."""
 
     root: Annotated[PathText, MAY_CHANGE] = "."
-    """Folder at which the other data paths start; relative to the working directory."""
+    """Folder to which the other data paths are relative; itself relative to the working directory."""
     labeled: LabeledFolder = LabeledFolder()
-    """The images with masks that are trained on."""
+    """The training images with masks."""
     unlabeled: ImageFolder = ImageFolder()
     """The images without masks; the labelled ones may be among them."""
     val: LabeledFolder = LabeledFolder()
-    """Images with masks for evaluation: they choose the best network and verify an export."""
+    """Images with masks for evaluation; they select the best network and verify an export. ``train`` requires them."""
     classes: Annotated[
         Annotated[ClassNames, Tag("names")] | Annotated[PathText, Field(min_length=1), Tag("file")],
         Discriminator(lambda value: "names" if isinstance(value, list) else "file"),
@@ -98,47 +99,48 @@ class Data(Section):
     colors: list[Color] | None = None
     """One RGB colour per class; a distinct palette is generated when absent."""
     ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
-    """Mask value that is neither trained nor evaluated."""
+    """Mask value that is excluded from training and evaluation."""
     value_map: dict[Annotated[Byte, Strict(False)], Byte] = Field(default={})  # keys are strings in JSON
-    """Mask values to replace before anything else sees them, e.g. ``{11: 255}`` or ``{2: 1}``."""
+    """Mask values to replace when a mask is read, e.g. ``{11: 255}`` or ``{2: 1}``."""
     ignore_colors: list[Color] = Field(default=[])
-    """Further colours of colour masks, which are ignored."""
+    """Further colours in colour masks; their pixels are ignored."""
     palette_masks: Literal["indices", "colors"] | None = None
-    """How palette masks are read: by ``colors``, for programs that renumber colours in every file,
-    or by ``indices``. Absent: by indices; contradictory palettes are an error of ``check``."""
+    """How palette masks are read: by ``indices``, or by ``colors`` if the annotation tool renumbers the palette in
+    every file. Absent: by indices, and ``check`` reports contradictory palettes as an error."""
     bands: Annotated[tuple[Band, ...], Strict(False)] | None = None
-    """Which bands of an image file are red, green and blue, counted from 1, e.g. ``[4, 3, 2]``; or one band, as grey.
-    Absent: the colours the file declares."""
+    """The bands of an image file that are red, green and blue, counted from 1, e.g. ``[4, 3, 2]``; or a single band,
+    read as grey. Absent: the colours that the file declares."""
     alpha: AlphaPolicy = "auto"
-    """Transparency: ``apply`` composites images on black, ``ignore`` takes colours as stored; ``auto`` applies it
-    except in TIFFs, where a fourth band is often near infrared or marks valid pixels."""
+    """Transparency: ``apply`` composites images on black; ``ignore`` keeps colours as stored; ``auto`` is ``apply``
+    except for TIFFs, where a fourth band is often near infrared or a validity mask."""
     value_range: ValueRange | str | None = None
-    """Values that map to black and white, for 12-bit data in 16 bits or float: ``[LOW, HIGH]``, or percentiles of all
-    images of the recipe, measured once at the start of a run: ``percentile_2_98``. Absent: 0 to 255, or to 65535."""
+    """Values that map to black and white, for float images or 12-bit data in 16 bits: ``[LOW, HIGH]``, or percentiles
+    over all images of the recipe, measured once at the start of a run: ``percentile_2_98``. Absent: 0 to 255 for 8-bit,
+    0 to 65535 for 16-bit images."""
     value_range_from: Annotated[str | None, Mark(written_by="protoseg train")] = None
     """The percentiles from which ``value_range`` was measured."""
     exif: ExifPolicy = "apply"
-    """``apply`` turns images and masks as their EXIF orientation says; ``ignore`` takes them as stored, for masks that
-    were drawn on the stored pixels."""
+    """``apply`` rotates images and masks according to their EXIF orientation; ``ignore`` reads them as stored, for
+    masks that were drawn on the stored pixels."""
     labeled_count: Count | None = None
-    """Use this many of the labelled images, drawn by ``labeled_seed``; all when absent."""
+    """Use this many of the labelled images, drawn with ``labeled_seed``; absent: all."""
     labeled_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Like ``labeled_count``, as a share of the labelled images."""
     labeled_seed: Seed = 0
     """Seed of the labelled subset."""
     labeled_draw: Literal["covering", "random"] = "covering"
-    """``covering`` draws a subset that shows every class if one of its size does; ``random`` ignores the masks."""
+    """``covering`` draws a subset that shows every class, if there is one of this size; ``random`` ignores the
+    masks."""
     missing_classes: Literal["error", "ignore"] | None = None
-    """How a class without a labelled pixel is treated. Absent: an error where the prototype branch is on, which needs
-    every class, and a warning elsewhere. With ``ignore`` the prototype head knows the class only from pseudo-labels."""
+    """How a class without a labelled pixel is treated. Absent: an error with the prototype branch, which needs every
+    class; otherwise a warning. With ``ignore``, the prototype head learns the class only from pseudo-labels."""
     input_scale: Annotated[float, Field(ge=0.001, le=4.0)] = 1.0
-    """The network sees images at this scale; class maps come back at the original size."""
+    """The network gets images at this scale; class maps are returned at the original size."""
     max_unreadable_share: Annotated[Share, MAY_CHANGE] = 0.01
-    """Unlabelled images that cannot be read are skipped, replaced and reported; training stops when they are a larger
-    share than this."""
+    """Unreadable unlabelled images are replaced and reported; training stops if their share exceeds this."""
     cache_mib: Annotated[int, Field(ge=0, le=2**30), Mark("MiB", may_change=True)] = 512
-    """Cache of decoded images in each data-loader worker and in the training process; 0: none. Images must not change
-    on disk during training."""
+    """Size of the cache of decoded images in each data-loader worker and in the training process; 0: no cache. Images
+    must not change on disk during training."""
 
     @field_validator("bands")
     @classmethod

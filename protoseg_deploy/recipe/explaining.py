@@ -51,14 +51,14 @@ def explained_keys() -> tuple[KeyText, ...]:
 def reference() -> str:
     """``docs/recipe.md``."""
     lines = [
-        "# Keys of a recipe",
+        "# Recipe keys",
         "",
-        "Every key that a recipe may hold: its meaning, type, range and default. Only `data.classes`, `data.labeled`",
-        "and, for every method but `supervised`, `data.unlabeled` have to be given. `protoseg recipe explain [KEY]`",
-        "prints the same text, and `protoseg recipe explain --markdown` this page.",
+        "All recipe keys, with meaning, type, range and default. Only `data.classes`, `data.labeled` and, for every",
+        "method but `supervised`, `data.unlabeled` are required; `train` also needs `data.val`.",
+        "`protoseg recipe explain [KEY]` prints the same text, and `protoseg recipe explain --markdown` this page.",
         "",
-        "Keys that *may change on --resume* may have a new value when a run resumes; all others decide what is",
-        "computed.",
+        "Keys marked *may change on --resume* may have a new value when a run is resumed; all others affect the",
+        "result.",
     ]
     for key in explained_keys():
         if key.values == "section" and "." not in key.key:
@@ -109,7 +109,7 @@ def _marks(field: FieldInfo) -> Iterator[Mark]:
 
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
-        return "none, has to be given"
+        return "none, required"
     if field.default is None:
         return "absent"
     value = list(field.default) if isinstance(field.default, tuple) else field.default

@@ -14,10 +14,10 @@ from protoseg_deploy.recipe.types import Section
 
 
 class Recipe(Section):
-    """Everything that decides a run."""
+    """Everything that determines a run."""
 
     data: Data
-    """Where images and masks lie and what the masks mean."""
+    """Where images and masks are, and what the masks mean."""
     model: Model = Model()
     """The network: timm backbone, decoder, linear head."""
     method: Method = Method()

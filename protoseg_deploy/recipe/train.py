@@ -26,7 +26,7 @@ class Ohem(Section):
     threshold: Share = 0.7
     """Pixels whose true class is predicted with less than this probability are hard."""
     min_kept: Count = 100_000
-    """At least this many pixels of a batch count, the hardest first."""
+    """Average over at least this many pixels of a batch, the hardest first."""
 
 
 class Train(Section):
@@ -35,7 +35,7 @@ class Train(Section):
     steps: Steps = 10_000
     """Optimiser steps. Keys ending in ``start`` or ``ramp`` are shares of them."""
     extended_from: Annotated[Steps | None, Mark(written_by="protoseg train --extend-to")] = None
-    """Steps before the run was extended; start and ramp schedules stay shares of these."""
+    """Number of steps before the run was extended; start and ramp schedules remain shares of it."""
     max_hours: Annotated[Positive | None, Mark("hours", may_change=True)] = None
     """Stop after a checkpoint once training has taken this long; ``--resume`` continues from there."""
     crop: Annotated[Side, Mark("pixels")] = 321
@@ -45,7 +45,7 @@ class Train(Section):
     flip: bool = True
     """Random horizontal flip."""
     class_aware_share: Share = 0.0
-    """Share of the labelled crops that are sampled to show a certain class, mostly a rare one."""
+    """Share of the labelled crops that are sampled to show a drawn class, mostly a rare one."""
     copy_paste_probability: Share = 0.0
     """Probability that one or two classes of another crop, mostly rare ones, are pasted into a labelled crop."""
     batch_labeled: Images = 8
@@ -53,27 +53,28 @@ class Train(Section):
     batch_unlabeled: Images = 8
     """Unlabelled images per step, over all processes."""
     accumulate: Images = 1
-    """Split a step's images into this many parts, one forward and backward pass each, to save memory."""
+    """Gradient accumulation: split the images of a step into this many parts, each with its own forward and backward
+    pass, to save memory."""
     seed: Seed = 0
     """Seed of all random numbers in training; equal seeds give equal runs on the same machine."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast type; fp16 scales the loss. bf16 also runs on recent CPUs."""
+    """Autocast type; fp16 uses loss scaling. bf16 also runs on recent CPUs."""
     device: Annotated[Literal["auto", "cpu", "cuda"], MAY_CHANGE] = "auto"
-    """``auto``: the GPU where PyTorch finds one."""
+    """``auto``: a GPU if PyTorch finds one, else the CPU."""
     workers: Annotated[Annotated[int, Field(ge=0, le=1024)] | Literal["auto"], MAY_CHANGE] = "auto"
     """Data-loader workers of each training process; results do not depend on their number. ``auto``: as many as cores
-    and shared memory (``/dev/shm``) have room for."""
+    and shared memory (``/dev/shm``) allow."""
     timeout_s: Annotated[Positive, Mark("seconds", may_change=True)] = 300.0
     """Longest wait for a batch of the data-loader workers, and for a heartbeat from the other training processes,
     before the run stops; it can be resumed."""
     compile: bool = False
-    """Compile student and teacher with ``torch.compile``: slow first steps, faster ones after them."""
+    """Compile student and teacher with ``torch.compile``: the first steps are slow, later ones faster."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """``adamw`` for transformers and ConvNeXt, with ``lr`` near 0.0001."""
     lr: Annotated[float, Field(ge=1e-12, le=1000.0)] = 0.001
     """Learning rate of the backbone."""
     head_lr_factor: Positive = 10.0
-    """Factor on ``lr`` for decoder and heads."""
+    """Multiplier of ``lr`` for decoder and heads."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """Momentum of ``sgd``."""
     weight_decay: NonNegative = 1e-4
@@ -85,27 +86,27 @@ class Train(Section):
     clip_grad_norm: Positive | None = None
     """Clip the global gradient norm to this value; absent: no clipping."""
     max_skipped_steps: Annotated[Count, MAY_CHANGE] = 10
-    """A step whose loss or gradient is not finite is skipped; after this many in a row training stops."""
+    """A step with a NaN or infinite loss or gradient is skipped; after this many in a row, training stops."""
     logit_adjustment: NonNegative = 0.0
     """Strength of the logit adjustment for class imbalance in losses on labels and pseudo-labels: 0 is none, 1 balances
-    classes fully."""
+    the classes fully."""
     ohem: Ohem | None = None
-    """Hard example mining on the labelled loss: ``{threshold: 0.7, min_kept: 100000}``; absent: all pixels count."""
+    """Hard example mining on the labelled loss: ``{threshold: 0.7, min_kept: 100000}``; absent: all pixels are used."""
     auxiliary_weight: NonNegative = 0.0
-    """Weight of an auxiliary head on the penultimate level of the backbone; training only."""
+    """Loss weight of a training-only auxiliary head on the penultimate stage of the backbone; 0: no head."""
     eval_every: Annotated[Count, Mark("steps")] = 1_000
-    """How often the networks are evaluated."""
+    """Interval between evaluations."""
     eval_batch: Annotated[Images, MAY_CHANGE] = 1
     """Validation images (of the same size), or windows, per forward pass."""
     eval_window: Annotated[Side | None, Mark("pixels")] = None
-    """Evaluate in square windows of this side, at ``data.input_scale``, and average their logits; absent: whole
+    """Evaluate in square sliding windows of this side, at ``data.input_scale``, and average their logits; absent: whole
     images."""
     eval_stride: Annotated[Count | None, Mark("pixels")] = None
-    """Stride of the windows; two thirds of ``eval_window`` when absent."""
+    """Stride of the windows; absent: two thirds of ``eval_window``."""
     checkpoint_every: Annotated[Count, Mark("steps", may_change=True)] = 500
-    """How often a checkpoint to resume from is saved."""
+    """Interval between checkpoints."""
     log_every: Annotated[Count, Mark("steps", may_change=True)] = 20
-    """How often losses are logged."""
+    """Interval between log entries of the losses."""
 
     @field_validator("scale")
     @classmethod
@@ -132,18 +133,20 @@ class Distill(Section):
     temperature: Positive = 2.0
     """Temperature of both softmaxes in the Kullback-Leibler term."""
     label_weight: NonNegative = 1.0
-    """Cross-entropy on labelled images."""
+    """Weight of the cross-entropy on labelled images."""
     kl_weight: NonNegative = 1.0
-    """Kullback-Leibler divergence to the teacher's class probabilities, labelled and unlabelled images."""
+    """Weight of the Kullback-Leibler divergence from the teacher's class probabilities, on labelled and unlabelled
+    images."""
     channel_weight: NonNegative = 1.0
-    """Channel-wise distillation of the spatial response of each class (Shu et al., ICCV 2021)."""
+    """Weight of the channel-wise distillation of the spatial response of each class (Shu et al., ICCV 2021)."""
     channel_temperature: Positive = 4.0
     """Temperature of the softmax over positions in the channel-wise term."""
     target: Literal["auto", "linear", "prototype", "mean"] = "auto"
-    """The teacher's linear head, its prototype head, or the mean of both probabilities; ``auto``: the prototype head of
-    a teacher that has one."""
+    """Distil from the teacher's linear head, its prototype head, or the mean of both probabilities; ``auto``: the
+    prototype head if the teacher has one, else the linear head."""
     start_from_teacher: bool = True
-    """Initialise a student with the teacher's backbone from its weights; with the same decoder, those that fit too."""
+    """Initialise a student that has the teacher's backbone from the teacher's weights; with the same decoder, also the
+    decoder weights that fit."""
     unlabeled_view: Literal["weak", "strong", "weak_to_strong"] = "weak_to_strong"
     """Views of unlabelled images; ``weak_to_strong``: weak views for the teacher, strong views for the
     student."""

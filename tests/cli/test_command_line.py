@@ -266,6 +266,6 @@ def test_our_own_exit_codes_win_over_that_of_a_signal(monkeypatch):
 
 def test_the_help_says_what_exit_codes_mean_and_close_matches_are_named():
     text = CliRunner().invoke(cli, ["--help"]).output
-    for code in ("0  done", "1  failure", "2  the command line", "130  interrupted"):
+    for code in ("0  success", "1  failure", "2  invalid command line", "130  interrupted"):
         assert code in text
     assert "--resume" in CliRunner().invoke(cli, ["train", "--resum"]).stderr

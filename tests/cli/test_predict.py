@@ -86,8 +86,8 @@ def test_json_names_kinds_of_failures_what_was_skipped_and_what_is_not_read(
 def test_what_was_done_before_is_told(runtime: FakeRuntime, images: Path, tmp_path: Path) -> None:
     run(images, "--out", tmp_path / "out")
     (images / "c.png").write_bytes((images / "a.png").read_bytes())
-    assert "(2 of them had been done before)" in run(images, "--out", tmp_path / "out", "--skip-existing").stdout
-    assert "done before" not in run(images, "--out", tmp_path / "out").stdout
+    assert "(2 skipped, already predicted)" in run(images, "--out", tmp_path / "out", "--skip-existing").stdout
+    assert "already predicted" not in run(images, "--out", tmp_path / "out").stdout
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(runtime: FakeRuntime, images: Path, tmp_path: Path) -> None:

@@ -241,8 +241,8 @@ def test_a_run_that_diverges_says_how_to_look_at_the_step_and_that_works(recipe,
     shown = run("replay", file).output
     assert run("train", "--replay", file).output == shown, "as earlier versions have it"
     # Whether a layer's output overflows, or only gradients do, is a matter of rounding.
-    assert re.search(r"not finite: (backbone|decoder|head|[1-9])", shown), shown
-    assert "Images that break the network by themselves: 4" in shown
+    assert re.search(r"non-finite (output: (backbone|decoder|head)|gradients: [1-9])", shown), shown
+    assert "Images that cause non-finite outputs on their own: 4" in shown
     document = json.loads(run("replay", file, "--json").output)
     assert (document["first_layer"] or "Every layer's output is finite") in shown
     assert len(document["files"]) == 4

@@ -44,7 +44,7 @@ def test_every_key_of_a_recipe_has_a_meaning_and_its_values() -> None:
         ("train.workers", "integer from 0 to 1024 or auto", "auto"),
         ("train.scale", "[number from 0.01 to 100, number from 0.01 to 100]", "[0.5, 2.0]"),
         ("data.colors", "list of RGB colour", "absent"),
-        ("data.classes", "list of text or text", "none, has to be given"),
+        ("data.classes", "list of text or text", "none, required"),
         ("method.ema_decay", "number from 0 below 1", "0.99"),
     ],
 )

@@ -164,7 +164,7 @@ def open_image(file: BinaryIO, path: Path, kind: str) -> Image.Image:
         try:
             image = Image.open(file, formats=formats)
         except UnidentifiedImageError:
-            raise _unidentified(path, head, os.fstat(file.fileno()).st_size) from None
+            raise _unidentified(path, head, _bytes_of(file)) from None
     require_readable_size(path, image.height, image.width, file)
     if image.mode in ("P", "PA") and (image.palette is None or not image.palette.palette):
         raise DataError(f"{path}: damaged {kind}: it shows a palette but has none")
@@ -173,7 +173,7 @@ def open_image(file: BinaryIO, path: Path, kind: str) -> Image.Image:
 
 def require_readable_size(path: Path, height: int, width: int, file: BinaryIO) -> None:
     """Raises DataError for an image that is not decoded because of its size, or has no pixels."""
-    pixels, size = height * width, os.fstat(file.fileno()).st_size
+    pixels, size = height * width, _bytes_of(file)
     if height < 1 or width < 1:
         raise DataError(f"{path}: damaged: {width}x{height} pixels")
     if pixels > MOST_PIXELS:
@@ -208,6 +208,13 @@ def _unidentified(path: Path, head: bytes, size: int) -> DataError:
         f"{path}: not an image, or its header is damaged",
         hint=f"The formats that are read: {', '.join(IMAGE_FORMATS)}.",
     )
+
+
+def _bytes_of(file: BinaryIO) -> int:
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return size
 
 
 def _first_line(error: Exception) -> str:

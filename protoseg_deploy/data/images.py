@@ -13,6 +13,7 @@ Images come out as uint8 RGB, turned as their EXIF orientation says (``data.exif
 """
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from PIL import Image
 
 from protoseg_deploy.data.declared import as_stored, stored_maximum
 from protoseg_deploy.data.deep_png import read_16_bit_png
-from protoseg_deploy.data.formats import decoding
+from protoseg_deploy.data.formats import MOST_PIXELS, decoding
 from protoseg_deploy.data.scaling import to_uint8
 from protoseg_deploy.data.sources import Source, UInt8Array, open_source
 from protoseg_deploy.data.tiff import CMYK, TiffPage
@@ -69,6 +70,34 @@ def read_image(path: Path, reading: ImageReading = PLAIN) -> UInt8Array:
         DataError: the file is missing, damaged, or of a kind that is refused; the message names it.
     """
     with open_source(path, "image", exact=reading.value_range is not None, bands=reading.bands) as source:
+        try:
+            return source.turned(_rgb(source, reading), reading.exif)
+        except MemoryError:
+            raise source.no_memory() from None
+
+
+def decode_image(
+    content: bytes, name: str, reading: ImageReading = PLAIN, *, most_pixels: int = MOST_PIXELS
+) -> UInt8Array:
+    """An encoded image in memory as ``[H,W,3]`` uint8 RGB: what `read_image` gives of a file with that content.
+
+    Args:
+        content: JPEG, PNG or any other format that is read from files.
+        name: of the image, for messages.
+        reading: see `read_image`.
+        most_pixels: an image with more is refused before it is decoded.
+
+    Raises:
+        DataError: see `read_image`; the message begins with the name.
+    """
+    exact = reading.value_range is not None
+    with open_source(Path(name), "image", exact=exact, bands=reading.bands, content=BytesIO(content)) as source:
+        pixels = source.height * source.width
+        if pixels > most_pixels:
+            raise DataError(
+                f"{name}: too large: {source.width}x{source.height} pixels, {pixels:,} in all; up to {most_pixels:,} "
+                "are taken"
+            )
         try:
             return source.turned(_rgb(source, reading), reading.exif)
         except MemoryError:

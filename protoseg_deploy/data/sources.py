@@ -4,7 +4,7 @@ Images and masks both start here, so that the picture in a file and its orientat
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -93,11 +93,14 @@ class Source:
 
 
 @contextmanager
-def open_source(path: Path, kind: Kind, *, exact: bool, bands: Sequence[int] | None = None) -> Iterator[Source]:
+def open_source(
+    path: Path, kind: Kind, *, exact: bool, bands: Sequence[int] | None = None, content: BinaryIO | None = None
+) -> Iterator[Source]:
     """Open a file and read its header; no pixel is decoded yet.
 
     Args:
         path: the file.
+        content: what it holds, where that is in memory; `path` is only its name in messages then.
         kind: for messages.
         exact: 16-bit colours are needed as they are.
         bands: the bands that are needed, counted from 1; None: what the file shows.
@@ -105,7 +108,7 @@ def open_source(path: Path, kind: Kind, *, exact: bool, bands: Sequence[int] | N
     Raises:
         DataError: it cannot be opened, is of no format that is read, is too large, or holds several pictures.
     """
-    with open_file(path) as file:
+    with open_file(path) if content is None else nullcontext(content) as file:
         with decoding(path, kind):
             head = file.read(4)
             file.seek(0)

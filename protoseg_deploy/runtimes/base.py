@@ -1,10 +1,10 @@
 """One protocol for everything that segments: a run, a compiled file, an engine, later a server."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,20 @@ class Runtime(Protocol):
 
         What is left out against `predict` is the way of the arrays into and out of the library.
         """
+        ...
+
+
+@runtime_checkable
+class GraphRuntime(Runtime, Protocol):
+    """A runtime that gives all outputs of its graph, not only class maps."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names, ``class_map`` among them; see `protoseg_deploy.bundles.contract`."""
+        ...
+
+    def compute(self, images: UInt8Array, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Outputs for ``[B,H,W,3]`` uint8 RGB, by name; the class map is checked as `predict` checks it."""
         ...
 
 

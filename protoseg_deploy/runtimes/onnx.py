@@ -1,12 +1,13 @@
 """An exported graph under ONNX Runtime."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import torch
+from numpy.typing import NDArray
 
 from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT, check_class_map
 from protoseg_deploy.bundles.finding import open_graph
@@ -104,6 +105,23 @@ class OnnxRuntime:
             class_map = self._buffers.compute(images)
         check_class_map(class_map, images, len(self._info.classes), self._info.path)
         return class_map
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `GraphRuntime.outputs`."""
+        return tuple(output.name for output in self._session.get_outputs())
+
+    def compute(self, images: UInt8Array, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """See `GraphRuntime.compute`. Raises as `predict`."""
+        if tuple(outputs) == (CLASS_MAP,):
+            return {CLASS_MAP: self.predict(images)}
+        check_images(images, self._info)
+        arrays = {INPUT: np.ascontiguousarray(images)}
+        found = self._call(lambda options: self._session.run(list(outputs), arrays, options))
+        named = dict(zip(outputs, found, strict=True))
+        if CLASS_MAP in named:
+            check_class_map(named[CLASS_MAP], images, len(self._info.classes), self._info.path)
+        return named
 
     def bind(self, images: UInt8Array) -> Callable[[], Any]:
         """See `Runtime.bind`; the call returns the class map as an OrtValue on the device, the same at every call.

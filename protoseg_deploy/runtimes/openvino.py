@@ -2,13 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from protoseg_deploy.bundles.contract import check_class_map
 from protoseg_deploy.bundles.finding import open_graph
@@ -62,6 +63,7 @@ class OpenVinoRuntime:
         graph.require_unchanged()
         self._request = compiled.create_infer_request()
         self._tensor: Callable[..., Any] = openvino.Tensor
+        self._outputs = tuple(output.get_any_name() for output in compiled.outputs)
         layers = _layer_types(compiled)
         self._info = RuntimeInfo(
             kind="openvino",
@@ -96,6 +98,17 @@ class OpenVinoRuntime:
         class_map: UInt8Array = np.array(self.bind(images)())  # OpenVINO's own memory is written again by the next call
         check_class_map(class_map, images, len(self._info.classes), self._info.path)
         return class_map
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `GraphRuntime.outputs`."""
+        return self._outputs
+
+    def compute(self, images: UInt8Array, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """See `GraphRuntime.compute`."""
+        class_map = self.predict(images)
+        others = {name: np.array(self._request.get_tensor(name).data) for name in outputs if name != "class_map"}
+        return others | ({"class_map": class_map} if "class_map" in outputs else {})
 
     def bind(self, images: UInt8Array) -> Callable[[], Any]:
         """See `Runtime.bind`; the call returns OpenVINO's memory with the class map, the same at every call."""

@@ -87,7 +87,7 @@ def command(
     import asyncio
 
     from protoseg_deploy.errors import UsageError
-    from protoseg_deploy.serving.artefact import ArtefactSpec, default_name
+    from protoseg_deploy.serving.artefact import NAME, ArtefactSpec, default_name
     from protoseg_deploy.serving.catalog import Catalog
     from protoseg_deploy.serving.limits import Limits
     from protoseg_deploy.serving.metrics import Metrics
@@ -98,10 +98,13 @@ def command(
     if (tls_certificate is None) != (tls_key is None):
         raise UsageError("TLS needs --tls-certificate and --tls-key", "Give both, or neither.")
     arguments = [runtime_argument(text, precision, backend) for text in bundles]
+    paths = [Path(argument.path) for argument in arguments]
+    if wrong := next((name for name in names if not NAME.fullmatch(name)), None):
+        raise UsageError(f"--name {wrong!r}: names are letters, digits and any of - _ .", "Choose another name.")
     specs = [
         ArtefactSpec(
-            argument.path,
-            name or default_name(argument.path),
+            path,
+            name or default_name(path),
             argument.precision,
             argument.backend,
             device,
@@ -109,7 +112,7 @@ def command(
             instances,
             allow_unverified,
         )
-        for argument, name in zip(arguments, names or [""] * len(bundles), strict=True)
+        for argument, path, name in zip(arguments, paths, names or [""] * len(bundles), strict=True)
     ]
     limits = Limits(
         request_bytes=round(max_megabytes * 1e6),

@@ -1,10 +1,12 @@
 """A file that is served: opened, checked, and described for clients."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from protoseg_deploy.bundles.contract import CLASS_MAP, Port, graph_ports
@@ -16,10 +18,17 @@ from protoseg_deploy.choices import Backend, Precision
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.backends import SPECS
 from protoseg_deploy.runtimes.base import GraphRuntime, UInt8Array
+from protoseg_deploy.runtimes.onnx import OnnxRuntime
 from protoseg_deploy.runtimes.opening import open_runtime
 
+_KEPT_PIXELS = 4_000_000
+"""Memory for larger batches is not kept for the next one."""
 CLASS_MAP_PNG = "class_map_png"
 """Output that servers make of the class map: one palette PNG for each image, ``BYTES``."""
+
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+"""Names of models: what stands in an address as it is."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +99,8 @@ def open_artefact(spec: ArtefactSpec) -> Artefact:
             "with --allow-unverified: its metadata will tell clients.",
         )
     instances = tuple(_open_instance(spec) for _ in range(spec.instances))
-    # What was checked above is what was opened below, or the bundle was exchanged in between.
-    if any(find_graph(spec.path, spec.precision, library=library).digest() != graph.digest() for _ in instances):
+    # What was checked above is what was opened, or the bundle was exchanged in between.
+    if find_graph(spec.path, spec.precision, library=library).digest() != graph.digest():
         raise UsageError(f"{spec.path} was replaced while it was opened", "Try again.")
     _, ports = graph_ports(read_graph(graph.file).graph)
     info = instances[0].info
@@ -101,8 +110,8 @@ def open_artefact(spec: ArtefactSpec) -> Artefact:
 
 def default_name(path: Path) -> str:
     """The name of a model that nobody named: its bundle's folder, without what cannot stand in an address."""
-    absolute = path.absolute()
-    folder = absolute if absolute.is_dir() or absolute.suffix != ".onnx" else absolute.parent
+    place = path.resolve()
+    folder = place if place.is_dir() or place.suffix != ".onnx" else place.parent
     return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "-_.") else "-" for sign in folder.name)
 
 
@@ -128,6 +137,10 @@ def _open_instance(spec: ArtefactSpec) -> GraphRuntime:
     )
     if not isinstance(runtime, GraphRuntime):
         raise UsageError(f"{spec.path} is not a graph: it cannot be served", "Serve a bundle or an .onnx file.")
+    if isinstance(runtime, OnnxRuntime):
+        runtime.release_memory_above(_KEPT_PIXELS)
+    height, width = runtime.info.fixed_size or (256, 256)
+    runtime.predict(np.full((1, height, width, 3), 127, np.uint8))
     return runtime
 
 

@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,7 +63,9 @@ class RemoteRuntime:
     def __init__(self, address: ModelAddress, *, timeout_s: float = 600.0) -> None:
         self._address, self._timeout_s = address, timeout_s
         self._connections = threading.local()
-        self._facts = ServiceFacts.from_parameters(self._retried(Connection.parameters), str(address))
+        self._facts = ServiceFacts.from_parameters(
+            self._retried(lambda connection: connection.parameters()), str(address)
+        )
         metadata = self._facts.metadata
         classes = metadata.classes.table()
         self._info = RuntimeInfo(
@@ -72,7 +75,7 @@ class RemoteRuntime:
             ignore_index=metadata.ignore_index,
             precision=metadata.precision,
             device="remote",
-            backend=f"{address.protocol}, {self._facts.backend}",
+            backend=self._facts.backend,
             threads=0,
             parameters=metadata.parameters,
             file_bytes=self._facts.file_bytes,
@@ -149,7 +152,7 @@ class _HttpConnection:
         )
 
     def parameters(self) -> Mapping[str, str]:
-        arguments = (self._address.model, self._address.version, self._headers)
+        arguments = (self._address.model, self._address.version, dict(self._headers))
         config = self._call(lambda: self._client.get_model_config(*arguments))
         found = config.get("parameters", {})
         return {key: str(value.get("string_value", "")) for key, value in found.items()}
@@ -162,7 +165,7 @@ class _HttpConnection:
             self._address,
             self._call(
                 lambda: self._client.infer(
-                    self._address.model, [tensor], self._address.version, outputs=[wanted], headers=self._headers
+                    self._address.model, [tensor], self._address.version, outputs=[wanted], headers=dict(self._headers)
                 )
             ),
         )
@@ -173,7 +176,7 @@ class _HttpConnection:
         except self._library.InferenceServerException as error:
             status = (error.status() or "").removeprefix("[").rstrip("]")
             raise _refused(self._address, error.message(), passes=status in ("502", "503", "429")) from None
-        except OSError as error:
+        except (OSError, HTTPException) as error:  # the second: a connection that was closed in place of an answer
             raise _no_answer(self._address, error) from None
 
 
@@ -232,6 +235,6 @@ def _refused(address: ModelAddress, message: str | None, *, passes: bool) -> Ser
     return ServerError(address, (message or "an error without a message")[:500], hint, passes=passes)
 
 
-def _no_answer(address: ModelAddress, error: OSError) -> ServerError:
-    reason = error.strerror or str(error) or type(error).__name__
+def _no_answer(address: ModelAddress, error: Exception) -> ServerError:
+    reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
     return ServerError(address, f"no answer: {reason}", "Is the server running, and is its address right?", passes=True)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from protoseg_deploy.runtimes.addresses import ModelAddress
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
 
 TOKEN_VARIABLE = "PROTOSEG_TOKEN"  # noqa: S105
+CERTIFICATES_VARIABLE = "SSL_CERT_FILE"
+"""Certificates that are trusted in place of those of the system, PEM."""
 _TRIES = 6
 _FIRST_PAUSE_S = 0.1
 _EXTRA = "pip install 'protoseg-deploy[triton]' adds the client library."
@@ -148,7 +151,11 @@ class _HttpConnection:
 
         self._address, self._headers, self._library = address, headers, library
         self._client = library.InferenceServerClient(
-            address.host, ssl=address.secure, connection_timeout=min(10.0, timeout_s), network_timeout=timeout_s
+            address.host,
+            ssl=address.secure,
+            ssl_context_factory=_tls,
+            connection_timeout=min(10.0, timeout_s),
+            network_timeout=timeout_s,
         )
 
     def parameters(self) -> Mapping[str, str]:
@@ -185,7 +192,8 @@ class _GrpcConnection:
         import tritonclient.grpc as library
 
         self._address, self._headers, self._timeout_s, self._library = address, headers, timeout_s, library
-        self._client = library.InferenceServerClient(address.host, ssl=address.secure)
+        roots = os.environ.get(CERTIFICATES_VARIABLE)
+        self._client = library.InferenceServerClient(address.host, ssl=address.secure, root_certificates=roots)
 
     def parameters(self) -> Mapping[str, str]:
         found = self._call(
@@ -219,6 +227,11 @@ class _GrpcConnection:
         except self._library.InferenceServerException as error:
             status = str(error.status() or "")
             raise _refused(self._address, error.message(), passes="UNAVAILABLE" in status) from None
+
+
+def _tls(**_: object) -> ssl.SSLContext:
+    """The library would trust the certificates of another package alone."""
+    return ssl.create_default_context(cafile=os.environ.get(CERTIFICATES_VARIABLE))
 
 
 def _class_map(address: ModelAddress, answer: Any) -> NDArray[Any]:

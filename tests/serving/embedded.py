@@ -73,6 +73,7 @@ def server_thread(
     limits: Limits | None = None,
     token: str = "",
     max_batch: int = 1,
+    tls: tuple[Path, Path] | tuple[None, None] = (None, None),
 ) -> Iterator[tuple[str, str]]:
     """A server in a thread; its addresses for HTTP and gRPC."""
     addresses: list[str] = []
@@ -87,7 +88,15 @@ def server_thread(
         asyncio.set_event_loop(loop)
         catalog = Catalog(specs, limits or Limits(), Metrics(), max_batch=max_batch)
         try:
-            loop.run_until_complete(serve(catalog, Address(port=0), token=token, started=started, stop=stop))
+            loop.run_until_complete(
+                serve(
+                    catalog,
+                    Address("localhost" if tls[0] else "127.0.0.1", 0, None, *tls),
+                    token=token,
+                    started=started,
+                    stop=stop,
+                )
+            )
         except BaseException as error:
             errors.append(error)
         finally:

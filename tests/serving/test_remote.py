@@ -3,6 +3,8 @@
 import http.client
 import http.server
 import json
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,8 +140,6 @@ def test_verify_finds_a_server_that_answers_something_else(urls, bundle, folder,
 
 
 def test_verify_finds_a_server_with_another_artefact(urls, bundle, folder, tmp_path) -> None:
-    import shutil
-
     shutil.copytree(bundle, tmp_path / "other")
     manifest = Bundle.open(bundle).manifest
     graphs = {name: info for name, info in manifest.graphs.items() if name != "int8"}
@@ -261,3 +261,28 @@ def test_a_server_of_something_else_is_told(flaky) -> None:
     handler.pass_on = lambda self: self._answer(200, b'{"name": "mine", "parameters": {}}', {})
     with pytest.raises(ProtosegError, match="does not say which classes"):
         open_runtime(address)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+@pytest.mark.parametrize("scheme", ["https", "grpcs"])
+def test_tls(bundle: Path, certificate: tuple[Path, Path], scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = many_images(1)[0][None]
+    monkeypatch.setattr("protoseg_deploy.runtimes.remote.time.sleep", lambda _: None)
+    with server_thread(ArtefactSpec(bundle, "mine"), tls=certificate) as places:
+        port = places[scheme == "grpcs"].rpartition(":")[2]
+        with pytest.raises(ServerError):  # a certificate that nobody knows
+            open_runtime(f"{scheme}://localhost:{port}/mine")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        remote = open_runtime(f"{scheme}://localhost:{port}/mine")
+        np.testing.assert_array_equal(remote.predict(image), OnnxRuntime(bundle, device="cpu").predict(image))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Certificate and key for localhost."""
+    folder = tmp_path_factory.mktemp("tls")
+    made = (folder / "cert.pem", folder / "key.pem")
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject]
+    subprocess.run([*command, "-out", str(made[0]), "-keyout", str(made[1])], check=True, capture_output=True)
+    return made

@@ -250,4 +250,8 @@ def _refused(address: ModelAddress, message: str | None, *, passes: bool) -> Ser
 
 def _no_answer(address: ModelAddress, error: Exception) -> ServerError:
     reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
-    return ServerError(address, f"no answer: {reason}", "Is the server running, and is its address right?", passes=True)
+    if isinstance(error, ssl.SSLError):
+        hint = f"The variable {CERTIFICATES_VARIABLE} names the certificates that are trusted, PEM."
+        return ServerError(address, f"no connection with TLS: {reason}", hint)
+    hint = "Is the server running, and is its address right?"
+    return ServerError(address, f"no answer: {reason}", hint, passes=True)

@@ -22,6 +22,7 @@ Exit codes: 0 success; 1 failure, or an image could not be segmented; 2 invalid 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
@@ -108,8 +109,8 @@ class Bundle:
         for file, _ in self.graphs.values():
             self.verdict(file)
 
-    def content(self, name: str) -> bytes:
-        """The bytes of a file, which are those of the manifest.
+    def content(self, name: str, keep: bool = True) -> bytes:
+        """The bytes of a file, which are those of the manifest; nothing unless they are to be kept.
 
         Raises:
             RunnerError: it is missing, changed, outside the bundle, or not in the manifest.
@@ -119,19 +120,25 @@ class Bundle:
             raise RunnerError(f"{self.folder / 'manifest.json'} lists no file {name!r} inside the bundle")
         if not path.resolve().as_posix().startswith(self.folder.resolve().as_posix().rstrip("/") + "/"):
             raise RunnerError(f"{path} is a link to a file outside the bundle", "Copy the file to where the link is.")
+        digest, size = hashlib.sha256(), 0
+        kept = []
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                for part in iter(lambda: file.read(2**24), b""):
+                    digest.update(part)
+                    size += len(part)
+                    kept += [part] if keep else []
         except FileNotFoundError:
             raise RunnerError(f"{path} is missing from the bundle", "Copy or export the bundle again.") from None
         except OSError as error:
             raise RunnerError(f"{path} cannot be read: {_line(error)}") from None
-        digest, size = self.files[name]
-        if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
-            detail = "its SHA-256 differs" if len(content) == size else f"{len(content)} bytes instead of {size}"
+        if (digest.hexdigest(), size) != self.files[name]:
+            wanted = self.files[name][1]
+            detail = "its SHA-256 differs" if size == wanted else f"{size} bytes instead of {wanted}"
             raise RunnerError(
                 f"{path} is not the file the manifest describes: {detail}", "Copy or export the bundle again."
             )
-        return content
+        return b"".join(kept)
 
     def digest(self, artefact: str) -> str | None:
         """SHA-256 as verdicts note it: of a file, or over the digests of all files of a graph; None: not listed."""
@@ -200,7 +207,9 @@ class Segmenter:
             raise RunnerError(f"{bundle} has no {precision} graph; it has {names}", exit_code=2)
         self.precision, self.provider, self._allow_unverified = precision, provider, allow_unverified
         self.file, files = self.bundle.graphs[precision]
-        contents = [self.bundle.content(name) for name in dict.fromkeys((self.file, *files))]
+        graph = self.bundle.content(self.file, keep=len(files) == 1)
+        for name in set(files) - {self.file}:
+            self.bundle.content(name, keep=False)
         self.sha256 = self.bundle.digest(self.file)
         self.verified = self.bundle.verdict(self.file + ("@tensorrt-ep" if provider == "tensorrt" else ""))
         self.warnings: list[str] = []
@@ -210,7 +219,7 @@ class Segmenter:
         if provider == "cpu" and precision in ("fp16", "bf16"):
             self._doubt(f"{precision}: ONNX Runtime computes it on a CPU with other rounding than was verified", True)
         # The bytes that were compared are the ones that are loaded; weights above 2 GB have to stay in their file.
-        source = contents[0] if len(contents) == 1 else str(self.bundle.folder / self.file)
+        source = graph if len(files) == 1 else str(self.bundle.folder / self.file)
         self._session = _open_session(source, provider, threads, str(self.bundle.folder / self.file))
         self._check_ports()
 
@@ -316,7 +325,8 @@ def _open_session(source: bytes | str, provider: str, threads: int, name: str) -
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(4)
     if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls(directory="")
+        with contextlib.redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
@@ -373,11 +383,15 @@ def read_image(path: str | Path, reading: dict | None = None) -> np.ndarray:
     except ImportError:
         raise RunnerError(f"{path}: Pillow is needed to decode it", "pip install pillow, or use .npy files.") from None
     Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            if image.width * image.height > MOST_PIXELS:
-                raise RunnerError(f"{path}: too large: {image.width}x{image.height} pixels")
+            image = stack.enter_context(Image.open(path, formats=formats))
+            # What a header claims beyond that is refused before memory is asked for.
+            if image.width * image.height > min(MOST_PIXELS, max(2**26, 100_000 * path.stat().st_size)):
+                raise RunnerError(f"{path}: too large or damaged: {image.width}x{image.height} pixels")
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise RunnerError(f"{path}: {image.format} with several frames; one image a file is expected")
             if image.mode in ("P", "PA") and (image.palette is None or not image.palette.palette):
@@ -552,6 +566,11 @@ def measure(segmenter: Segmenter, calls: int, batch: int, size: tuple[int, int])
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = _parse(words)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no text
+    with contextlib.suppress(ImportError):
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow's own limit refuses orthophotos
     try:
         return _run(arguments)
     except RunnerError as error:
@@ -638,7 +657,9 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:300]
+    """In one line, without the place in the source of ONNX Runtime."""
+    text = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+    return re.sub(r"\S+\.cc:\d+ \S+ [^(]*\([^)]*\) ", "", text)[:300]
 
 
 if __name__ == "__main__":

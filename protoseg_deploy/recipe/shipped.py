@@ -1,6 +1,5 @@
 """Recipes and deployment kits that come with the package."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -65,6 +64,6 @@ def _require_vacant(folder: Path) -> None:
 
 
 def _require_empty(folder: Path) -> None:
-    names = [name for name in os.listdir(folder) if name != LOCK_FILE]
+    names = [path.name for path in folder.iterdir() if path.name != LOCK_FILE]
     if names:
         raise UsageError(f"{folder} is not empty: it holds {names[0]}", "Choose another --out; nothing was written.")

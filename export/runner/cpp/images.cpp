@@ -58,7 +58,7 @@ std::uint8_t scaled(std::uint32_t value) {  // of 16 bits; halves upwards
 // ------------------------------------------------------------------------------------------------- EXIF orientation
 
 // Of a TIFF header as EXIF has it.
-std::optional<int> exif_orientation(const std::uint8_t* data, std::size_t size) {
+[[maybe_unused]] std::optional<int> exif_orientation(const std::uint8_t* data, std::size_t size) {
   if (size < 8 || (std::memcmp(data, "II", 2) != 0 && std::memcmp(data, "MM", 2) != 0)) return std::nullopt;
   const bool is_little = data[0] == 'I';
   const auto number = [&](std::size_t place, int bytes) -> std::uint32_t {
@@ -79,7 +79,7 @@ std::optional<int> exif_orientation(const std::uint8_t* data, std::size_t size) 
   return std::nullopt;
 }
 
-int xmp_orientation(const std::string& text) {
+[[maybe_unused]] int xmp_orientation(const std::string& text) {
   std::smatch match;
   static const std::regex pattern("tiff:Orientation(=\"|>)([0-9])");
   return std::regex_search(text, match, pattern) ? match[2].str()[0] - '0' : 1;
@@ -359,11 +359,14 @@ std::vector<std::string> image_suffixes() {
   return suffixes;
 }
 
+void check_reading(const Reading& reading) {
+  if (reading.unsupported.empty()) return;
+  throw Failure("this network's images are read with " + reading.unsupported + ", which the runner does not do",
+                "Use `protoseg predict`, or Segmenter::segment with images that were read in that way.");
+}
+
 Image read_image(const fs::path& path, const Reading& reading) {
-  if (!reading.unsupported.empty()) {
-    throw Failure("this network's images are read with " + reading.unsupported + ", which the runner does not do",
-                  "Use `protoseg predict`, or Segmenter::segment with images that were read in that way.", 2);
-  }
+  check_reading(reading);
   const Bytes bytes = read_bytes(path);
   int orientation = 1;
   const auto starts = [&](const char* signature, std::size_t count) {

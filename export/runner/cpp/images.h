@@ -19,8 +19,11 @@ struct Image {
 // Endings of the files that are read, in lower case: .ppm and .pgm; .png and .jpg where libpng and libjpeg were found.
 std::vector<std::string> image_suffixes();
 
+// Throws Failure where a manifest wants images to be read in a way that is not implemented here.
+void check_reading(const Reading& reading);
+
 // An image as the manifest says: grey is repeated, 16-bit grey scaled by its full range, transparency composited on
-// black, orientation applied. Throws Failure where it is damaged, or is to be read in a way not implemented here.
+// black, orientation applied. Throws Failure where it is damaged.
 Image read_image(const std::filesystem::path& path, const Reading& reading);
 
 // ".png" where libpng was found, ".pgm" otherwise.

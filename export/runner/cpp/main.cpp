@@ -190,6 +190,7 @@ int run(const Arguments& arguments) {
   }
   bool has_failed = false;
   if (!arguments.images.empty()) {
+    check_reading(bundle.reading);
     document["images"] = nlohmann::json::array();
     document["failed"] = nlohmann::json::array();
     for (const auto& [path, target] : plan(arguments)) {

@@ -1,0 +1,1 @@
+"""Verified artefacts behind inference servers."""

@@ -1,14 +1,17 @@
 """A verified bundle, and images of many sizes, for tests of servers."""
 
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from protoseg_deploy.data.scenes import scene_of_split
 from protoseg_deploy.evaluation.samples import folder_samples
 from protoseg_deploy.exporting import Calibration, export_bundle
+from protoseg_deploy.locks import sole_writer
 from protoseg_deploy.models import NetworkSpec, save_network
 from protoseg_deploy.recipe import ClassTable, Model
 from tests.exporting.conftest import COLORS, NAMES, scene, trained_segmenter
@@ -24,6 +27,15 @@ def make_network(root: Path) -> Path:
     spec = NetworkSpec(model, ClassTable(NAMES, COLORS))
     save_network(root / "best.safetensors", trained_segmenter(spec).state_dict(), spec)
     return root / "best.safetensors"
+
+
+def shared_bundle(factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `make_bundle`, made once for all processes of a session; whoever spoils it takes a copy."""
+    base = factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "served"
+    root.mkdir(exist_ok=True)
+    with sole_writer(root / ".lock", str(root), wait_s=300):
+        return root / "colours" if (root / "colours").is_dir() else make_bundle(root)
 
 
 def make_bundle(root: Path, name: str = "colours") -> Path:

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from protoseg_deploy.cli import cli
-from tests.serving.bundles import make_bundle
+from protoseg_deploy.exporting import export_bundle
+from tests.serving.bundles import shared_bundle
 from tests.serving.triton.environment import NoTritonError, triton_environment
 from tests.serving.triton.server import TritonAddress, triton_server
 
@@ -17,7 +18,15 @@ MOST_IMAGES, MOST_PIXELS = 8, 1_000_000
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Verified fp32 and int8 graphs; whoever spoils it takes a copy."""
-    return make_bundle(tmp_path_factory.mktemp("served"))
+    return shared_bundle(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def fixed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network in an fp32 graph for images of 40x56, never verified."""
+    folder = tmp_path_factory.mktemp("fixed") / "bundle"
+    export_bundle(bundle.parent / "best.safetensors", folder, size=(40, 56), verify=False)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def command(
     """
     from protoseg_deploy.serving.triton.artefact import find_artefact
     from protoseg_deploy.serving.triton.library import config_types
-    from protoseg_deploy.serving.triton.repository import add_model
+    from protoseg_deploy.serving.triton.repository import add_model, check_name
 
     config_types()  # says what to install before anything is read
     options = ModelOptions(
@@ -132,6 +132,8 @@ def command(
     )
     arguments = [_argument(text, precision, out) for text in bundles]
     called = _names(arguments, names)
+    for name in called:
+        check_name(name)
     artefacts = [find_artefact(argument.path, options, argument.precision, engine) for argument in arguments]
     added = [add_model(out, name, artefact, options) for name, artefact in zip(called, artefacts, strict=True)]
     if as_json:

@@ -100,18 +100,18 @@ def check_alive(served: Served, protocol: Protocol = "http") -> None:
 def check_pixels(served: Served, protocol: Protocol) -> None:
     """64 images of many sizes, alone and two at a time: no pixel differs from the bundle's on this machine."""
     runtime, images = served.runtime(), many_images()
-    differing, seen = 0, set()
+    differing, several = 0, 0
     with served.client(protocol) as client:
         for image in images:
             expected = runtime.predict(image[None])
             found = ask(client, protocol, served.model, image[None])["class_map"]
             assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
             differing += int((found != expected).sum())
-            seen |= set(np.unique(found).tolist())
+            several += len(np.unique(found)) > 1
         pair = np.stack([images[0], images[1]])
         differing += int((ask(client, protocol, served.model, pair)["class_map"] != runtime.predict(pair)).sum())
     assert len(images) == 64
-    assert len(seen) > 1, "class maps of one class show nothing"
+    assert several > 48, "class maps of one class show nothing"
     assert differing == 0
 
 
@@ -152,7 +152,7 @@ def check_description(served: Served, protocol: Protocol) -> None:
     assert tensors["logits"] == ("FP32", [-1, classes, -1, -1])
 
 
-def check_batches(served: Served, protocol: Protocol, clients: int = 8, rounds: int = 10) -> None:
+def check_batches(served: Served, protocol: Protocol, clients: int = 8, rounds: int = 6) -> None:
     """Requests of concurrent clients are computed together, and each gets the answer to its own image."""
     runtime = served.runtime()
     images = [np.tile(image, (8, 8, 1))[None, :256, :320].copy() for image in many_images(clients)]

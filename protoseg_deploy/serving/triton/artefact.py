@@ -68,6 +68,8 @@ def find_artefact(
         UsageError: the bundle has no such artefact, it cannot run there, or it is not verified.
         ProtosegError: the folder is no bundle, or a file is missing, damaged or changed.
     """
+    if options.backend == "openvino" and options.gpu:
+        raise UsageError("--backend openvino runs on the CPU: it cannot be combined with --gpu")
     if options.backend == "tensorrt":
         artefact = _engine(Bundle.open(path), precision, engine)
     elif engine is not None:

@@ -23,9 +23,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fixed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same network in an fp32 graph for images of 40x56, never verified."""
+    """The same network in graphs for images of 40x56, never verified."""
     folder = tmp_path_factory.mktemp("fixed") / "bundle"
-    export_bundle(bundle.parent / "best.safetensors", folder, size=(40, 56), verify=False)
+    export_bundle(bundle.parent / "best.safetensors", folder, precisions=("fp32", "fp16"), size=(40, 56), verify=False)
     return folder
 
 

@@ -12,7 +12,6 @@ import pytest
 from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.bundles.service import ServiceFacts
 from protoseg_deploy.bundles.verdicts import Verification
-from protoseg_deploy.exporting import export_bundle
 from tests.serving.triton.engine import add_engine
 from tests.serving.triton.writing import added, config_of, parameters_of, serve_repo, tree
 
@@ -213,13 +212,11 @@ def test_engines(bundle: Path, tmp_path: Path, models: Path) -> None:
     assert "is not the file the manifest describes" in done.stderr
 
 
-def test_low_precision_is_not_served_on_a_cpu(bundle: Path, tmp_path: Path, models: Path) -> None:
-    folder = tmp_path / "low"
-    export_bundle(bundle.parent / "best.safetensors", folder, precisions=("fp32", "fp16"), verify=False)
-    done = serve_repo(f"{folder}@fp16", "--out", models, "--allow-unverified")
+def test_low_precision_is_not_served_on_a_cpu(fixed: Path, models: Path) -> None:
+    done = serve_repo(f"{fixed}@fp16", "--out", models, "--allow-unverified")
     assert done.exit_code == 2
     assert "which ONNX Runtime does not compute on a CPU" in done.stderr
-    added(f"{folder}@fp16", "--out", models, "--allow-unverified", "--gpu")
+    added(f"{fixed}@fp16", "--out", models, "--allow-unverified", "--gpu")
 
 
 @pytest.mark.parametrize(
@@ -228,13 +225,13 @@ def test_low_precision_is_not_served_on_a_cpu(bundle: Path, tmp_path: Path, mode
         (["BUNDLE", "BUNDLE"], "two models would have the name"),
         (["BUNDLE", "BUNDLE@int8", "--name", "a"], "1 names for 2 bundles"),
         (["BUNDLE", "--name", "a/b"], "no name of a model"),
-        (["BUNDLE", "--name", ".a"], "no name of a model"),
+        (["BUNDLE", "BUNDLE@int8", "--name", "a", "--name", ".b"], "no name of a model"),
         (["BUNDLE@bf16"], "has no bf16 graph"),
         (["BUNDLE@openvino"], "not a backend of Triton"),
         (["BUNDLE", "--engine", "fp32-sm86"], "--backend tensorrt"),
-        (["BUNDLE", "--backend", "openvino", "--gpu"], "openvino"),
+        (["BUNDLE", "--backend", "openvino", "--gpu"], "cannot be combined with --gpu"),
         (["BUNDLE/model.onnx"], "is not a bundle"),
-        (["/absent"], "no such file or folder"),
+        (["/absent"], "/absent is not a bundle"),
     ],
 )
 def test_what_does_not_fit_together(words: list[str], message: str, bundle: Path, models: Path) -> None:

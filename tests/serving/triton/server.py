@@ -1,6 +1,7 @@
 """A real tritonserver for the time of a block, on ports of 127.0.0.1 that nobody else uses."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -47,6 +48,7 @@ def triton_server(repository: Path, log: Path, options: Sequence[str] = ()) -> I
     """
     environment = triton_environment()
     http, grpc = _free_ports(2)
+    shared = f"protoseg-{secrets.token_hex(6)}"
     command = [
         str(environment.server / "bin" / "tritonserver"),
         f"--model-repository={repository}",
@@ -59,9 +61,11 @@ def triton_server(repository: Path, log: Path, options: Sequence[str] = ()) -> I
         f"--grpc-port={grpc}",
         "--allow-metrics=false",
         "--exit-timeout-secs=5",
+        f"--backend-config=python,shm-region-prefix-name={shared}",
         *options,
     ]
     with ExitStack() as stack:
+        stack.callback(_remove_shared_memory, shared)  # a server that does not start leaves it
         file = stack.enter_context(log.open("wb"))
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment.variables(), start_new_session=True
@@ -99,6 +103,11 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _remove_shared_memory(prefix: str) -> None:
+    for region in Path("/dev/shm").glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
 
 
 def _free_ports(count: int) -> list[int]:

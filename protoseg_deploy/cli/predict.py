@@ -43,6 +43,13 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Skip images already predicted from the same file, by the same artefact and with the same options.",
 )
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="Images under way at a time, where RUNTIME is a server.",
+)
 @click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @precision_option
 @backend_option
@@ -57,6 +64,7 @@ def command(
     overlap: int | None,
     batch: int,
     skip_existing: bool,
+    connections: int,
     last: bool,
     precision: str | None,
     backend: str | None,
@@ -65,9 +73,9 @@ def command(
 ) -> None:
     """Segment IMAGES (files and folders, of any size) with RUNTIME.
 
-    RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. For every image, three PNGs of its size are
-    written: OUT/index (class indices), OUT/color (class colours) and OUT/overlay (colours over the image). Subfolders
-    are kept.
+    RUNTIME is a run folder, a bundle folder, an .onnx or .engine file, or a model on a server:
+    http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL. For every image, three PNGs of its size are written: OUT/index
+    (class indices), OUT/color (class colours) and OUT/overlay (colours over the image). Subfolders are kept.
 
     Images that cannot be read or predicted do not stop the others. They are named at the end and listed in
     OUT/failures.jsonl, and the exit code is 1. Results never overwrite images. PNGs are written atomically: after an
@@ -105,6 +113,7 @@ def command(
                 overlap=overlap,
                 batch=batch,
                 skip_existing=skip_existing,
+                connections=connections if info.kind == "server" else 1,
                 progress=progress,
             )
     except KeyboardInterrupt:

@@ -1,1 +1,1 @@
-"""Verified artefacts behind inference servers."""
+"""Servers for bundles: an inference server of our own, and model repositories for Triton."""

@@ -7,7 +7,7 @@ import click
 
 from protoseg_deploy.cli.arguments import (
     PATH,
-    RuntimeArgument,
+    Number,
     height_and_width,
     json_option,
     note,
@@ -18,7 +18,7 @@ from protoseg_deploy.cli.arguments import (
 )
 from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.serving.triton.options import (
-    GPU_DELAY_US,
+    GPU_DELAY_MS,
     MAX_BATCH,
     MOST_PIXELS,
     TRITON_BACKENDS,
@@ -30,6 +30,7 @@ from protoseg_deploy.serving.triton.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from protoseg_deploy.choices import Precision
     from protoseg_deploy.serving.triton.artefact import TritonArtefact
     from protoseg_deploy.serving.triton.repository import AddedModel
 
@@ -59,17 +60,16 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each instance.  [default: the library's]")
 @click.option(
     "--delay",
-    "delay_us",
-    type=click.IntRange(min=0),
-    metavar="MICROSECONDS",
-    help=f"How long a batch that is not full waits.  [default: 0 on CPUs, {GPU_DELAY_US} on GPUs]",
+    "delay_ms",
+    type=Number(0, 1000),
+    help=f"Milliseconds that a batch waits.  [default: 0 on CPUs, {GPU_DELAY_MS:g} on GPUs]",
 )
 @click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    default=MOST_PIXELS,
+    "--max-megapixels",
+    type=Number(0, min_open=True),
+    default=MOST_PIXELS / 1e6,
     show_default=True,
-    help="Largest request of --backend python and --ensemble, in pixels.",
+    help="Of one request; for --backend python and --ensemble.",
 )
 @click.option(
     "--warmup-size",
@@ -92,8 +92,8 @@ def command(
     instances: int,
     gpu: bool,
     threads: int | None,
-    delay_us: int | None,
-    max_pixels: int,
+    delay_ms: float | None,
+    max_megapixels: float,
     warmup_size: tuple[int, int] | None,
     cache: bool,
     ensemble: bool,
@@ -122,19 +122,19 @@ def command(
         max_batch=max_batch,
         instances=instances,
         gpu=gpu,
-        delay_us=delay_us,
+        delay_ms=delay_ms,
         threads=threads,
-        max_pixels=max_pixels,
+        max_pixels=max(1, round(1e6 * max_megapixels)),
         warmup_size=warmup_size,
         cache=cache,
         ensemble=ensemble,
         allow_unverified=allow_unverified,
     )
     arguments = [_argument(text, precision, out) for text in bundles]
-    called = _names(arguments, names)
+    called = _names([path for path, _ in arguments], names)
     for name in called:
         check_name(name)
-    artefacts = [find_artefact(argument.path, options, argument.precision, engine) for argument in arguments]
+    artefacts = [find_artefact(path, options, graph, engine) for path, graph in arguments]
     added = [add_model(out, name, artefact, options) for name, artefact in zip(called, artefacts, strict=True)]
     if as_json:
         print_json({"repository": str(out), "models": [_document(model) for model in added]})
@@ -143,8 +143,8 @@ def command(
     _note(added, artefacts)
 
 
-def _argument(text: str, precision: str | None, out: Path) -> RuntimeArgument:
-    """Raises UsageError for what is no bundle, or has the repository inside."""
+def _argument(text: str, precision: str | None, out: Path) -> "tuple[Path, Precision | None]":
+    """The bundle, and the precision of its graph. Raises UsageError where the repository would lie inside."""
     from protoseg_deploy.errors import UsageError
 
     argument = runtime_argument(text, precision, None)
@@ -152,20 +152,23 @@ def _argument(text: str, precision: str | None, out: Path) -> RuntimeArgument:
         raise UsageError(
             f"{text}: @{argument.backend} is not a backend of Triton", f"Give --backend {'|'.join(TRITON_BACKENDS)}."
         )
-    if out.resolve().is_relative_to(argument.path.resolve()):
-        raise UsageError(f"--out {out} lies inside the bundle {argument.path}", "Choose another folder.")
-    return argument
+    path = argument.path
+    if not isinstance(path, Path):
+        raise UsageError(f"{text} is a model on a server; a repository is made of bundles")
+    if out.resolve().is_relative_to(path.resolve()):
+        raise UsageError(f"--out {out} lies inside the bundle {path}", "Choose another folder.")
+    return path, argument.precision
 
 
-def _names(arguments: "Sequence[RuntimeArgument]", names: tuple[str, ...]) -> list[str]:
+def _names(paths: "Sequence[Path]", names: tuple[str, ...]) -> list[str]:
     """A name for every bundle. Raises UsageError where they are not one for each, or two are the same."""
     from protoseg_deploy.errors import UsageError
 
-    if names and len(names) != len(arguments):
+    if names and len(names) != len(paths):
         raise UsageError(
-            f"{len(names)} names for {len(arguments)} bundles", "Give one --name for each, in their order, or none."
+            f"{len(names)} names for {len(paths)} bundles", "Give one --name for each, in their order, or none."
         )
-    called = list(names) or [argument.path.resolve().name for argument in arguments]
+    called = list(names) or [path.resolve().name for path in paths]
     twice = next((name for name in called if called.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"two models would have the name {twice}", "Give each a --name.")

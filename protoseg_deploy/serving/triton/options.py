@@ -10,7 +10,7 @@ TRITON_BACKENDS: tuple[TritonBackend, ...] = get_args(TritonBackend)
 MAX_BATCH = 8
 MOST_PIXELS = 50_000_000
 """Of one request, all its images together, unless options say otherwise."""
-GPU_DELAY_US = 500
+GPU_DELAY_MS = 2.0
 """How long a batch that is not full waits on a GPU. On a CPU a larger batch gains less than the wait costs."""
 WARMUP_SIZE = (512, 512)
 """Height and width of the warm-up image of a graph that takes any size."""
@@ -26,8 +26,8 @@ class ModelOptions:
     instances: int = 1
     """Copies of the model, on each GPU where it runs on GPUs."""
     gpu: bool = False
-    delay_us: int | None = None
-    """How long a batch that is not full waits, in microseconds; None: 0 on a CPU, `GPU_DELAY_US` on a GPU."""
+    delay_ms: float | None = None
+    """How long a batch that is not full waits, in milliseconds; None: 0 on a CPU, `GPU_DELAY_MS` on a GPU."""
     threads: int | None = None
     """Of the CPU, for each instance; None: the default of the library."""
     max_pixels: int = MOST_PIXELS
@@ -46,6 +46,5 @@ class ModelOptions:
 
     @property
     def queue_delay_us(self) -> int:
-        if self.delay_us is not None:
-            return self.delay_us
-        return GPU_DELAY_US if self.on_gpu else 0
+        default = GPU_DELAY_MS if self.on_gpu else 0.0
+        return round(1000 * (default if self.delay_ms is None else self.delay_ms))

@@ -35,7 +35,7 @@ def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository") / "models"
     words = ["serve-repo", f"{bundle}", f"{bundle}@int8", "--name", "fp32", "--name", "int8", "--out", f"{folder}"]
     words += ["--backend", "python", "--ensemble", "--threads", "1", "--warmup-size", "96x128"]
-    words += ["--max-batch", f"{MOST_IMAGES}", "--max-pixels", f"{MOST_PIXELS}"]
+    words += ["--max-batch", f"{MOST_IMAGES}", "--max-megapixels", f"{MOST_PIXELS / 1e6}"]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output
     return folder

@@ -89,7 +89,7 @@ def test_the_configuration_says_which_artefact_it_serves(bundle: Path, tmp_path:
 
 
 def test_the_ensemble_joins_decoding_and_model(bundle: Path, tmp_path: Path) -> None:
-    added(bundle, "--out", tmp_path, "--name", "net", "--ensemble", "--max-pixels", "1000", "--max-batch", "3")
+    added(bundle, "--out", tmp_path, "--name", "net", "--ensemble", "--max-megapixels", "0.001", "--max-batch", "3")
     model, decode, whole = (config_of(tmp_path / name) for name in ("net", "net_decode", "net_encoded"))
     assert whole.platform == "ensemble"
     assert [step.model_name for step in whole.ensemble_scheduling.step] == ["net_decode", "net"]
@@ -108,7 +108,7 @@ def test_the_ensemble_joins_decoding_and_model(bundle: Path, tmp_path: Path) -> 
 def test_options_are_those_of_the_configuration(bundle: Path, tmp_path: Path) -> None:
     added(bundle, "--out", tmp_path, "--name", "cpu", "--instances", 2, "--threads", 3, "--max-batch", 5)
     added(bundle, "--out", tmp_path, "--name", "gpu", "--gpu", "--cache")
-    added(bundle, "--out", tmp_path, "--name", "slow", "--delay", 900, "--backend", "python", "--threads", 3)
+    added(bundle, "--out", tmp_path, "--name", "slow", "--delay", "0.9", "--backend", "python", "--threads", 3)
     cpu, gpu, slow = (config_of(tmp_path / name) for name in ("cpu", "gpu", "slow"))
     (group,) = cpu.instance_group
     assert (group.kind, group.count) == (triton.ModelInstanceGroup.KIND_CPU, 2)

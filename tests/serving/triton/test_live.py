@@ -8,7 +8,7 @@ import tritonclient.http
 
 from protoseg_deploy.bundles.service import ServiceFacts
 from protoseg_deploy.choices import Precision
-from protoseg_deploy.runtimes import OnnxRuntime
+from protoseg_deploy.runtimes import OnnxRuntime, open_runtime
 from tests.serving.bundles import many_images
 from tests.serving.triton.server import ServerFailedError, is_ready, triton_server
 from tests.serving.triton.writing import added
@@ -45,6 +45,11 @@ def test_a_new_version_beside_the_old_one(has_triton: None, bundle: Path, tmp_pa
             found = client.infer("net", [tensor], model_version=version).as_numpy("class_map")
             assert np.array_equal(found, class_map)
         assert facts_of(client) == facts_of(client, 2)
+        for place, version in (("net", 2), ("net/versions/1", 1), ("net/versions/2", 2)):
+            for scheme, host in (("http", address.http), ("grpc", address.grpc)):
+                remote = open_runtime(f"{scheme}://{host}/{place}")
+                assert remote.info.sha256 == facts_of(client, version).sha256
+                assert np.array_equal(remote.predict(image), expected[str(version)])
         assert facts_of(client, 1).metadata.precision == "fp32"
         assert facts_of(client, 2).metadata.precision == "int8"
         statistics = client.get_inference_statistics("net", "2")["model_stats"][0]["inference_stats"]

@@ -100,7 +100,7 @@ def arguments(model: Path, version: int = 1, kind: str = "CPU") -> dict[str, str
 
 @pytest.fixture
 def model(bundle: Path, tmp_path: Path) -> Path:
-    words = ("--backend", "python", "--ensemble", "--max-batch", 4, "--max-pixels", 100_000, "--threads", 1)
+    words = ("--backend", "python", "--ensemble", "--max-batch", 4, "--max-megapixels", 0.1, "--threads", 1)
     added(bundle, "--out", tmp_path / "models", "--name", "net", *words)
     return tmp_path / "models/net"
 

@@ -231,6 +231,7 @@ def test_low_precision_is_not_served_on_a_cpu(fixed: Path, models: Path) -> None
         (["BUNDLE", "--engine", "fp32-sm86"], "--backend tensorrt"),
         (["BUNDLE", "--backend", "openvino", "--gpu"], "cannot be combined with --gpu"),
         (["BUNDLE/model.onnx"], "is not a bundle"),
+        (["http://127.0.0.1:9/net"], "is a model on a server"),
         (["/absent"], "/absent is not a bundle"),
     ],
 )

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from onnx import TensorProto
 from PIL import Image
 from tritonclient.grpc import model_config_pb2 as triton
 
 from protoseg_deploy.bundles.finding import open_graph
 from protoseg_deploy.bundles.service import ServiceFacts
+from protoseg_deploy.recipe import shipped_folder
 from protoseg_deploy.serving.triton.options import TRITON_BACKENDS
 from tests.serving.triton.engine import add_engine
 from tests.serving.triton.writing import added, config_of, graph_shapes, parameters_of
@@ -121,3 +123,12 @@ def test_options_are_those_of_the_configuration(bundle: Path, tmp_path: Path) ->
     assert delays[0] == 0
     assert delays[1] > 0
     assert delays[2] == 900
+
+
+def test_examples_for_clusters_are_documents_of_their_kinds() -> None:
+    folder = shipped_folder("export") / "triton"
+    kinds = {
+        path.name: [document["kind"] for document in yaml.safe_load_all(path.read_text("utf-8"))]
+        for path in folder.glob("*.yaml")
+    }
+    assert kinds == {"kubernetes.yaml": ["Deployment", "Service"], "kserve.yaml": ["InferenceService"]}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT, check_class_map
-from protoseg_deploy.bundles.service import ServiceFacts
+from protoseg_deploy.bundles.service import ServiceFacts, of_version
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes.addresses import ModelAddress
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
@@ -162,7 +162,8 @@ class _HttpConnection:
         arguments = (self._address.model, self._address.version, dict(self._headers))
         config = self._call(lambda: self._client.get_model_config(*arguments))
         found = config.get("parameters", {})
-        return {key: str(value.get("string_value", "")) for key, value in found.items()}
+        texts = {key: str(value.get("string_value", "")) for key, value in found.items()}
+        return of_version(texts, self._address.version)
 
     def infer(self, images: UInt8Array) -> NDArray[Any]:
         tensor = self._library.InferInput(INPUT, list(images.shape), "UINT8")
@@ -201,7 +202,8 @@ class _GrpcConnection:
                 self._address.model, self._address.version, self._headers, client_timeout=self._timeout_s
             )
         )
-        return {key: str(value.string_value) for key, value in found.config.parameters.items()}
+        texts = {key: str(value.string_value) for key, value in found.config.parameters.items()}
+        return of_version(texts, self._address.version)
 
     def infer(self, images: UInt8Array) -> NDArray[Any]:
         tensor = self._library.InferInput(INPUT, list(images.shape), "UINT8")

@@ -6,6 +6,7 @@ The functions take a `Served`, whichever server it is; fixtures start the server
 import http.client
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -99,18 +100,18 @@ def check_alive(served: Served, protocol: Protocol = "http") -> None:
 def check_pixels(served: Served, protocol: Protocol) -> None:
     """64 images of many sizes, alone and two at a time: no pixel differs from the bundle's on this machine."""
     runtime, images = served.runtime(), many_images()
-    differing, seen = 0, set()
+    differing, several = 0, 0
     with served.client(protocol) as client:
         for image in images:
             expected = runtime.predict(image[None])
             found = ask(client, protocol, served.model, image[None])["class_map"]
             assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
             differing += int((found != expected).sum())
-            seen |= set(np.unique(found).tolist())
+            several += len(np.unique(found)) > 1
         pair = np.stack([images[0], images[1]])
         differing += int((ask(client, protocol, served.model, pair)["class_map"] != runtime.predict(pair)).sum())
     assert len(images) == 64
-    assert len(seen) > 1, "class maps of one class show nothing"
+    assert several > 48, "class maps of one class show nothing"
     assert differing == 0
 
 
@@ -151,13 +152,10 @@ def check_description(served: Served, protocol: Protocol) -> None:
     assert tensors["logits"] == ("FP32", [-1, classes, -1, -1])
 
 
-def check_batches(served: Served, protocol: Protocol, clients: int = 8, rounds: int = 10) -> None:
+def check_batches(served: Served, protocol: Protocol, clients: int = 8, rounds: int = 6) -> None:
     """Requests of concurrent clients are computed together, and each gets the answer to its own image."""
     runtime = served.runtime()
-    images = [
-        np.ascontiguousarray(np.tile(image, (3, 3, 1))[:256, :320])[None] for image in many_images(clients)[:clients]
-    ]
-    images = [np.ascontiguousarray(np.resize(image, (1, 256, 320, 3))) for image in images]
+    images = [np.tile(image, (8, 8, 1))[None, :256, :320].copy() for image in many_images(clients)]
     expected = [runtime.predict(image) for image in images]
     assert len({array.tobytes() for array in expected}) > 1
     barrier = threading.Barrier(clients)
@@ -174,8 +172,7 @@ def check_batches(served: Served, protocol: Protocol, clients: int = 8, rounds: 
     before = _statistics(served)
     with ThreadPoolExecutor(clients) as pool:
         wrong = sum(pool.map(client_of, range(clients)))
-    after = _statistics(served)
-    computed, runs = after[0] - before[0], after[1] - before[1]
+    computed, runs = _computed_since(served, before, clients * rounds)
     assert wrong == 0
     assert computed == clients * rounds
     assert computed / runs >= 2, f"{computed} images in {runs} runs"
@@ -296,3 +293,13 @@ def _statistics(served: Served) -> tuple[int, int]:
     with served.client("http") as client:
         (model,) = client.get_inference_statistics(served.model)["model_stats"]
     return int(model["inference_count"]), int(model["execution_count"])
+
+
+def _computed_since(served: Served, before: tuple[int, int], expected: int) -> tuple[int, int]:
+    """Images and runs since then; a server may count a request after it has answered it."""
+    deadline = time.monotonic() + 10
+    while True:
+        images, runs = _statistics(served)
+        if images - before[0] >= expected or time.monotonic() > deadline:
+            return images - before[0], runs - before[1]
+        time.sleep(0.05)

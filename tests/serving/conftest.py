@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.bundles import make_bundle
+from tests.serving.bundles import shared_bundle
 
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Verified fp32 and int8 graphs of any size, with all outputs; whoever changes it takes a copy."""
-    return make_bundle(tmp_path_factory.mktemp("serving"))
+    return shared_bundle(tmp_path_factory)

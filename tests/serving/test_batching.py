@@ -194,8 +194,21 @@ def test_closing_answers_what_waits_and_takes_nothing_more() -> None:
         await closing
         return await asyncio.gather(first, *tasks)
 
-    answers = run(scenario, network, delay_s=30.0)
+    answers = run(scenario, network)
     assert [int(outputs["a"][0, 0, 0]) for outputs, _ in answers] == [255, 0, 1, 2, 3, 4, 5]
+
+
+def test_closing_does_not_wait_for_requests_that_may_join() -> None:
+    network = Network()
+
+    async def scenario(batcher):
+        tasks = [asyncio.create_task(batcher.submit(image(number), ["a"])) for number in range(2)]
+        await asyncio.sleep(0.01)
+        await asyncio.wait_for(batcher.close(), 60)
+        return await asyncio.gather(*tasks)
+
+    run(scenario, network, delay_s=3600.0)
+    assert network.batches == [[0, 1]]
 
 
 def test_instances_compute_at_the_same_time() -> None:

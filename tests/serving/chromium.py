@@ -112,13 +112,22 @@ class Page:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str) -> Any:
-        """Wait until an expression is true."""
+        """Wait until an expression is true; elements come over as nothing, so compare them."""
         deadline = time.monotonic() + _WAITS_S
         while not (value := self.evaluate(expression)):
             if time.monotonic() > deadline:
                 raise AssertionError(f"never true: {expression}\n{self.evaluate('document.body.innerText')}")
             time.sleep(0.03)
         return value
+
+    def wait_for_event(self, method: str) -> dict[str, Any]:
+        """Parameters of the next event of that kind, which no other call gets."""
+        deadline = time.monotonic() + _WAITS_S
+        while not (found := self._events(method)):
+            assert time.monotonic() < deadline, f"no {method}"
+            self.evaluate("new Promise((resolve) => setTimeout(resolve, 20))")
+        self._browser.events.remove(found[0])
+        return dict(found[0]["params"])
 
     def text(self, selector: str) -> str:
         """What an element shows."""
@@ -135,6 +144,10 @@ class Page:
         found = self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
         self.call("DOM.setFileInputFiles", files=[str(file) for file in files], objectId=found["result"]["objectId"])
 
+    def let_download(self, folder: Path) -> None:
+        """Files that the page saves go there."""
+        self.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
     def press(self, key: str, text: str = "", code: int = 0) -> None:
         """A key; `text` is what it types, `code` what it has without one (9: Tab)."""
         more = {"windowsVirtualKeyCode": code} if code else {}
@@ -143,9 +156,7 @@ class Page:
 
     def resize(self, width: int, height: int) -> None:
         mobile = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
 
     def screenshot(self) -> bytes:
         """What is seen, as a PNG."""

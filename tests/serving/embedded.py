@@ -48,7 +48,8 @@ def embedded_server(
         options: more of ``protoseg serve``; ``--port N`` takes the place of the free port.
         environment: variables beside those of this process.
     """
-    command = [sys.executable, "-m", "protoseg_deploy", "serve", *map(str, bundles), "--port", "0", *options]
+    port = [] if "--port" in options else ["--port", "0"]
+    command = [sys.executable, "-m", "protoseg_deploy", "serve", *map(str, bundles), *port, *options]
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         errors, output = Path(name) / "stderr", Path(name) / "stdout"
         files: list[IO[bytes]] = [stack.enter_context(path.open("wb")) for path in (output, errors)]

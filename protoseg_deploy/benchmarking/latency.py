@@ -212,7 +212,7 @@ def measure_interleaved(
                 f"{runtime.info.path} takes images of {_size(runtime.info.fixed_size)} only, not {height}x{width}",
                 f"Measure with --size {_size(runtime.info.fixed_size)}.",
             )
-    on_gpu = any(runtime.info.device != "cpu" for runtime in runtimes)
+    on_gpu = any(runtime.info.device == "cuda" for runtime in runtimes)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     machine = describe_machine()
@@ -229,7 +229,7 @@ def measure_interleaved(
             array=series["array"][number].stats(batch, runs),
             process_peak_memory_mib=round(resident_peak_bytes() / 2**20, 1),
             gpu_peak_memory_mib=_torch_peak_mib(runtime.info),
-            gpu_memory_used_mib=round(gpu_memory_used_mib(), 1) if runtime.info.device != "cpu" else None,
+            gpu_memory_used_mib=round(gpu_memory_used_mib(), 1) if runtime.info.device == "cuda" else None,
             machine=machine,
         )
         for number, runtime in enumerate(runtimes)

@@ -63,7 +63,7 @@ def graph_ports(graph: GraphProto) -> tuple[list[Port], list[Port]]:
     return [_port(value) for value in graph.input if value.name not in weights], [_port(v) for v in graph.output]
 
 
-def check_class_map(class_map: NDArray[Any], images: NDArray[np.uint8], classes: int, source: Path) -> None:
+def check_class_map(class_map: NDArray[Any], images: NDArray[np.uint8], classes: int, source: Path | str) -> None:
     """Refuse what is no class map of these images.
 
     The largest index is looked for in every call: it needs several 20 µs per megapixel, negligible next to a network.
@@ -72,7 +72,7 @@ def check_class_map(class_map: NDArray[Any], images: NDArray[np.uint8], classes:
         class_map: the output.
         images: ``[B,H,W,3]`` that went in.
         classes: of the artefact.
-        source: its path, for the message.
+        source: its path or address, for the message.
 
     Raises:
         ProtosegError: it has another size than the images, or holds an index that is no class.

@@ -15,6 +15,7 @@ from protoseg_deploy.cli.output import fitted
 from protoseg_deploy.documents import dump_document
 from protoseg_deploy.exchange import settle
 from protoseg_deploy.files import path_fault
+from protoseg_deploy.runtimes.addresses import is_address
 from protoseg_deploy.text import printable
 from protoseg_deploy.time_limit import DEFAULT_SECONDS, MOST_SECONDS, limit_calls
 
@@ -109,7 +110,8 @@ class RuntimeArgument:
     """``PATH[@PRECISION][@BACKEND]``, as it was typed and what it means."""
 
     text: str
-    path: Path
+    path: Path | str
+    """A file or folder, or the address of a model on a server."""
     precision: "Precision | None" = None
     backend: "Backend | None" = None
 
@@ -131,7 +133,7 @@ class RuntimeArgument:
 
 
 def runtime_argument(text: str, precision: str | None, backend: str | None) -> RuntimeArgument:
-    """Read ``PATH[@PRECISION][@BACKEND]``; what is not written there is as the options say.
+    """Read ``PATH[@PRECISION][@BACKEND]``, or an address; what is not written there is as the options say.
 
     A path that exists as it was typed is that path, whatever it ends in.
 
@@ -140,6 +142,8 @@ def runtime_argument(text: str, precision: str | None, backend: str | None) -> R
     """
     if fault := _argument_fault(text):
         raise click.BadParameter(fault)
+    if is_address(text):
+        return RuntimeArgument(text, text, cast("Precision | None", precision), cast("Backend | None", backend))
     typed: dict[str, str] = {}
     path = text
     while not _is_there(Path(path)):

@@ -85,13 +85,14 @@ def command(
 
     Two latencies are reported. `session` is the computation alone, with inputs already on the device; normalisation,
     resizing, upsampling and argmax are part of the graph. `array` is what a program waits for: from uint8 images in
-    memory to uint8 class maps in memory. Neither includes reading and decoding files. Images per second are computed
+    memory to uint8 class maps in memory. Neither includes reading and decoding files. For a server both are whole requests. Images per second are computed
     from the mean.
 
-    RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. For a bundle, @ selects a precision and a
-    backend: bundles/mine@int8, bundles/mine@bf16@openvino; --precision and --backend apply to every RUNTIME without
-    an @. Several RUNTIMEs are measured alternately, so that their ratios are valid on a noisy machine.
-    Peak memory is that of this process since it started, including libraries and all RUNTIMEs.
+    RUNTIME is a run folder, a bundle folder, an .onnx or .engine file, or a model on a server:
+    http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL. For a bundle, @ selects a precision and a backend:
+    bundles/mine@int8, bundles/mine@bf16@openvino; --precision and --backend apply to every RUNTIME without an @.
+    Several RUNTIMEs are measured alternately, so that their ratios are valid on a noisy machine. Peak memory is
+    that of this process since it started, including libraries and all RUNTIMEs.
 
     \b
     protoseg bench bundles/mine --size 360x480
@@ -200,9 +201,10 @@ def _print_card(text: str, report: "LatencyReport") -> None:
     ]
     print_table(["", "session", "array"], rows, title=f"{text} ({info.kind}, {info.precision}, {info.device})")
     source = "random noise" if report.input == "random" else "real images"
+    threads = f", {info.threads} threads" if info.threads else ""
     gpu = f", GPU memory in use {report.gpu_memory_used_mib} MiB" if report.gpu_memory_used_mib is not None else ""
     click.echo(
-        f"{info.backend}, {info.threads} threads; {report.batch} x {report.height}x{report.width} px of {source}\n"
+        f"{info.backend}{threads}; {report.batch} x {report.height}x{report.width} px of {source}\n"
         f"{info.parameters / 1e6:.2f} M parameters, file {info.file_bytes / 1e6:.2f} MB, "
         f"process peak memory {report.process_peak_memory_mib} MiB{gpu}\n"
     )

@@ -82,9 +82,10 @@ def command(
 ) -> None:
     """Measure the accuracy of RUNTIME: IoU per class, mean IoU, pixel accuracy.
 
-    RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. Class maps are compared with the masks pixel
-    by pixel at the size of the masks. Classes that occur in neither are excluded from the mean. If the artefact has a
-    fixed input shape, images of other sizes are evaluated in overlapping tiles.
+    RUNTIME is a run folder, a bundle folder, an .onnx or .engine file, or a model on a server:
+    http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL. Class maps are compared with the masks pixel by pixel at the
+    size of the masks. Classes that occur in neither are excluded from the mean. If the artefact has a fixed input
+    shape, images of other sizes are evaluated in overlapping tiles.
 
     A run whose recipe sets train.eval_window is evaluated as in training: in overlapping windows (pixels at
     data.input_scale) whose logits are averaged. Exported graphs process whole images: use --whole to compare with them.
@@ -152,7 +153,9 @@ def _judged_by(
     return samples, reading
 
 
-def _windows(path: Path, window: int | None, stride: int | None, batch: int | None, whole: bool) -> "Windows | None":
+def _windows(
+    path: Path | str, window: int | None, stride: int | None, batch: int | None, whole: bool
+) -> "Windows | None":
     """What the options say; without any, what the recipe of a run says."""
     from protoseg_deploy.errors import UsageError
     from protoseg_deploy.models import Windows, default_stride
@@ -163,7 +166,7 @@ def _windows(path: Path, window: int | None, stride: int | None, batch: int | No
         if window is not None or stride is not None:
             raise UsageError("--whole means no windows: leave --window and --stride out, or --whole")
         return None
-    windows = recipe_windows(path) if is_run(path) else None
+    windows = recipe_windows(path) if isinstance(path, Path) and is_run(path) else None
     if window is not None:
         windows = Windows(window, stride or default_stride(window), windows.batch if windows else 1)
     elif stride is not None:

@@ -49,6 +49,13 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Skip images already predicted from the same file, by the same artefact and with the same options.",
 )
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="Images under way at a time, where RUNTIME is a server.",
+)
 @click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @shard_options
 @precision_option
@@ -65,6 +72,7 @@ def command(
     overlap: int | None,
     batch: int,
     skip_existing: bool,
+    connections: int,
     last: bool,
     shard_options: ShardOptions,
     precision: str | None,
@@ -74,9 +82,9 @@ def command(
 ) -> None:
     """Segment IMAGES (files and folders, of any size) with RUNTIME.
 
-    RUNTIME is a run folder, a bundle folder, an .onnx or an .engine file. For every image, three PNGs of its size are
-    written: OUT/index (class indices), OUT/color (class colours) and OUT/overlay (colours over the image). Subfolders
-    are kept.
+    RUNTIME is a run folder, a bundle folder, an .onnx or .engine file, or a model on a server:
+    http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL. For every image, three PNGs of its size are written: OUT/index
+    (class indices), OUT/color (class colours) and OUT/overlay (colours over the image). Subfolders are kept.
 
     Images that cannot be read or predicted do not stop the others. They are named at the end and listed in
     OUT/failures.jsonl, and the exit code is 1. Results never overwrite images. PNGs are written atomically: after an
@@ -108,7 +116,8 @@ def command(
         predict_in_shards(argument, device, which, inputs, out, tile, overlap, batch, shard_options, as_json)
         return
     shard_options.refuse_alone(inputs, out)
-    _predict(argument, device, which, [*map(Path, inputs)], Path(out), tile, overlap, batch, skip_existing, as_json)
+    paths = [Path(given) for given in inputs]
+    _predict(argument, device, which, paths, Path(out), tile, overlap, batch, skip_existing, connections, as_json)
 
 
 def _predict(
@@ -121,6 +130,7 @@ def _predict(
     overlap: int | None,
     batch: int,
     skip_existing: bool,
+    connections: int,
     as_json: bool,
 ) -> None:
     from protoseg_deploy.errors import DataError
@@ -141,6 +151,7 @@ def _predict(
                 overlap=overlap,
                 batch=batch,
                 skip_existing=skip_existing,
+                connections=connections if info.kind == "server" else 1,
                 progress=progress,
             )
     except KeyboardInterrupt:

@@ -122,7 +122,7 @@ def predict_in_shards(
 
     if not inputs and options.manifest is None:
         raise click.UsageError("Missing images: give IMAGES, --images DIR or --manifest FILE.")
-    path = str(argument.path.absolute())
+    path = argument.path if isinstance(argument.path, str) else str(argument.path.absolute())
     runtime = RuntimeChoice(path, argument.precision, argument.backend, device, which)
     info = runtime.open(threads=1).info
     note_verification(info)

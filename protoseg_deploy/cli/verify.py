@@ -18,8 +18,11 @@ from protoseg_deploy.cli.arguments import (
 from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from protoseg_deploy.bundles import Bundle, Verification
     from protoseg_deploy.bundles.verdicts import Limits
+    from protoseg_deploy.data.folders import Sample
     from protoseg_deploy.exporting import Bisection
 
 
@@ -45,6 +48,11 @@ if TYPE_CHECKING:
     help="Also verify every graph under this backend.",
 )
 @click.option(
+    "--against",
+    metavar="URL",
+    help="Compare a server (http://HOST:PORT/MODEL, grpc://...) with BUNDLE, and nothing else.",
+)
+@click.option(
     "--bisect",
     type=click.Choice(PRECISIONS),
     help="Only find the first operation of this graph that differs, on one image.",
@@ -60,6 +68,7 @@ def command(
     max_drop: float | None,
     device: str,
     backend: Backend | None,
+    against: str | None,
     bisect: "Precision | None",
     as_json: bool,
 ) -> None:
@@ -71,10 +80,14 @@ def command(
     1). Verdicts are stored in the manifest, pictures of the worst images in BUNDLE/verification. Files whose checksum
     does not match the manifest are refused.
 
+    With --against, the class maps of a server are compared with those of the artefact of BUNDLE that it says to serve.
+    It fails if that is another artefact, or if one pixel differs.
+
     \b
     protoseg verify bundles/mine --images photos
     protoseg verify bundles/mine --images val/images --masks val/masks --json
     protoseg verify bundles/mine --images photos --backend openvino
+    protoseg verify bundles/mine --images photos --against http://127.0.0.1:8000/mine
     protoseg verify bundles/mine --images photos --bisect fp16
     """
     from protoseg_deploy.bundles import Bundle
@@ -84,6 +97,9 @@ def command(
 
     samples = folder_samples(images, masks, mask_template, count)
     bundle = Bundle.open(folder)
+    if against is not None:
+        _compare_with_server(bundle, against, samples, device, as_json)
+        return
     if bisect is not None:
         found = bisect_graph(bundle, bisect, _worst_image(bundle, bisect, [sample.image for sample in samples]))
         if as_json:
@@ -102,6 +118,35 @@ def command(
         show_verification(folder, verification)
     if not verification.passed:
         raise ProtosegError(*failure_message(bundle, verification))
+
+
+def _compare_with_server(bundle: "Bundle", url: str, samples: "Sequence[Sample]", device: str, as_json: bool) -> None:
+    from protoseg_deploy.errors import ProtosegError
+    from protoseg_deploy.exporting.gate.serving import compare_with_server
+    from protoseg_deploy.runtimes.addresses import parse_address
+    from protoseg_deploy.runtimes.remote import RemoteRuntime
+
+    server = RemoteRuntime(parse_address(url))
+    with progress_bar("comparing", hidden=as_json) as show:
+        found = compare_with_server(bundle, server, samples, device=device, progress=show)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        verdict = {True: "verified", False: "failed its verification", None: "not verified"}[found.verified]
+        click.echo(
+            f"{found.server} serves {found.bundle} ({found.precision}, {verdict}), sha256 {found.sha256[:12]}\n"
+            f"{found.images} images: {found.differing_pixels} differing pixels"
+        )
+        if found.miou_server_percent is not None and found.miou_bundle_percent is not None:
+            click.echo(f"mIoU {found.miou_server_percent:.2f} % there, {found.miou_bundle_percent:.2f} % here")
+    if found.differing_pixels:
+        raise ProtosegError(
+            f"{found.server} does not answer what {found.bundle} answers: {found.differing_pixels} pixels differ in "
+            f"{found.differing_images} of {found.images} images ({found.agreement_percent:.4f} % agree), most in "
+            f"{found.worst_image}",
+            f"It computes with {server.facts.backend}. Another device or library rounds differently: verify the bundle "
+            "with that one, too.",
+        )
 
 
 def _worst_image(bundle: "Bundle", precision: "Precision", images: list[Path]) -> Path:

@@ -28,6 +28,7 @@ def warnings_of(
     unreadable = [seen for seen in unlabeled if seen.faults]
     decoded = sum(seen.digest is not None for seen in unlabeled)
     return [
+        *_missing_parts(recipe),
         *_unused_masks(sets),
         *_small_images(recipe, sets, labeled, unlabeled),
         *_few_images(recipe, sets),
@@ -37,6 +38,12 @@ def warnings_of(
         *(_unreadable(unreadable) if tolerated else []),
         *_not_looked_at(len(sets.unlabeled), len(unlabeled), len(unreadable), decoded),
     ]
+
+
+def _missing_parts(recipe: Recipe) -> list[str]:
+    if recipe.data.val.is_set:
+        return []
+    return ["no validation images (data.val), which `protoseg train` needs to choose the best network"]
 
 
 def _suspicious_images(

@@ -89,7 +89,9 @@ def predict_image(runtime: CheckedRuntime, image: UInt8Array, name: str, tiling:
         else:
             raise ProtosegError(
                 f"{runtime.info.path} fails, on a plain grey image too: {error.message}",
-                "Run `protoseg verify` on it, or export it again.",
+                "Is the server in order?"
+                if runtime.info.kind == "server"
+                else "Run `protoseg verify` on it, or export it again.",
             ) from error
         raise ImageError(error.kind, f"{name}: {reason}") from None
 

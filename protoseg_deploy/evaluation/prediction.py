@@ -2,8 +2,12 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from protoseg_deploy import __version__
@@ -79,6 +83,7 @@ def predict_files(
     batch: int = 1,
     alpha: float = 0.5,
     skip_existing: bool = False,
+    connections: int = 1,
     progress: Callable[[int, int], object] | None = None,
 ) -> Prediction:
     """Write ``out/index``, ``out/color`` and ``out/overlay``, one PNG per image in each.
@@ -100,6 +105,8 @@ def predict_files(
         alpha: share of the class colour in overlays.
         skip_existing: leave out images whose three PNGs are there, made from the same bytes by the same artefact with
             the same library and options.
+        connections: images under way at a time; more than one only for a runtime that threads may share, as
+            `RemoteRuntime`.
         progress: called with (images done, images in all).
 
     Raises:
@@ -111,16 +118,17 @@ def predict_files(
     start = time.perf_counter()
     plan = name_outputs(find_inputs(inputs, out))
     unread = find_unread(inputs, out)
-    check_outputs(plan, inputs, out, [runtime.info.path, *runtime.info.files])
+    artefact = [path for path in (runtime.info.path, *runtime.info.files) if isinstance(path, Path)]
+    check_outputs(plan, inputs, out, artefact)
     checked = CheckedRuntime(runtime)
     done: list[PredictedImage] = []
     failed: list[FailedImage] = []
     with open_output(out) as output:
         job = _Job(checked, output, tiling, alpha, skip_existing)
         try:
-            for path, name in plan:
+            for path, result in _results(job, plan, connections):
                 try:
-                    done.append(job.do(path, name))
+                    done.append(result())
                 except ImageError as error:
                     failed.append(FailedImage(path, error.kind, error.message))
                     output.note_failure(path, error.kind, error.message)
@@ -131,6 +139,28 @@ def predict_files(
                 error.hint += f" {len(done)} of {len(plan)} images are done: --skip-existing resumes from there."
             raise
     return Prediction(tuple(done), tuple(failed), unread, tiling.tile, tiling.overlap, time.perf_counter() - start)
+
+
+def _results(
+    job: "_Job", plan: Sequence[tuple[Path, Path]], connections: int
+) -> Iterator[tuple[Path, Callable[[], PredictedImage]]]:
+    """Each image, in order, with a call that gives its result or raises; several at a time through a server."""
+    if connections == 1:
+        yield from ((path, partial(job.do, path, name)) for path, name in plan)
+        return
+    remaining = iter(plan)
+    ahead: deque[tuple[Path, Future[PredictedImage]]] = deque()
+    with ThreadPoolExecutor(connections, thread_name_prefix="predict") as threads:
+        try:
+            while True:
+                free = 2 * connections - len(ahead)
+                ahead.extend((path, threads.submit(job.do, path, name)) for path, name in islice(remaining, free))
+                if not ahead:
+                    return
+                path, future = ahead.popleft()
+                yield path, future.result
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 class _Job:

@@ -89,8 +89,10 @@ def masks_of(info: RuntimeInfo) -> MaskReading:
     if info.masks is not None:
         return info.masks
     reading = MaskReading.of_classes(info.classes, info.ignore_index, info.reading)
+    if not isinstance(info.path, Path) or info.kind != "pytorch":
+        return reading
     run = RunFolder.around(info.path)
-    if info.kind != "pytorch" or not run.exists():
+    if not run.exists():
         return reading
     data = run.recipe().data
     return reading.model_copy(

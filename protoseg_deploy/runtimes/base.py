@@ -21,21 +21,25 @@ UInt8Array = NDArray[np.uint8]
 class RuntimeInfo:
     """What a runtime is and where it computes."""
 
-    kind: Literal["pytorch", "onnx", "openvino", "tensorrt"]
-    """The library that computes; ``onnx`` is ONNX Runtime."""
-    path: Path
+    kind: Literal["pytorch", "onnx", "openvino", "tensorrt", "server"]
+    """The library that computes; ``onnx`` is ONNX Runtime, ``server`` whatever a server computes with."""
+    path: Path | str
+    """File or folder; of a server the address of its model."""
     classes: ClassTable
     ignore_index: int
     precision: Precision
     device: str
-    """``cpu`` or ``cuda``; the device really used, not the one wished for."""
+    """``cpu`` or ``cuda``, the device really used, not the one wished for; ``remote`` for a server."""
     backend: str
     """Library, version and execution provider, for people."""
     threads: int
+    """Of the CPU; 0 where nobody says."""
     parameters: int
     file_bytes: int
     files: tuple[Path, ...] = ()
     """The files that decide its class maps; see `artefact_sha256`."""
+    sha256: str = ""
+    """Of an artefact that a server has, as it says; see `Graph.digest`."""
     reading: ImageReading = field(default_factory=ImageReading)
     """How image files become the uint8 RGB that it takes."""
     masks: MaskReading | None = None
@@ -92,11 +96,13 @@ class GraphRuntime(Runtime, Protocol):
 
 
 def artefact_sha256(info: RuntimeInfo) -> str:
-    """Digest over the files of an artefact, wherever they lie; empty for a runtime without files.
+    """Digest over the files of an artefact, wherever they lie; of a server the one it gives; else empty.
 
     Raises:
         ProtosegError: a file is gone or cannot be read.
     """
+    if info.sha256:
+        return info.sha256
     try:
         digests = [file_sha256(file) for file in info.files]
     except OSError as error:

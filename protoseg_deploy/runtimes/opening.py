@@ -8,18 +8,20 @@ from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import settle
 from protoseg_deploy.models import Windows
 from protoseg_deploy.run_folder import RunFolder
+from protoseg_deploy.runtimes.addresses import is_address, parse_address
 from protoseg_deploy.runtimes.backends import SPECS
 from protoseg_deploy.runtimes.base import Runtime
 from protoseg_deploy.runtimes.pytorch import PyTorchRuntime
 
 _ACCEPTED = (
     "A runtime is a run folder (best.safetensors), a bundle folder (manifest.json), an .onnx file written by "
-    "`protoseg export`, an .engine file written by `protoseg build`, or a .safetensors network file."
+    "`protoseg export`, an .engine file written by `protoseg build`, a .safetensors network file, or the address of a "
+    "model on a server (http://HOST:PORT/MODEL, grpc://HOST:PORT/MODEL)."
 )
 
 
 def open_runtime(
-    path: Path,
+    path: Path | str,
     *,
     device: str = "auto",
     threads: int | None = None,
@@ -31,7 +33,8 @@ def open_runtime(
     """Open whatever segments.
 
     Args:
-        path: a run folder, a bundle folder, an ``.onnx`` file, an ``.engine`` file or a ``.safetensors`` network file.
+        path: a run folder, a bundle folder, an ``.onnx`` file, an ``.engine`` file, a ``.safetensors`` network file, or
+            the address of a model on a server (a string, see `ModelAddress`).
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: of the CPU; None leaves it to the default of the process.
         which: ``best`` or ``last`` network of a run folder.
@@ -44,6 +47,9 @@ def open_runtime(
             average windows.
         ProtosegError: the file is damaged or not ours.
     """
+    if isinstance(path, str) and is_address(path):
+        return _open_server(path, precision, backend, windows)
+    path = Path(path)
     settle(path)
     if not path.exists():
         raise UsageError(f"no such file or folder: {path}", _ACCEPTED)
@@ -91,6 +97,19 @@ def _is_graph(path: Path) -> bool:
         return False
     shown = ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "")
     raise UsageError(f"{path} is neither a run nor a bundle; it holds {shown or 'nothing'}", _ACCEPTED)
+
+
+def _open_server(text: str, precision: Precision | None, backend: Backend | None, windows: Windows | None) -> Runtime:
+    address = parse_address(text)
+    if backend is not None or windows is not None:
+        option = "--backend" if backend is not None else "--window"
+        raise UsageError(f"{address}: {option} does not apply to a server, which has decided", "Leave it out.")
+    from protoseg_deploy.runtimes.remote import RemoteRuntime
+
+    runtime = RemoteRuntime(address)
+    if precision not in (None, runtime.info.precision):
+        raise UsageError(f"{address} serves {runtime.info.precision}, not {precision}", "Name another model.")
+    return runtime
 
 
 def _open_engine(path: Path, device: str) -> Runtime:

@@ -250,3 +250,10 @@ def test_the_shipped_camvid_recipe_on_the_real_images() -> None:
     assert (report.labeled.images, report.labeled_pool, report.val.images) == (23, 367, 101)
     assert report.labeled.size_text == "360×480"
     assert report.warnings == ()
+
+
+def test_a_recipe_without_validation_images_is_warned_of(root: Path) -> None:
+    """`check` passes it, `train` does not."""
+    warned = [warning for warning in check(root, data={"val": {}}).warnings if "data.val" in warning]
+    assert len(warned) == 1
+    assert not [warning for warning in check(root).warnings if "data.val" in warning]

@@ -1,7 +1,6 @@
 """What a worker is told: texts and numbers alone, so that any engine can carry it to any process."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from protoseg_deploy.choices import Backend, Precision
 from protoseg_deploy.runtimes import opening
@@ -13,7 +12,7 @@ class RuntimeChoice:
     """A runtime, not opened yet; see `open_runtime`."""
 
     path: str
-    """Absolute where workers may run elsewhere."""
+    """A file or folder, absolute as workers may run elsewhere; or the address of a model on a server."""
     precision: Precision | None = None
     backend: Backend | None = None
     device: str = "auto"
@@ -22,7 +21,7 @@ class RuntimeChoice:
     def open(self, threads: int | None = None) -> Runtime:
         """The one place where a sharded prediction opens its runtime. Raises as `open_runtime`."""
         return opening.open_runtime(
-            Path(self.path),
+            self.path,
             device=self.device,
             threads=threads,
             which=self.which,

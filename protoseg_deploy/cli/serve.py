@@ -1,0 +1,176 @@
+"""``protoseg serve``: an inference server for bundles."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import click
+
+from protoseg_deploy.cli.arguments import (
+    PATH,
+    Number,
+    backend_option,
+    device_option,
+    note,
+    precision_option,
+    runtime_argument,
+    timeout_option,
+)
+from protoseg_deploy.cli.verb import Verb
+
+
+@click.command(name="serve", cls=Verb, short_help="Serve bundles over HTTP and gRPC.")
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE[@PRECISION][@BACKEND]...")
+@click.option("--name", "names", multiple=True, help="Name of the model, for each BUNDLE.  [default: its folder's]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port for HTTP; 0: any.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Port for gRPC.  [default: one above --port]")
+@click.option("--token", envvar="PROTOSEG_TOKEN", help="Token that clients have to send. Also PROTOSEG_TOKEN.")
+@click.option("--tls-certificate", type=PATH, help="Certificate for TLS, PEM.")
+@click.option("--tls-key", type=PATH, help="Private key for TLS, PEM.")
+@click.option("--allow-unverified", is_flag=True, help="Serve bundles that failed their verification, or have none.")
+@click.option("--instances", type=click.IntRange(1, 64), default=1, show_default=True, help="Networks of each model.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads of each.  [default: cores / instances]")
+@click.option("--max-batch", type=click.IntRange(1, 1024), help="Images per batch.  [default: 1 on a CPU, else 8]")
+@click.option("--delay", type=Number(0, 1000), help="Milliseconds that a batch waits.  [default: 0 on a CPU, else 2]")
+@click.option("--max-megapixels", type=Number(0, min_open=True), default=40, show_default=True, help="Of one image.")
+@click.option("--max-megabytes", type=Number(0, min_open=True), default=128, show_default=True, help="Of one request.")
+@click.option("--max-queue", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Waiting requests.")
+@click.option("--request-timeout", type=Number(0, min_open=True), default=60, show_default=True, help="Seconds.")
+@click.option("--access-log", type=PATH, help="File for the access log, JSON lines.  [default: standard output]")
+@click.option("--no-access-log", is_flag=True, help="Keep no access log.")
+@precision_option
+@backend_option
+@device_option
+@timeout_option
+def command(
+    bundles: tuple[str, ...],
+    names: tuple[str, ...],
+    host: str,
+    port: int,
+    grpc_port: int | None,
+    token: str | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    allow_unverified: bool,
+    instances: int,
+    threads: int | None,
+    max_batch: int | None,
+    delay: float | None,
+    max_megapixels: float,
+    max_megabytes: float,
+    max_queue: int,
+    request_timeout: float,
+    access_log: Path | None,
+    no_access_log: bool,
+    precision: str | None,
+    backend: str | None,
+    device: str,
+) -> None:
+    """Serve BUNDLE by the Open Inference Protocol (KServe v2): HTTP, gRPC, and a page for the browser.
+
+    Clients of Triton and KServe work unchanged. Images are uint8 [N,H,W,3], or encoded files as BYTES. Every answer is
+    that of the verified artefact: its SHA-256 and its verdict are in the metadata of the model, and a bundle that is
+    not verified is refused. When a bundle is exported again, the next version of its model takes over; requests that
+    have begun are answered by the old one.
+
+    SIGTERM and Ctrl-C end the server once the requests under way are answered. Needs the extra `serve`.
+
+    \b
+    protoseg serve bundles/mine
+    protoseg serve bundles/mine@int8 bundles/other --name small --name other --port 9000
+    protoseg serve bundles/mine --host 0.0.0.0 --token SECRET --tls-certificate cert.pem --tls-key key.pem
+    """
+    _require_extra()
+    import asyncio
+
+    from protoseg_deploy.errors import UsageError
+    from protoseg_deploy.serving.artefact import NAME, ArtefactSpec, default_name
+    from protoseg_deploy.serving.catalog import Catalog
+    from protoseg_deploy.serving.limits import Limits
+    from protoseg_deploy.serving.metrics import Metrics
+    from protoseg_deploy.serving.running import Address, serve
+
+    if names and len(names) != len(bundles):
+        raise UsageError(f"{len(names)} names for {len(bundles)} bundles", "Give --name once for each BUNDLE, or not.")
+    if (tls_certificate is None) != (tls_key is None):
+        raise UsageError("TLS needs --tls-certificate and --tls-key", "Give both, or neither.")
+    arguments = [runtime_argument(text, precision, backend) for text in bundles]
+    paths = [Path(argument.path) for argument in arguments]
+    if wrong := next((name for name in names if not NAME.fullmatch(name)), None):
+        raise UsageError(f"--name {wrong!r}: names are letters, digits and any of - _ .", "Choose another name.")
+    specs = [
+        ArtefactSpec(
+            path,
+            name or default_name(path),
+            argument.precision,
+            argument.backend,
+            device,
+            threads or _threads(instances),
+            instances,
+            allow_unverified,
+        )
+        for argument, path, name in zip(arguments, paths, names or [""] * len(bundles), strict=True)
+    ]
+    limits = Limits(
+        request_bytes=round(max_megabytes * 1e6),
+        image_pixels=round(max_megapixels * 1e6),
+        request_pixels=round(2 * max_megapixels * 1e6),
+        queued_requests=max_queue,
+        request_seconds=request_timeout,
+    )
+    catalog = Catalog(specs, limits, Metrics(), max_batch=max_batch, delay_s=None if delay is None else delay / 1000)
+
+    def started(http: str, rpc: str) -> None:
+        scheme = "https" if tls_key else "http"
+        for model in catalog.models():
+            facts = model.artefact.facts
+            verdict = {True: "verified", False: "FAILED ITS VERIFICATION", None: "NOT VERIFIED"}[facts.verified]
+            note(f"{model.name}: {facts.metadata.precision}, {facts.backend}, {verdict}, sha256 {facts.sha256[:12]}")
+        note(f"serving on {scheme}://{http} (gRPC {rpc}); Ctrl-C ends.")
+
+    with _log_stream(access_log, no_access_log) as stream:
+        asyncio.run(
+            serve(
+                catalog,
+                Address(host, port, grpc_port, tls_certificate, tls_key),
+                token=token or "",
+                access_log=stream,
+                started=started,
+            )
+        )
+
+
+def _threads(instances: int) -> int | None:
+    if instances == 1:
+        return None
+    import torch
+
+    return max(1, torch.get_num_threads() // instances)
+
+
+def _require_extra() -> None:
+    from importlib.util import find_spec
+
+    from protoseg_deploy.errors import UsageError
+
+    for name in ("starlette", "uvicorn", "grpc", "tritonclient", "prometheus_client"):
+        if find_spec(name) is None:
+            raise UsageError(f"serve needs {name}, which is not installed", "pip install 'protoseg-deploy[serve]'")
+
+
+@contextmanager
+def _log_stream(path: Path | None, none: bool) -> Iterator[IO[str] | None]:
+    from protoseg_deploy.errors import WriteError
+
+    if none or path is None:
+        yield None if none else sys.stdout
+        return
+    try:
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise WriteError(path, error) from None
+    with file:
+        yield file

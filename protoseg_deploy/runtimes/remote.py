@@ -1,0 +1,237 @@
+"""A model on an inference server as a runtime: our own server, or Triton with a repository of `protoseg serve-repo`."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT, check_class_map
+from protoseg_deploy.bundles.service import ServiceFacts
+from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.runtimes.addresses import ModelAddress
+from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
+
+TOKEN_VARIABLE = "PROTOSEG_TOKEN"  # noqa: S105
+_TRIES = 6
+_FIRST_PAUSE_S = 0.1
+_EXTRA = "pip install 'protoseg-deploy[triton]' adds the client library."
+
+
+class ServerError(ProtosegError):
+    """A server gave no answer, or an error."""
+
+    def __init__(self, address: ModelAddress, reason: str, hint: str = "", *, passes: bool = False) -> None:
+        super().__init__(f"{address}: {reason}", hint)
+        self.passes = passes
+        """Whether the same request may be answered later: it was not begun, or changes nothing when it is repeated."""
+
+
+class Connection(Protocol):
+    """One client of one protocol; used by one thread."""
+
+    def parameters(self) -> Mapping[str, str]:
+        """Parameters of the model's configuration."""
+        ...
+
+    def infer(self, images: UInt8Array) -> NDArray[Any]:
+        """The class maps of a batch."""
+        ...
+
+
+class RemoteRuntime:
+    """A model on a server. It may be used from several threads: each has a connection of its own.
+
+    Requests that were not answered because the connection failed, or because the server was busy or starting, are sent
+    again a few times: inference changes nothing on the server. What the server refuses is not.
+
+    Args:
+        address: of the model.
+        timeout_s: for one request.
+
+    Raises:
+        ServerError: there is no such server or model.
+        ProtosegError: the server does not say what its model is, see `ServiceFacts`.
+        UsageError: the client library is not installed.
+    """
+
+    def __init__(self, address: ModelAddress, *, timeout_s: float = 600.0) -> None:
+        self._address, self._timeout_s = address, timeout_s
+        self._connections = threading.local()
+        self._facts = ServiceFacts.from_parameters(self._retried(Connection.parameters), str(address))
+        metadata = self._facts.metadata
+        classes = metadata.classes.table()
+        self._info = RuntimeInfo(
+            kind="server",
+            path=str(address),
+            classes=classes,
+            ignore_index=metadata.ignore_index,
+            precision=metadata.precision,
+            device="remote",
+            backend=f"{address.protocol}, {self._facts.backend}",
+            threads=0,
+            parameters=metadata.parameters,
+            file_bytes=self._facts.file_bytes,
+            reading=metadata.reading,
+            masks=self._facts.masks.reading(classes, metadata.reading) if self._facts.masks else None,
+            fixed_size=metadata.fixed_size,
+            verified=self._facts.verified,
+            sha256=self._facts.sha256,
+        )
+
+    @property
+    def info(self) -> RuntimeInfo:
+        return self._info
+
+    @property
+    def facts(self) -> ServiceFacts:
+        """What the server says of its artefact."""
+        return self._facts
+
+    def predict(self, images: UInt8Array) -> UInt8Array:
+        """See `Runtime.predict`.
+
+        Raises:
+            ServerError: no answer after several tries, or the server refuses the request.
+            ProtosegError: the answer is no class map of these images.
+        """
+        check_images(images, self._info)
+        class_map: UInt8Array = self._retried(lambda connection: connection.infer(images))
+        check_class_map(class_map, images, len(self._info.classes), str(self._address))
+        return class_map
+
+    def bind(self, images: UInt8Array) -> Callable[[], object]:
+        """See `Runtime.bind`: a whole request, as nothing of it can be left out from here."""
+        return lambda: self.predict(images)
+
+    def _retried(self, call: Callable[[Connection], Any]) -> Any:
+        pause = _FIRST_PAUSE_S
+        for attempt in range(_TRIES):
+            try:
+                return call(self._connection())
+            except ServerError as error:
+                if not error.passes or attempt == _TRIES - 1:
+                    raise
+                self._connections.__dict__.clear()
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that clients do not come back all at once
+            pause *= 2
+        raise AssertionError("the last try raises")
+
+    def _connection(self) -> Connection:
+        found: Connection | None = getattr(self._connections, "connection", None)
+        if found is None:
+            found = self._connections.connection = _connect(self._address, self._timeout_s)
+        return found
+
+
+def _connect(address: ModelAddress, timeout_s: float) -> Connection:
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    try:
+        if address.protocol == "http":
+            return _HttpConnection(address, timeout_s, headers)
+        return _GrpcConnection(address, timeout_s, headers)
+    except ImportError as error:
+        raise UsageError(f"{address}: {error.name} is not installed", _EXTRA) from None
+
+
+class _HttpConnection:
+    def __init__(self, address: ModelAddress, timeout_s: float, headers: dict[str, str]) -> None:
+        import tritonclient.http as library
+
+        self._address, self._headers, self._library = address, headers, library
+        self._client = library.InferenceServerClient(
+            address.host, ssl=address.secure, connection_timeout=min(10.0, timeout_s), network_timeout=timeout_s
+        )
+
+    def parameters(self) -> Mapping[str, str]:
+        arguments = (self._address.model, self._address.version, self._headers)
+        config = self._call(lambda: self._client.get_model_config(*arguments))
+        found = config.get("parameters", {})
+        return {key: str(value.get("string_value", "")) for key, value in found.items()}
+
+    def infer(self, images: UInt8Array) -> NDArray[Any]:
+        tensor = self._library.InferInput(INPUT, list(images.shape), "UINT8")
+        tensor.set_data_from_numpy(np.ascontiguousarray(images))
+        wanted = self._library.InferRequestedOutput(CLASS_MAP, binary_data=True)
+        return _class_map(
+            self._address,
+            self._call(
+                lambda: self._client.infer(
+                    self._address.model, [tensor], self._address.version, outputs=[wanted], headers=self._headers
+                )
+            ),
+        )
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except self._library.InferenceServerException as error:
+            status = (error.status() or "").removeprefix("[").rstrip("]")
+            raise _refused(self._address, error.message(), passes=status in ("502", "503", "429")) from None
+        except OSError as error:
+            raise _no_answer(self._address, error) from None
+
+
+class _GrpcConnection:
+    def __init__(self, address: ModelAddress, timeout_s: float, headers: dict[str, str]) -> None:
+        import tritonclient.grpc as library
+
+        self._address, self._headers, self._timeout_s, self._library = address, headers, timeout_s, library
+        self._client = library.InferenceServerClient(address.host, ssl=address.secure)
+
+    def parameters(self) -> Mapping[str, str]:
+        found = self._call(
+            lambda: self._client.get_model_config(
+                self._address.model, self._address.version, self._headers, client_timeout=self._timeout_s
+            )
+        )
+        return {key: str(value.string_value) for key, value in found.config.parameters.items()}
+
+    def infer(self, images: UInt8Array) -> NDArray[Any]:
+        tensor = self._library.InferInput(INPUT, list(images.shape), "UINT8")
+        tensor.set_data_from_numpy(np.ascontiguousarray(images))
+        wanted = self._library.InferRequestedOutput(CLASS_MAP)
+        return _class_map(
+            self._address,
+            self._call(
+                lambda: self._client.infer(
+                    self._address.model,
+                    [tensor],
+                    self._address.version,
+                    outputs=[wanted],
+                    headers=self._headers,
+                    client_timeout=self._timeout_s,
+                )
+            ),
+        )
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except self._library.InferenceServerException as error:
+            status = str(error.status() or "")
+            raise _refused(self._address, error.message(), passes="UNAVAILABLE" in status) from None
+
+
+def _class_map(address: ModelAddress, answer: Any) -> NDArray[Any]:
+    found: NDArray[Any] | None = answer.as_numpy(CLASS_MAP)
+    if found is None:
+        raise ServerError(address, f"the answer holds no {CLASS_MAP}")
+    return found
+
+
+def _refused(address: ModelAddress, message: str | None, *, passes: bool) -> ServerError:
+    hint = ""
+    if message and "token" in message:
+        hint = f"Put the token of the server into the environment variable {TOKEN_VARIABLE}."
+    return ServerError(address, (message or "an error without a message")[:500], hint, passes=passes)
+
+
+def _no_answer(address: ModelAddress, error: OSError) -> ServerError:
+    reason = error.strerror or str(error) or type(error).__name__
+    return ServerError(address, f"no answer: {reason}", "Is the server running, and is its address right?", passes=True)

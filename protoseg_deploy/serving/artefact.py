@@ -1,0 +1,148 @@
+"""A file that is served: opened, checked, and described for clients."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protoseg_deploy.bundles.contract import CLASS_MAP, Port, graph_ports
+from protoseg_deploy.bundles.finding import find_graph, open_graph
+from protoseg_deploy.bundles.graph import read_graph
+from protoseg_deploy.bundles.manifest import MANIFEST_FILE
+from protoseg_deploy.bundles.service import ServiceFacts
+from protoseg_deploy.choices import Backend, Precision
+from protoseg_deploy.errors import UsageError
+from protoseg_deploy.runtimes.backends import SPECS
+from protoseg_deploy.runtimes.base import GraphRuntime, UInt8Array
+from protoseg_deploy.runtimes.onnx import OnnxRuntime
+from protoseg_deploy.runtimes.opening import open_runtime
+
+_KEPT_PIXELS = 4_000_000
+"""Memory for larger batches is not kept for the next one."""
+CLASS_MAP_PNG = "class_map_png"
+"""Output that servers make of the class map: one palette PNG for each image, ``BYTES``."""
+
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+"""Names of models: what stands in an address as it is."""
+
+
+@dataclass(frozen=True)
+class ArtefactSpec:
+    """What to serve and how."""
+
+    path: Path
+    """A bundle, or an ``.onnx`` file of one."""
+    name: str
+    """Of the model."""
+    precision: Precision | None = None
+    backend: Backend | None = None
+    device: str = "auto"
+    threads: int | None = None
+    """Of each instance."""
+    instances: int = 1
+    allow_unverified: bool = False
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """An opened artefact with its instances."""
+
+    spec: ArtefactSpec
+    facts: ServiceFacts
+    ports: tuple[Port, ...]
+    """Outputs of the graph."""
+    instances: tuple[GraphRuntime, ...]
+    device: str
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of all that can be asked for."""
+        png = (CLASS_MAP_PNG,) if len(self.facts.metadata.classes.names) <= 256 else ()
+        return (*(port.name for port in self.ports), *png)
+
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Of ``images``; -1: any."""
+        height, width = self.facts.metadata.fixed_size or (-1, -1)
+        return (-1, height, width, 3)
+
+    def output_shape(self, port: Port) -> tuple[int, ...]:
+        """As the protocol writes it; -1: any."""
+        assert port.shape is not None
+        return tuple(axis if isinstance(axis, int) else -1 for axis in port.shape)
+
+
+def open_artefact(spec: ArtefactSpec) -> Artefact:
+    """Open all instances of an artefact and run each once, so that the first request does not wait.
+
+    Raises:
+        UsageError: it is no graph of a bundle, it is not verified and nobody allowed that, or see `open_runtime`.
+        ProtosegError: it is damaged, or cannot be computed.
+    """
+    library = SPECS[spec.backend or "onnxruntime"].library
+    if not _is_graph(spec.path):
+        raise UsageError(
+            f"{spec.path} is not a bundle, nor an .onnx file",
+            "A run is exported first: protoseg export RUN --bundle DIR.",
+        )
+    graph, metadata = open_graph(spec.path, spec.precision, library=library)
+    if graph.verified is not True and not spec.allow_unverified:
+        state = "has failed its verification" if graph.verified is False else "was never verified"
+        with_backend = f" with --backend {library}" if library else ""
+        raise UsageError(
+            f"{spec.path} ({metadata.precision}) {state}{with_backend}: it is not served",
+            f"Run `protoseg verify {spec.path} --images DIR{f' --backend {library}' if library else ''}`, or allow it "
+            "with --allow-unverified: its metadata will tell clients.",
+        )
+    instances = tuple(_open_instance(spec) for _ in range(spec.instances))
+    # What was checked above is what was opened, or the bundle was exchanged in between.
+    if find_graph(spec.path, spec.precision, library=library).digest() != graph.digest():
+        raise UsageError(f"{spec.path} was replaced while it was opened", "Try again.")
+    _, ports = graph_ports(read_graph(graph.file).graph)
+    info = instances[0].info
+    facts = ServiceFacts.of(graph, metadata, info.backend)
+    return Artefact(spec, facts, tuple(ports), instances, info.device)
+
+
+def default_name(path: Path) -> str:
+    """The name of a model that nobody named: its bundle's folder, without what cannot stand in an address."""
+    place = path.resolve()
+    folder = place if place.is_dir() or place.suffix != ".onnx" else place.parent
+    return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "-_.") else "-" for sign in folder.name)
+
+
+def bundle_identity(path: Path) -> tuple[int, ...] | None:
+    """Changes when a bundle is exchanged or verified; None: it is not there at the moment."""
+    folder = path if path.suffix != ".onnx" else path.parent
+    try:
+        status = (folder / MANIFEST_FILE).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def compute_outputs(runtime: GraphRuntime, images: UInt8Array, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Outputs of a graph for a batch, see `GraphRuntime.compute`; what is made of them later does not count."""
+    wanted = {CLASS_MAP if name == CLASS_MAP_PNG else name for name in outputs}
+    return runtime.compute(images, sorted(wanted))
+
+
+def _open_instance(spec: ArtefactSpec) -> GraphRuntime:
+    runtime = open_runtime(
+        spec.path, device=spec.device, threads=spec.threads, precision=spec.precision, backend=spec.backend
+    )
+    if not isinstance(runtime, GraphRuntime):
+        raise UsageError(f"{spec.path} is not a graph: it cannot be served", "Serve a bundle or an .onnx file.")
+    if isinstance(runtime, OnnxRuntime):
+        runtime.release_memory_above(_KEPT_PIXELS)
+    height, width = runtime.info.fixed_size or (256, 256)
+    runtime.predict(np.full((1, height, width, 3), 127, np.uint8))
+    return runtime
+
+
+def _is_graph(path: Path) -> bool:
+    return (path.is_dir() and (path / MANIFEST_FILE).is_file()) or path.suffix == ".onnx"

@@ -132,6 +132,7 @@ def predict_sharded(
     """
     start = time.perf_counter()
     workforce = workforce or Workforce()
+    _check(workforce)
     tiling = choose_tiling(info, tile, overlap, batch)
     store = open_store(out)
     leave_out = [store.folder / name for name in (INDEX, PACKED)] if isinstance(store, LocalStore) else []
@@ -237,14 +238,17 @@ def _sole_writer(store: LocalStore | RemoteStore) -> Iterator[None]:
             store.tidy(NOTES)
 
 
+def _check(workforce: Workforce) -> None:
+    if workforce.engine == "ray" and workforce.workers == 0:
+        raise UsageError("--workers 0 predicts in this process, not with --engine ray", "Leave --workers out.")
+    if workforce.engine != "ray" and workforce.address is not None:
+        raise UsageError("--address is that of a Ray cluster", "Add --engine ray, or leave --address out.")
+
+
 def _count_workers(workforce: Workforce, plan: Plan, info: RuntimeInfo) -> int | None:
     """Depends on nothing that changes when a prediction goes on: so do the threads, and the rounding with them."""
     if workforce.engine == "ray":
-        if workforce.workers == 0:
-            raise UsageError("--workers 0 predicts in this process, not with --engine ray", "Leave --workers out.")
         return workforce.workers
-    if workforce.address is not None:
-        raise UsageError("--address is that of a Ray cluster", "Add --engine ray, or leave --address out.")
     most = min(count_cores(), _MOST_ON_A_GPU) if info.device == "cuda" else count_cores()
     return min(most if workforce.workers is None else workforce.workers, plan.shards)
 

@@ -75,11 +75,15 @@ class ShardNotes:
         elif self._is_careful:
             self._store.write(self._at, text)
 
-    def end(self) -> None:
-        """The shard is done: nothing is left of its notes."""
+    def close(self) -> None:
+        """Nothing more is noted by this process; what is noted stays."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def end(self) -> None:
+        """The shard is done: nothing is left of its notes."""
+        self.close()
         if isinstance(self._store, LocalStore) or self._is_careful:
             self._store.remove(self._at)
             self._store.remove(self._deaths)

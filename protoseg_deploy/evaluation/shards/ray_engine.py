@@ -15,6 +15,7 @@ from protoseg_deploy.evaluation.shards.stores import open_store
 from protoseg_deploy.evaluation.shards.worker import predict_shard
 from protoseg_deploy.time_limit import limit_calls
 
+_CONNECT_HINT = "`ray status` tells whether it runs. A cluster with token authentication needs its RAY_AUTH_TOKEN here too."
 _WAITING_A_WORKER = 2
 """Tasks handed to Ray for every one that can run: its workers never wait for this process."""
 
@@ -50,7 +51,7 @@ def run_ray(
     ray = require_library("ray", "ray", "--engine ray needs")
     is_ours = not ray.is_initialized()
     if is_ours:
-        _connect(ray, address, workers)
+        _connect(ray, address)
     threads = spec.threads or 1
     task = ray.remote(max_retries=0, num_cpus=threads, num_gpus=int(gpu))(_predict)
     at_once = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
@@ -83,7 +84,7 @@ def run_ray(
             ray.shutdown()
 
 
-def _connect(ray: Any, address: str | None, workers: int | None) -> None:
+def _connect(ray: Any, address: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options |= {"address": "local", "include_dashboard": False}
@@ -93,7 +94,7 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> None:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UsageError(f"no Ray cluster at {address or 'this machine'}: {reason}") from None
+        raise UsageError(f"no Ray cluster at {address or 'this machine'}: {reason}", _CONNECT_HINT) from None
 
 
 _is_set_up = False

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 
@@ -77,7 +78,14 @@ class _Worker:
         self._tiling = Tiling(spec.tile, spec.overlap, spec.batch)
 
     def predict(self, shard: int, progress: Callable[[int], object] | None) -> ShardResult:
-        notes = ShardNotes(self._store, shard)
+        with closing(ShardNotes(self._store, shard)) as notes:
+            rows = self._rows(shard, notes, progress)
+            content, result = write_rows(rows, shard, self._spec.plan_sha256, self._runtime.info.classes.names)
+            self._store.write(shard_file(shard), content)
+            notes.end()
+        return result
+
+    def _rows(self, shard: int, notes: ShardNotes, progress: Callable[[int], object] | None) -> list[Row]:
         poisonous = notes.begin()
         rows: list[Row] = []
         with open_masks(self._store, shard, pack=self._spec.pack) as masks:
@@ -90,10 +98,7 @@ class _Worker:
                 if progress is not None:
                     progress(number + 1)
             notes.turn_to(None)
-        content, result = write_rows(rows, shard, self._spec.plan_sha256, self._runtime.info.classes.names)
-        self._store.write(shard_file(shard), content)
-        notes.end()
-        return result
+        return rows
 
     def _poisonous(self, image: str, how: str) -> Row:
         reason = f"{image}: worker processes die at it, the last one was {how}"

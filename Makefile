@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint test-gpu test-all-engines test-corpus clean
+.PHONY: demo test lint test-gpu test-all-engines test-corpus test-triton clean
 
 # Builds .venv once; rebuilt when the dependencies change.
 $(STAMP): pyproject.toml constraints.txt
@@ -33,6 +33,10 @@ test-all-engines: $(STAMP)
 # All broken and hostile inputs; `make test` tries every fourth one.
 test-corpus: $(STAMP)
 	PROTOSEG_WHOLE_CORPUS=1 $(BIN)/python -m pytest tests/corpus -n auto --dist loadfile --max-worker-restart 0
+
+# A real tritonserver, in an environment that is made once; `make test` skips these tests where it cannot be made.
+test-triton: $(STAMP)
+	PROTOSEG_NEEDS_TRITON=1 $(BIN)/python -m pytest tests/serving/triton
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -82,4 +82,18 @@ class ServiceFacts(Document):
         return parse_document(content, f"{source}: its parameter {PARAMETER}", TypeAdapter(cls), _HINT)
 
 
+def of_version(parameters: Mapping[str, str], version: str) -> dict[str, str]:
+    """Parameters of a model with the facts of one version as ``protoseg``.
+
+    Triton has one configuration for all versions of a model: ``protoseg`` is of the latest there, and ``protoseg.3`` of
+    version 3.
+
+    Args:
+        parameters: of the model's configuration.
+        version: as requests name it; empty: the one the server chooses.
+    """
+    own = parameters.get(f"{PARAMETER}.{version}")
+    return dict(parameters) if own is None else {**parameters, PARAMETER: own}
+
+
 _HINT = "It may be served by another version of this program."

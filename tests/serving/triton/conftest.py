@@ -1,0 +1,52 @@
+"""A repository of the Python backend, and a real server of it, shared by the tests of a module."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from protoseg_deploy.cli import cli
+from protoseg_deploy.exporting import export_bundle
+from tests.serving.triton.environment import NoTritonError, triton_environment
+from tests.serving.triton.server import TritonAddress, triton_server
+
+MOST_IMAGES, MOST_PIXELS = 8, 1_000_000
+
+
+@pytest.fixture(scope="session")
+def fixed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network in graphs for images of 40x56, never verified."""
+    folder = tmp_path_factory.mktemp("fixed") / "bundle"
+    export_bundle(bundle.parent / "best.safetensors", folder, precisions=("fp32", "fp16"), size=(40, 56), verify=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models ``fp32`` and ``int8`` with their ensembles."""
+    folder = tmp_path_factory.mktemp("repository") / "models"
+    words = ["serve-repo", f"{bundle}", f"{bundle}@int8", "--name", "fp32", "--name", "int8", "--out", f"{folder}"]
+    words += ["--backend", "python", "--ensemble", "--threads", "1", "--warmup-size", "96x128"]
+    words += ["--max-batch", f"{MOST_IMAGES}", "--max-megapixels", f"{MOST_PIXELS / 1e6}"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def has_triton() -> None:
+    """Skip where there is no tritonserver, and say why; `make test-triton` fails there."""
+    try:
+        triton_environment()
+    except NoTritonError as error:
+        if os.environ.get("PROTOSEG_NEEDS_TRITON"):
+            raise
+        pytest.skip(f"no tritonserver: {error}")
+
+
+@pytest.fixture(scope="module")
+def server(has_triton: None, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonAddress]:
+    with triton_server(repository, tmp_path_factory.mktemp("server") / "log.txt") as address:
+        yield address

@@ -15,7 +15,7 @@ from protoseg_deploy.evaluation.shards.stores import open_store
 from protoseg_deploy.evaluation.shards.worker import predict_shard
 from protoseg_deploy.time_limit import limit_calls
 
-_CONNECT_HINT = "`ray status` tells whether it runs. Where it has token authentication, set its RAY_AUTH_TOKEN here too."
+_CONNECT_HINT = "`ray status` tells whether it runs. With token authentication it needs its RAY_AUTH_TOKEN here too."
 _WAITING_A_WORKER = 2
 """Tasks handed to Ray for every one that can run: its workers never wait for this process."""
 

@@ -26,9 +26,10 @@ test: lint
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest tests/gpu -rs
 
-# Engines of every precision of every backbone family for every GPU generation; `make test` builds a spread of them.
+# Engines of every precision of every backbone family for every GPU generation, and an int8 graph of every family;
+# `make test` makes a spread of them.
 test-all-engines: $(STAMP)
-	PROTOSEG_ALL_ENGINES=1 $(BIN)/python -m pytest tests/exporting/test_engines.py -n auto
+	PROTOSEG_ALL_ENGINES=1 $(BIN)/python -m pytest tests/exporting/test_engines.py tests/exporting/test_quantization.py -n auto
 
 # All broken and hostile inputs; `make test` tries every fourth one.
 test-corpus: $(STAMP)

@@ -15,7 +15,7 @@ from protoseg_deploy.cli.output import fitted
 from protoseg_deploy.documents import dump_document
 from protoseg_deploy.exchange import settle
 from protoseg_deploy.files import path_fault
-from protoseg_deploy.runtimes.addresses import is_address
+from protoseg_deploy.server_address import is_address
 from protoseg_deploy.text import printable
 from protoseg_deploy.time_limit import DEFAULT_SECONDS, MOST_SECONDS, limit_calls
 

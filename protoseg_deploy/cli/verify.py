@@ -123,8 +123,8 @@ def command(
 def _compare_with_server(bundle: "Bundle", url: str, samples: "Sequence[Sample]", device: str, as_json: bool) -> None:
     from protoseg_deploy.errors import ProtosegError
     from protoseg_deploy.exporting.gate.serving import compare_with_server
-    from protoseg_deploy.runtimes.addresses import parse_address
     from protoseg_deploy.runtimes.remote import RemoteRuntime
+    from protoseg_deploy.server_address import parse_address
 
     server = RemoteRuntime(parse_address(url))
     with progress_bar("comparing", hidden=as_json) as show:

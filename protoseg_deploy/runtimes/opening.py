@@ -8,9 +8,9 @@ from protoseg_deploy.choices import Backend, Precision
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import settle
 from protoseg_deploy.run_folder import RunFolder
-from protoseg_deploy.runtimes.addresses import is_address, parse_address
 from protoseg_deploy.runtimes.backends import SPECS
 from protoseg_deploy.runtimes.base import Runtime
+from protoseg_deploy.server_address import is_address, parse_address
 
 if TYPE_CHECKING:
     from protoseg_deploy.models import Windows

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT, check_class_map
 from protoseg_deploy.bundles.service import ServiceFacts, of_version
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.runtimes.addresses import ModelAddress
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
+from protoseg_deploy.server_address import ModelAddress
 
 TOKEN_VARIABLE = "PROTOSEG_TOKEN"  # noqa: S105
 CERTIFICATES_VARIABLE = "SSL_CERT_FILE"

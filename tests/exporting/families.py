@@ -6,6 +6,7 @@ so that classes vary over an image and every branch counts.
 
 import fcntl
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,22 @@ FAMILIES = (
     Family("vit_small_patch14_dinov2", "fpn"),
     Family("vit_small_patch14_dinov2", "dpt"),
     Family("test_convnext", "dpt"),
+)
+
+EVERY = os.environ.get("PROTOSEG_ALL_ENGINES") == "1"
+"""Whether tests that take long try all families (`make test-all-engines`) or a spread of them."""
+SPREAD = tuple(
+    family
+    for family in FAMILIES
+    if str(family)
+    in {
+        "resnet10t-lraspp",
+        "mobilenetv3_small_050-lraspp",
+        "test_efficientnet-deeplabv3plus",
+        "fastvit_t8-deeplabv3plus",
+        "vit_small_patch14_dinov2-dpt",
+        "test_convnext-dpt",
+    }
 )
 
 folder = Path()

@@ -19,7 +19,7 @@ from protoseg_deploy.exporting.int8.quantization import load_float32, quantize_g
 from protoseg_deploy.exporting.int8.sensitivity import GroupNoise, spend_least
 from protoseg_deploy.exporting.int8.symmetry import symmetric_graph
 from tests.exporting.conftest import scene
-from tests.exporting.families import FAMILIES, Family, exported, pictures
+from tests.exporting.families import EVERY, FAMILIES, SPREAD, Family, exported, pictures
 
 IMAGES = 8
 
@@ -258,7 +258,7 @@ def test_symmetric_graph_for_tensorrt(fp32: Path, int8: Path) -> None:
     assert agreement(run(fp32, unseen())[0], run(symmetric, unseen())[0]) > 0.97
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", FAMILIES if EVERY else SPREAD, ids=str)
 def test_families(family: Family, tmp_path: Path) -> None:
     """Every layer of every family finds its place in an int8 graph, and what comes out is what came out before."""
     graph, target = exported(family), tmp_path / "int8.onnx"

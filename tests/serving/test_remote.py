@@ -18,8 +18,8 @@ from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.cli import cli
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes import OnnxRuntime, open_runtime
-from protoseg_deploy.runtimes.addresses import is_address, parse_address
 from protoseg_deploy.runtimes.remote import RemoteRuntime, ServerError
+from protoseg_deploy.server_address import is_address, parse_address
 from protoseg_deploy.serving.artefact import ArtefactSpec
 from tests.serving.bundles import many_images
 from tests.serving.embedded import server_thread

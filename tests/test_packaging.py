@@ -34,6 +34,15 @@ def test_recipes_and_kits_are_in_the_wheel(unpacked_wheel):
         assert inside
 
 
+def test_the_page_of_the_server_is_in_the_wheel(unpacked_wheel):
+    page = Path("protoseg_deploy", "serving", "page")
+    inside, outside = (
+        {file.name for file in (root / page).iterdir() if file.is_file()} for root in (unpacked_wheel, ROOT)
+    )
+    assert inside == outside
+    assert {"index.html", "style.css", "page.js", "icon.svg"} <= inside
+
+
 def test_the_installed_package_finds_its_recipes(unpacked_wheel, tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(unpacked_wheel)!r})\n"

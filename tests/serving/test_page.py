@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -17,12 +18,10 @@ from protoseg_deploy.data.scenes import scene_of_split
 from protoseg_deploy.evaluation.colors import overlay
 from protoseg_deploy.evaluation.prediction import predict_files
 from protoseg_deploy.runtimes.opening import open_runtime
+from protoseg_deploy.serving.page import page_routes
 from tests.serving.chromium import Browser, Page, chromium, chromium_path
 from tests.serving.embedded import embedded_server
 from tests.serving.small_bundles import COLORS, NAMES, classes_of, confidence_of, write_bundle, write_unverified_graph
-
-CHROMIUM = chromium_path()
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="the page is tested in Chromium, which is not installed")
 
 MOST_PIXELS = 50_000
 TOKEN = "a token of the tests"
@@ -46,7 +45,10 @@ def server(bundles: tuple[Path, Path, Path]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium(str(CHROMIUM)) as running:
+    path = chromium_path()
+    if path is None:
+        pytest.skip("the page is tested in Chromium, which is not installed")
+    with chromium(path) as running:
         yield running
 
 
@@ -129,6 +131,38 @@ def legend(page: Page) -> dict[str, tuple[int, str]]:
     return {name: (int(re.sub(r"\D", "", pixels)), share) for name, pixels, share in rows}
 
 
+def test_the_server_lets_the_page_load_nothing_from_elsewhere(server):
+    folder = Path(page_routes.__code__.co_filename).parent
+    names = [file.name for file in folder.iterdir() if file.suffix in {".css", ".html", ".js", ".svg"}]
+    assert {"index.html", "style.css", "page.js", "icon.svg"} <= set(names)
+    for name in names:
+        with urlopen(server + name.replace("index.html", "")) as answer:
+            assert answer.read() == (folder / name).read_bytes()
+            policy = answer.headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
+            assert "http" not in policy
+            assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_models_tell_their_limits(server):
+    with urlopen(f"{server}v2/models/sure") as answer:
+        parameters = json.load(answer)["parameters"]
+    assert parameters["max_pixels"] == str(MOST_PIXELS)
+    assert parameters["max_request_bytes"] == "500000"
+
+
+def test_pixels_as_the_network_saw_them(server):
+    """The output `image_png`, of every image of a request."""
+    images = np.stack([scene_of_split("val", number).image for number in (0, 1)])
+    tensor = {"name": "images", "datatype": "UINT8", "shape": list(images.shape), "data": images.ravel().tolist()}
+    body = json.dumps({"inputs": [tensor], "outputs": [{"name": "image_png"}]}).encode()
+    with urlopen(Request(f"{server}v2/models/sure/infer", body)) as answer:
+        (output,) = json.load(answer)["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("image_png", "BYTES", [2])
+    for image, element in zip(images, output["data"], strict=True):
+        np.testing.assert_array_equal(Image.open(io.BytesIO(base64.b64decode(element))), image)
+
+
 def test_pictures_and_areas_are_those_of_predict(page, bundles, tmp_path):
     files = [tmp_path / "first.png", tmp_path / "second.png"]
     for number, file in enumerate(files):
@@ -189,6 +223,7 @@ def test_confidence(page, tmp_path):
     confidence = confidence_of(np.asarray(picture(1)))
     assert f"Mean confidence\n{100 * confidence.mean() / 255:.1f} %" in page.text(".facts")
     shown = show(page, "confidence").astype(int).sum(axis=2)
+    assert page.is_shown("#scale")
     order = np.argsort(confidence.ravel(), kind="stable")
     assert (np.diff(shown.ravel()[order]) >= 0).all()  # brighter where surer
 

@@ -3,6 +3,8 @@
 import { announce, count, find, make, milliseconds, percent, save } from "./elements.js";
 
 const SHORT_DIGEST = 12;
+/** Names of classes that are not in an image, before they are folded. */
+const MOST_ABSENT = 12;
 const VERDICTS = {
   passed: { text: "verified", level: "is-good", warning: "" },
   failed: {
@@ -105,10 +107,15 @@ function legend(segmented, viewer) {
   const absent = sorted.filter(({ index }) => counts[index] === 0);
   const list = make("ul", { className: "legend" }, ...present.map((entry) => legendEntry(entry, segmented, viewer)));
   const parts = [make("h3", {}, "Classes ", make("small", {}, "share and pixels")), list];
-  if (absent.length > 0) {
-    parts.push(make("p", { className: "absent" }, `Not in this image: ${absent.map(({ name }) => name).join(", ")}`));
-  }
+  if (absent.length > 0) parts.push(absentClasses(absent.map(({ name }) => name)));
   return parts;
+}
+
+function absentClasses(names) {
+  const title = "Not in this image: ";
+  if (names.length <= MOST_ABSENT) return make("p", { className: "absent" }, title, names.join(", "));
+  const summary = make("summary", {}, title, `${count(names.length)} classes`);
+  return make("details", { className: "absent" }, summary, names.join(", "));
 }
 
 function legendEntry({ index, name, color }, { counts, classMap, classConfidence }, viewer) {

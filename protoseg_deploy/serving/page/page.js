@@ -20,15 +20,20 @@ let shown = null;
 let isRunning = false;
 let pasted = 0;
 
+async function loadModels() {
+  const names = await server.names();
+  const select = find("model");
+  const chosen = names.includes(select.value) ? select.value : names[0];
+  select.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
+  select.value = chosen;
+  select.disabled = names.length < 2;
+  await describe();
+}
+
+/** @returns {Promise<boolean>} whether the server answers; why it does not is shown */
 async function connect() {
   try {
-    const names = await server.names();
-    const select = find("model");
-    const chosen = names.includes(select.value) ? select.value : names[0];
-    select.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
-    select.value = chosen;
-    select.disabled = names.length < 2;
-    await describe();
+    await loadModels();
     return true;
   } catch (error) {
     showTrouble(error);
@@ -119,40 +124,43 @@ function enqueue(wanted) {
 async function run() {
   if (isRunning) return;
   isRunning = true;
-  for (let entry; (entry = entries.find(({ state }) => state === "waiting")); ) await segmentEntry(entry);
-  isRunning = false;
+  try {
+    for (let entry; (entry = entries.find(({ state }) => state === "waiting")); ) await segmentEntry(entry);
+  } finally {
+    isRunning = false;
+  }
 }
 
 async function segmentEntry(entry) {
   const { round } = entry;
   entry.update("running");
   if (entry === current) showCurrent();
-  let changes;
+  let [segmented, image, thumbnail, error] = [];
   try {
-    changes = ["done", { segmented: await segment(server, find("model").value, entry.file, sayBusy) }];
-  } catch (error) {
-    changes = ["failed", { error: error instanceof ServerError ? error : unreadable(error) }];
+    if (!find("model").value) await loadModels();
+    ({ segmented, image } = await segment(server, find("model").value, entry.file, sayBusy));
+    thumbnail = await thumbnailOf(overlay(image, segmented.classMap, segmented.model.classes, 0.5));
+  } catch (caught) {
+    error = caught instanceof ServerError ? caught : unreadable(caught);
   }
   if (entry.round !== round || !entries.includes(entry)) return;
-  entry.update(...changes);
-  if (entry.state === "done") await finish(entry);
-  else fail(entry);
+  if (error) fail(entry, error);
+  else finish(entry, segmented, thumbnail);
   updateList(entries, current);
-  if (entry === current) await showCurrent();
+  if (entry === current) await showCurrent(image);
 }
 
-async function finish(entry) {
-  const { segmented } = entry;
+function finish(entry, segmented, thumbnail) {
+  entry.update("done", { segmented });
+  entry.setThumbnail(thumbnail);
   find("offline").hidden = true;
   if (segmented.model.name === find("model").value) showArtefact(segmented.model);
-  const image = await pixelsOf(entry.file, segmented);
-  entry.setThumbnail(await thumbnailOf(overlay(image, segmented.classMap, segmented.model.classes, 0.5)));
   const place = entries.length > 1 ? `${entries.indexOf(entry) + 1} of ${entries.length}, ` : "";
   announce(`${place}${entry.name}: segmented in ${milliseconds(segmented.milliseconds)}. ${areasInWords(segmented)}`);
 }
 
-function fail(entry) {
-  const { error } = entry;
+function fail(entry, error) {
+  entry.update("failed", { error });
   if (error.kind === "offline" || error.kind === "token") showTrouble(error);
   if (error.kind === "missing") connect();
   if (entry !== current) announce(`${entry.name}: ${error.message}`);
@@ -169,7 +177,8 @@ function sayBusy(seconds) {
   announce(text);
 }
 
-async function showCurrent() {
+/** @param {ImageData} [decoded] its pixels, where they are at hand */
+async function showCurrent(decoded) {
   const entry = current;
   const isDone = entry?.state === "done";
   find("waiting").hidden = !entry || isDone || entry.state === "failed";
@@ -177,7 +186,7 @@ async function showCurrent() {
   showFailure(entry);
   if (!isDone && shown?.entry !== entry) show(null);
   if (!isDone || shown?.segmented === entry.segmented) return;
-  const image = await pixelsOf(entry.file, entry.segmented).catch((error) => error);
+  const image = decoded ?? (await pixelsOf(entry.file, entry.segmented).catch((error) => error));
   if (current !== entry || entry.state !== "done") return;
   if (image instanceof Error) {
     entry.update("failed", { error: unreadable(image) });
@@ -199,6 +208,7 @@ function showFailure(entry) {
     show(null);
     find("failure-name").textContent = entry.name;
     find("failure-text").textContent = entry.error.message;
+    find("retry").hidden = ["invalid", "too large"].includes(entry.error.kind);
   }
   find("failure").hidden = !hasFailed;
 }
@@ -229,7 +239,7 @@ function listenToFiles() {
 
 function listenToButtons() {
   find("clear").addEventListener("click", clear);
-  find("retry").addEventListener("click", () => (find("offline").hidden ? enqueue([current]) : reconnect()));
+  find("retry").addEventListener("click", () => (current.error.kind === "offline" ? reconnect() : enqueue([current])));
   find("model").addEventListener("change", async () => {
     await describe().catch(showTrouble);
     enqueue(entries);

@@ -23,10 +23,9 @@ export function overlay(image, classMap, classes, alpha) {
   for (let pixel = 0, byte = 0; pixel < classMap.length; pixel++, byte += 4) {
     const entry = classMap[pixel] * 3;
     const hasColor = entry >= 0 && entry < table.length;
-    for (let channel = 0; channel < 3; channel++) {
-      const value = from[byte + channel];
-      to[byte + channel] = hasColor ? (table[entry + channel] + value * rest) >> 8 : value;
-    }
+    to[byte] = hasColor ? (table[entry] + from[byte] * rest) >> 8 : from[byte];
+    to[byte + 1] = hasColor ? (table[entry + 1] + from[byte + 1] * rest) >> 8 : from[byte + 1];
+    to[byte + 2] = hasColor ? (table[entry + 2] + from[byte + 2] * rest) >> 8 : from[byte + 2];
     to[byte + 3] = 255;
   }
   return mixed;

@@ -33,21 +33,26 @@ const THUMBNAIL = 96;
  * @param {string} name of the model
  * @param {File} file
  * @param {(seconds: number) => void} onBusy called before a busy server is asked again
- * @returns {Promise<Segmented>}
+ * @returns {Promise<{segmented: Segmented, image: ImageData}>} with the pixels, as `pixelsOf` gives them
  */
 export async function segment(server, name, file, onBusy) {
   const header = await readHeader(file);
   for (let attempt = 0; attempt < RELOAD_TRIES; attempt++) {
     const model = await server.model(name);
     refuseBeyondLimits(model, file, header);
+    const ask = (withPicture) => inferPatiently(server, model, file, outputsOf(model, withPicture), onBusy);
     let isShownHere = isReadHere(header, model.reading);
-    let answer = await inferPatiently(server, model, file, outputsOf(model, !isShownHere), onBusy);
-    if (isShownHere && !(await hasSizeOf(file, model, answer))) {
+    let answer = await ask(!isShownHere);
+    let image = isShownHere ? await decodeFitting(file, model, answer) : null;
+    if (isShownHere && !image) {
       isShownHere = false;
-      answer = await inferPatiently(server, model, file, outputsOf(model, true), onBusy);
+      answer = await ask(true);
     }
     // A bundle that is exchanged becomes another version: the digest shown has to be the one that answered.
-    if (answer.version === model.version) return segmentedOf(model, answer, isShownHere);
+    if (answer.version !== model.version) continue;
+    const segmented = segmentedOf(model, answer, isShownHere);
+    image ??= await pixelsOf(file, segmented);
+    return { segmented, image };
   }
   throw new ServerError("failed", "The model is being exchanged again and again. Try later.");
 }
@@ -101,14 +106,11 @@ async function inferPatiently(server, model, file, outputs, onBusy) {
   }
 }
 
-async function hasSizeOf(file, model, answer) {
+/** Pixels of a file, if the browser decodes it to the size of its class map. */
+async function decodeFitting(file, model, answer) {
   const [, height, width] = answer.tensors.get("class_map").shape;
-  try {
-    const pixels = await decode(file, model.reading.exif);
-    return pixels.width === width && pixels.height === height;
-  } catch {
-    return false;
-  }
+  const image = await decode(file, model.reading.exif).catch(() => null);
+  return image?.width === width && image.height === height ? image : null;
 }
 
 function segmentedOf(model, { tensors, milliseconds }, isShownHere) {

@@ -104,6 +104,8 @@ export class Viewer {
     const view = this.#view;
     find("opacity-value").textContent = `${find("opacity").value} %`;
     find("opacity").disabled = view !== "overlay";
+    find("opacity-label").hidden = view === "confidence";
+    find("scale").hidden = view !== "confidence";
     if (!this.#shown) return;
     const { image, segmented, name } = this.#shown;
     const { width, height, classMap, confidence, model } = segmented;

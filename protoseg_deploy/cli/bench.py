@@ -83,10 +83,10 @@ def command(
 ) -> None:
     """Measure the latency of RUNTIME, after a warm-up until the latency is stable.
 
-    Two latencies are reported. `session` is the computation alone, with inputs already on the device; normalisation,
-    resizing, upsampling and argmax are part of the graph. `array` is what a program waits for: from uint8 images in
-    memory to uint8 class maps in memory. Neither includes reading and decoding files. For a server both are whole requests. Images per second are computed
-    from the mean.
+    Two latencies are reported. `session` is the computation alone, with inputs already on the device;
+    normalisation, resizing, upsampling and argmax are part of the graph. `array` is what a program waits for: from
+    uint8 images in memory to uint8 class maps in memory. Neither includes reading and decoding files. For a server
+    both are whole requests. Images per second are computed from the mean.
 
     RUNTIME is a run folder, a bundle folder, an .onnx or .engine file, or a model on a server:
     http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL. For a bundle, @ selects a precision and a backend:

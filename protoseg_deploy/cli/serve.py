@@ -1,16 +1,17 @@
 """``protoseg serve``: an inference server for bundles."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from protoseg_deploy.cli.arguments import (
     PATH,
     Number,
+    RuntimeArgument,
     backend_option,
     device_option,
     note,
@@ -19,6 +20,11 @@ from protoseg_deploy.cli.arguments import (
     timeout_option,
 )
 from protoseg_deploy.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from protoseg_deploy.serving.artefact import ArtefactSpec
+    from protoseg_deploy.serving.limits import Limits
+    from protoseg_deploy.serving.running import Address
 
 
 @click.command(name="serve", cls=Verb, short_help="Serve bundles over HTTP and gRPC.")
@@ -48,26 +54,12 @@ from protoseg_deploy.cli.verb import Verb
 def command(
     bundles: tuple[str, ...],
     names: tuple[str, ...],
-    host: str,
-    port: int,
-    grpc_port: int | None,
     token: str | None,
-    tls_certificate: Path | None,
-    tls_key: Path | None,
-    allow_unverified: bool,
-    instances: int,
-    threads: int | None,
-    max_batch: int | None,
-    delay: float | None,
-    max_megapixels: float,
-    max_megabytes: float,
-    max_queue: int,
-    request_timeout: float,
     access_log: Path | None,
     no_access_log: bool,
     precision: str | None,
     backend: str | None,
-    device: str,
+    **options: Any,
 ) -> None:
     """Serve BUNDLE by the Open Inference Protocol (KServe v2): HTTP, gRPC, and a page for the browser.
 
@@ -86,61 +78,75 @@ def command(
     _require_extra()
     import asyncio
 
+    from protoseg_deploy.serving.catalog import Catalog
+    from protoseg_deploy.serving.metrics import Metrics
+    from protoseg_deploy.serving.running import serve
+
+    address, limits = _address(options), _limits(options)
+    specs = _specs([runtime_argument(text, precision, backend) for text in bundles], names, options)
+    delay = options["delay"]
+    delay_s = None if delay is None else delay / 1000
+    catalog = Catalog(specs, limits, Metrics(), max_batch=options["max_batch"], delay_s=delay_s)
+
+    def started(http: str, rpc: str) -> None:
+        for model in catalog.models():
+            facts = model.artefact.facts
+            verdict = {True: "verified", False: "FAILED ITS VERIFICATION", None: "NOT VERIFIED"}[facts.verified]
+            note(f"{model.name}: {facts.metadata.precision}, {facts.backend}, {verdict}, sha256 {facts.sha256[:12]}")
+        note(f"serving on {'https' if address.key else 'http'}://{http} (gRPC {rpc}); Ctrl-C ends.")
+
+    with _log_stream(access_log, no_access_log) as stream:
+        asyncio.run(serve(catalog, address, token=token or "", access_log=stream, started=started))
+
+
+def _specs(
+    arguments: Sequence[RuntimeArgument], names: tuple[str, ...], options: dict[str, Any]
+) -> "list[ArtefactSpec]":
     from protoseg_deploy.errors import UsageError
     from protoseg_deploy.serving.artefact import NAME, ArtefactSpec, default_name
-    from protoseg_deploy.serving.catalog import Catalog
-    from protoseg_deploy.serving.limits import Limits
-    from protoseg_deploy.serving.metrics import Metrics
-    from protoseg_deploy.serving.running import Address, serve
 
-    if names and len(names) != len(bundles):
-        raise UsageError(f"{len(names)} names for {len(bundles)} bundles", "Give --name once for each BUNDLE, or not.")
-    if (tls_certificate is None) != (tls_key is None):
-        raise UsageError("TLS needs --tls-certificate and --tls-key", "Give both, or neither.")
-    arguments = [runtime_argument(text, precision, backend) for text in bundles]
-    paths = [Path(argument.path) for argument in arguments]
+    if names and len(names) != len(arguments):
+        raise UsageError(
+            f"{len(names)} names for {len(arguments)} bundles", "Give --name once for each BUNDLE, or not."
+        )
     if wrong := next((name for name in names if not NAME.fullmatch(name)), None):
         raise UsageError(f"--name {wrong!r}: names are letters, digits and any of - _ .", "Choose another name.")
-    specs = [
+    paths = [Path(argument.path) for argument in arguments]
+    return [
         ArtefactSpec(
             path,
             name or default_name(path),
             argument.precision,
             argument.backend,
-            device,
-            threads or _threads(instances),
-            instances,
-            allow_unverified,
+            options["device"],
+            options["threads"] or _threads(options["instances"]),
+            options["instances"],
+            options["allow_unverified"],
         )
-        for argument, path, name in zip(arguments, paths, names or [""] * len(bundles), strict=True)
+        for argument, path, name in zip(arguments, paths, names or [""] * len(paths), strict=True)
     ]
-    limits = Limits(
-        request_bytes=round(max_megabytes * 1e6),
-        image_pixels=round(max_megapixels * 1e6),
-        request_pixels=round(2 * max_megapixels * 1e6),
-        queued_requests=max_queue,
-        request_seconds=request_timeout,
+
+
+def _address(options: dict[str, Any]) -> "Address":
+    from protoseg_deploy.errors import UsageError
+    from protoseg_deploy.serving.running import Address
+
+    certificate, key = options["tls_certificate"], options["tls_key"]
+    if (certificate is None) != (key is None):
+        raise UsageError("TLS needs --tls-certificate and --tls-key", "Give both, or neither.")
+    return Address(options["host"], options["port"], options["grpc_port"], certificate, key)
+
+
+def _limits(options: dict[str, Any]) -> "Limits":
+    from protoseg_deploy.serving.limits import Limits
+
+    return Limits(
+        request_bytes=round(options["max_megabytes"] * 1e6),
+        image_pixels=round(options["max_megapixels"] * 1e6),
+        request_pixels=round(2 * options["max_megapixels"] * 1e6),
+        queued_requests=options["max_queue"],
+        request_seconds=options["request_timeout"],
     )
-    catalog = Catalog(specs, limits, Metrics(), max_batch=max_batch, delay_s=None if delay is None else delay / 1000)
-
-    def started(http: str, rpc: str) -> None:
-        scheme = "https" if tls_key else "http"
-        for model in catalog.models():
-            facts = model.artefact.facts
-            verdict = {True: "verified", False: "FAILED ITS VERIFICATION", None: "NOT VERIFIED"}[facts.verified]
-            note(f"{model.name}: {facts.metadata.precision}, {facts.backend}, {verdict}, sha256 {facts.sha256[:12]}")
-        note(f"serving on {scheme}://{http} (gRPC {rpc}); Ctrl-C ends.")
-
-    with _log_stream(access_log, no_access_log) as stream:
-        asyncio.run(
-            serve(
-                catalog,
-                Address(host, port, grpc_port, tls_certificate, tls_key),
-                token=token or "",
-                access_log=stream,
-                started=started,
-            )
-        )
 
 
 def _threads(instances: int) -> int | None:

@@ -17,7 +17,13 @@ from protoseg_deploy.recipe.method import Features, Method, Model, Prototypes
 from protoseg_deploy.recipe.reading import ImageReading, MaskReading, image_reading, mask_reading
 from protoseg_deploy.recipe.runs import load_run_recipe, with_draw_of
 from protoseg_deploy.recipe.schema import Recipe
-from protoseg_deploy.recipe.shipped import shipped_folder, shipped_recipe_names, shipped_recipe_path
+from protoseg_deploy.recipe.shipped import (
+    copy_kit,
+    shipped_folder,
+    shipped_kits,
+    shipped_recipe_names,
+    shipped_recipe_path,
+)
 from protoseg_deploy.recipe.train import Distill, Ohem, Train
 from protoseg_deploy.recipe.types import MOST_STEPS, Color
 
@@ -40,6 +46,7 @@ __all__ = [
     "Recipe",
     "Train",
     "class_table",
+    "copy_kit",
     "did_you_mean",
     "differing_keys",
     "dump_recipe",
@@ -56,6 +63,7 @@ __all__ = [
     "resumable_keys",
     "scale_ratio",
     "shipped_folder",
+    "shipped_kits",
     "shipped_recipe_names",
     "shipped_recipe_path",
     "value_of",

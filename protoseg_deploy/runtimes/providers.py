@@ -158,6 +158,9 @@ def _session(graph: Graph, provider: str, precision: Precision, threads: int) ->
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     source: Path | bytes = graph.file
+    if provider == "cpu":
+        _register_allocator()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     if provider == "cpu" and SPECS[precision].low_type is not None:
         try:
             source = loadable_on_cpu(graph.file)
@@ -186,6 +189,25 @@ def _session(graph: Graph, provider: str, precision: Precision, threads: int) ->
         raise _not_loaded(provider, f"({_reason(error)})") from None
     finally:
         ort.set_default_logger_severity(_DEFAULT_SEVERITY)
+
+
+@functools.cache
+def _register_allocator() -> None:
+    """One arena for the CPU sessions of this process, in chunks as large as they are asked for.
+
+    By default chunks double in size, and one small tensor that stays keeps all of one: after 12 megapixels 440 MB are
+    not given back where this keeps 140 MB, at the same speed.
+    """
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    same_as_requested, default = 1, -1
+    chunks = {
+        "max_mem": 0,
+        "arena_extend_strategy": same_as_requested,
+        "initial_chunk_size_bytes": 2**20,
+        "max_dead_bytes_per_chunk": default,
+        "initial_growth_chunk_size_bytes": 2**20,
+    }
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(chunks))
 
 
 def _listed(provider: str, graph: Graph) -> list[Any]:

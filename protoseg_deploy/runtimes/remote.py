@@ -2,9 +2,11 @@
 
 import os
 import random
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +19,8 @@ from protoseg_deploy.runtimes.addresses import ModelAddress
 from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
 
 TOKEN_VARIABLE = "PROTOSEG_TOKEN"  # noqa: S105
+CERTIFICATES_VARIABLE = "SSL_CERT_FILE"
+"""Certificates that are trusted in place of those of the system, PEM."""
 _TRIES = 6
 _FIRST_PAUSE_S = 0.1
 _EXTRA = "pip install 'protoseg-deploy[triton]' adds the client library."
@@ -74,7 +78,7 @@ class RemoteRuntime:
             ignore_index=metadata.ignore_index,
             precision=metadata.precision,
             device="remote",
-            backend=f"{address.protocol}, {self._facts.backend}",
+            backend=self._facts.backend,
             threads=0,
             parameters=metadata.parameters,
             file_bytes=self._facts.file_bytes,
@@ -147,11 +151,15 @@ class _HttpConnection:
 
         self._address, self._headers, self._library = address, headers, library
         self._client = library.InferenceServerClient(
-            address.host, ssl=address.secure, connection_timeout=min(10.0, timeout_s), network_timeout=timeout_s
+            address.host,
+            ssl=address.secure,
+            ssl_context_factory=_tls,
+            connection_timeout=min(10.0, timeout_s),
+            network_timeout=timeout_s,
         )
 
     def parameters(self) -> Mapping[str, str]:
-        arguments = (self._address.model, self._address.version, self._headers)
+        arguments = (self._address.model, self._address.version, dict(self._headers))
         config = self._call(lambda: self._client.get_model_config(*arguments))
         found = config.get("parameters", {})
         texts = {key: str(value.get("string_value", "")) for key, value in found.items()}
@@ -165,7 +173,7 @@ class _HttpConnection:
             self._address,
             self._call(
                 lambda: self._client.infer(
-                    self._address.model, [tensor], self._address.version, outputs=[wanted], headers=self._headers
+                    self._address.model, [tensor], self._address.version, outputs=[wanted], headers=dict(self._headers)
                 )
             ),
         )
@@ -176,7 +184,7 @@ class _HttpConnection:
         except self._library.InferenceServerException as error:
             status = (error.status() or "").removeprefix("[").rstrip("]")
             raise _refused(self._address, error.message(), passes=status in ("502", "503", "429")) from None
-        except OSError as error:
+        except (OSError, HTTPException) as error:  # the second: a connection that was closed in place of an answer
             raise _no_answer(self._address, error) from None
 
 
@@ -185,7 +193,8 @@ class _GrpcConnection:
         import tritonclient.grpc as library
 
         self._address, self._headers, self._timeout_s, self._library = address, headers, timeout_s, library
-        self._client = library.InferenceServerClient(address.host, ssl=address.secure)
+        roots = os.environ.get(CERTIFICATES_VARIABLE)
+        self._client = library.InferenceServerClient(address.host, ssl=address.secure, root_certificates=roots)
 
     def parameters(self) -> Mapping[str, str]:
         found = self._call(
@@ -222,6 +231,11 @@ class _GrpcConnection:
             raise _refused(self._address, error.message(), passes="UNAVAILABLE" in status) from None
 
 
+def _tls(**_: object) -> ssl.SSLContext:
+    """The library would trust the certificates of another package alone."""
+    return ssl.create_default_context(cafile=os.environ.get(CERTIFICATES_VARIABLE))
+
+
 def _class_map(address: ModelAddress, answer: Any) -> NDArray[Any]:
     found: NDArray[Any] | None = answer.as_numpy(CLASS_MAP)
     if found is None:
@@ -236,6 +250,10 @@ def _refused(address: ModelAddress, message: str | None, *, passes: bool) -> Ser
     return ServerError(address, (message or "an error without a message")[:500], hint, passes=passes)
 
 
-def _no_answer(address: ModelAddress, error: OSError) -> ServerError:
-    reason = error.strerror or str(error) or type(error).__name__
-    return ServerError(address, f"no answer: {reason}", "Is the server running, and is its address right?", passes=True)
+def _no_answer(address: ModelAddress, error: Exception) -> ServerError:
+    reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLError):
+        hint = f"The variable {CERTIFICATES_VARIABLE} names the certificates that are trusted, PEM."
+        return ServerError(address, f"no connection with TLS: {reason}", hint)
+    hint = "Is the server running, and is its address right?"
+    return ServerError(address, f"no answer: {reason}", hint, passes=True)

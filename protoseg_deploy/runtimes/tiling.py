@@ -105,7 +105,7 @@ def fit_image(array: UInt8Array, size: tuple[int, int]) -> UInt8Array:
 
 def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:
     """Start of each tile along one side, and the part of the output it owns: (start, first, end)."""
-    count = 1 + -(-(length - tile) // (tile - overlap))
+    count = 1 + -(-(length - tile) // max(tile - overlap, 1))  # a side no longer than the overlap is one tile
     # spread evenly rather than pushed against the far border: every overlap is as large as the others
     starts = [(length - tile) * number // max(count - 1, 1) for number in range(count)]
     cuts = [0, *((left + tile + right) // 2 for left, right in pairwise(starts)), length]

@@ -54,8 +54,11 @@ async def serve(
     token: str = "",
     access_log: IO[str] | None = None,
     started: Callable[[str, str], None] | None = None,
+    stop: asyncio.Event | None = None,
 ) -> None:
     """Load the models and answer until SIGINT or SIGTERM; then requests under way are answered before it returns.
+
+    Outside the main thread, where there are no signals, it ends by `stop` alone.
 
     Args:
         catalog: what to serve.
@@ -63,12 +66,13 @@ async def serve(
         token: see `HttpService`.
         access_log: see `AccessLog`.
         started: called with the addresses of HTTP and gRPC (``127.0.0.1:8000``) once both answer.
+        stop: ends the server as a signal does.
 
     Raises:
         ProtosegError: a model cannot be served.
         UsageError: a port is taken, or certificate and key cannot be used.
     """
-    stop = asyncio.Event()
+    stop = stop or asyncio.Event()
     with _stopping_on_signals(stop):
         await catalog.load()
         log = AccessLog(access_log, catalog)

@@ -38,6 +38,7 @@ CASES = [
     (17, 16, 16, 15, 2),
     (100, 9, 16, 8, 8),  # narrower than a tile
     (5, 7, 16, 4, 1),  # smaller than a tile
+    (20, 6, 16, 6, 1),  # a side as long as the overlap
     (1, 1, 4, 0, 1),
 ]
 

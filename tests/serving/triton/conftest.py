@@ -7,18 +7,11 @@ from pathlib import Path
 import pytest
 
 from protoseg_deploy.exporting import export_bundle
-from tests.serving.bundles import shared_bundle
 from tests.serving.triton.environment import NoTritonError, triton_environment
 from tests.serving.triton.server import TritonAddress, triton_server
 from tests.serving.triton.writing import added
 
 MOST_IMAGES, MOST_PIXELS = 8, 1_000_000
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Verified fp32 and int8 graphs; whoever spoils it takes a copy."""
-    return shared_bundle(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

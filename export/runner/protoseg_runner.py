@@ -1,0 +1,666 @@
+#!/usr/bin/env python3
+"""Segment images with a bundle of `protoseg export`: this one file, NumPy and ONNX Runtime.
+
+    python protoseg_runner.py BUNDLE                                 # what it is; compares files with their checksums
+    python protoseg_runner.py BUNDLE photos --out masks              # a palette PNG for every image
+    python protoseg_runner.py BUNDLE photos --out masks --precision int8 --threads 4
+    python protoseg_runner.py BUNDLE --bench 100 --size 512x1024     # latency, arrays in to arrays out
+
+    from protoseg_runner import Segmenter
+    class_maps = Segmenter("bundle").predict(images)                 # [B,H,W,3] uint8 RGB to [B,H,W]
+
+Pillow decodes image files; for `.npy` files (uint8 RGB ``[H,W,3]``) it is not needed. PyTorch and protoseg are not.
+
+Supported: ONNX graphs of bundles of format 2; CPU, CUDA and TensorRT providers of ONNX Runtime; tiles; JPEG, PNG, BMP,
+GIF, PPM, WebP, AVIF and JPEG 2000 files, read as `protoseg predict` reads them.
+Not supported: engine files, TIFF and HEIC files, `input.reading` with bands or a value range, and fp16 and bf16 on a
+CPU, which ONNX Runtime does not compute as the graph says. These are errors.
+
+Exit codes: 0 success; 1 failure, or an image could not be segmented; 2 invalid command line. Python 3.9 or newer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+import struct
+import sys
+import time
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Bundle", "RunnerError", "Segmenter", "read_image"]
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "WEBP", "AVIF", "JPEG2000")
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".webp", ".avif", ".jp2", ".j2k",
+    ".j2c", ".jpx", ".jpf", ".npy",
+    ".tif", ".tiff", ".heic", ".heif",  # refused by name rather than passed over
+}  # fmt: skip
+MOST_PIXELS = 2**30
+MARK = b"protoseg-runner"
+"""Keyword of the text chunk of every mask that is written here, with the digest of the graph."""
+HEAVY = {"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "Attention"}
+
+
+class RunnerError(Exception):
+    """What is wrong, where, and what to do."""
+
+    def __init__(self, message: str, hint: str = "", exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.hint, self.exit_code = hint, exit_code
+
+
+class Bundle:
+    """A bundle folder: its manifest, and files that are compared with it whenever they are read.
+
+    Raises:
+        RunnerError: the folder is no bundle of format 2, or its manifest is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / "manifest.json"
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunnerError(f"{self.folder} is not a bundle: it has no manifest.json", exit_code=2) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunnerError(f"{path} cannot be read: {_line(error)}", "Copy or export the bundle again.") from None
+        if not isinstance(manifest, dict) or manifest.get("format") != 2:
+            found = manifest.get("format") if isinstance(manifest, dict) else None
+            raise RunnerError(f"{path} has format {found!r}; this runner reads format 2", "Use the runner beside it.")
+        self.manifest = manifest
+        try:
+            self._parse()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunnerError(
+                f"{path} is damaged: {type(error).__name__}: {_line(error)}", "Copy or export the bundle again."
+            ) from None
+
+    def _parse(self) -> None:
+        classes, images = self.manifest["classes"], self.manifest["input"]
+        self.classes = tuple(str(name) for name in classes["names"])
+        self.colors = np.array(classes["colors"], dtype=np.uint8).reshape(len(self.classes), 3)
+        taken = {key: images[key] for key in ("name", "dtype", "layout", "color", "range")}
+        wanted = {"name": "images", "dtype": "uint8", "layout": "NHWC", "color": "RGB", "range": [0, 255]}
+        if taken != wanted:
+            raise ValueError(f"its input is {taken}")
+        self.reading = dict(images.get("reading") or {})
+        size = images["fixed_size"]
+        self.fixed_size = None if size is None else (int(size[0]), int(size[1]))
+        self.graphs = {name: (graph["file"], tuple(graph["files"])) for name, graph in self.manifest["graphs"].items()}
+        self.files = {
+            name: (str(entry["sha256"]), int(entry["bytes"])) for name, entry in self.manifest["files"].items()
+        }
+        for file, _ in self.graphs.values():
+            self.verdict(file)
+
+    def content(self, name: str, keep: bool = True) -> bytes:
+        """The bytes of a file, which are those of the manifest; nothing unless they are to be kept.
+
+        Raises:
+            RunnerError: it is missing, changed, outside the bundle, or not in the manifest.
+        """
+        path = self.folder / name
+        if name not in self.files or re.search(r'[\\:<>"|?*]|^/|(^|/)\.{0,2}(/|$)', name):
+            raise RunnerError(f"{self.folder / 'manifest.json'} lists no file {name!r} inside the bundle")
+        if not path.resolve().as_posix().startswith(self.folder.resolve().as_posix().rstrip("/") + "/"):
+            raise RunnerError(f"{path} is a link to a file outside the bundle", "Copy the file to where the link is.")
+        digest, size = hashlib.sha256(), 0
+        kept = []
+        try:
+            with path.open("rb") as file:
+                for part in iter(lambda: file.read(2**24), b""):
+                    digest.update(part)
+                    size += len(part)
+                    kept += [part] if keep else []
+        except FileNotFoundError:
+            raise RunnerError(f"{path} is missing from the bundle", "Copy or export the bundle again.") from None
+        except OSError as error:
+            raise RunnerError(f"{path} cannot be read: {_line(error)}") from None
+        if (digest.hexdigest(), size) != self.files[name]:
+            wanted = self.files[name][1]
+            detail = "its SHA-256 differs" if size == wanted else f"{size} bytes instead of {wanted}"
+            raise RunnerError(
+                f"{path} is not the file the manifest describes: {detail}", "Copy or export the bundle again."
+            )
+        return b"".join(kept)
+
+    def digest(self, artefact: str) -> str | None:
+        """SHA-256 as verdicts note it: of a file, or over the digests of all files of a graph; None: not listed."""
+        name = artefact if artefact in self.files else artefact.rpartition("@")[0]
+        parts = next((files for file, files in self.graphs.values() if file == name), (name,))
+        known = [self.files[part][0] for part in parts if part in self.files]
+        if len(known) < len(parts):
+            return None
+        return known[0] if len(known) == 1 else hashlib.sha256("".join(known).encode()).hexdigest()
+
+    def verdict(self, artefact: str) -> bool | None:
+        """Whether a graph, and all it was made from, passed verification; None: never compared as it is now."""
+        stages = (self.manifest.get("verification") or {"stages": []})["stages"]
+        stage = next((one for one in stages if one["artefact"] == artefact), None)
+        passed: bool | None = True
+        seen = set()
+        while stage is not None and stage["stage"] not in seen:
+            before = next((one for one in stages if one["stage"] == stage["against"]), None)
+            source = "reference.safetensors" if stage["against"] == "pytorch" else before and before["artefact"]
+            noted = (stage.get("artefact_sha256"), stage.get("against_sha256"))
+            listed = (self.digest(stage["artefact"]), self.digest(source) if source else None)
+            if any(one not in (None, now) for one, now in zip(noted, listed)):
+                return None
+            if stage["status"] == "failed":
+                return False
+            passed = None if stage["status"] == "not run" else passed
+            if stage["against"] == "pytorch":
+                return passed
+            seen.add(stage["stage"])
+            stage = before
+        return None
+
+
+class Segmenter:
+    """Images to class maps by a graph of a bundle, after its files were compared with the manifest.
+
+    Args:
+        bundle: the folder.
+        precision: which graph.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``, all of ONNX Runtime. Never another one than was asked for.
+        threads: of the CPU; 0: ONNX Runtime's default.
+        allow_unverified: compute although verification failed, or on a CPU a graph of fp16 or bf16.
+
+    Attributes:
+        verified: True; False: verification failed; None: this graph was never verified with this provider.
+        sha256: digest of the graph's files.
+        warnings: what a user should be told.
+
+    Raises:
+        RunnerError: a file differs from the manifest, verification failed, or the graph cannot be computed here.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        precision: str = "fp32",
+        provider: str = "cpu",
+        threads: int = 0,
+        allow_unverified: bool = False,
+    ) -> None:
+        self.bundle = Bundle(bundle)
+        if provider not in PROVIDERS:
+            raise RunnerError(f"no provider {provider!r}; there are {', '.join(PROVIDERS)}", exit_code=2)
+        if precision not in self.bundle.graphs:
+            names = ", ".join(self.bundle.graphs)
+            raise RunnerError(f"{bundle} has no {precision} graph; it has {names}", exit_code=2)
+        self.precision, self.provider, self._allow_unverified = precision, provider, allow_unverified
+        self.file, files = self.bundle.graphs[precision]
+        graph = self.bundle.content(self.file, keep=len(files) == 1)
+        for name in set(files) - {self.file}:
+            self.bundle.content(name, keep=False)
+        self.sha256 = self.bundle.digest(self.file)
+        self.verified = self.bundle.verdict(self.file + ("@tensorrt-ep" if provider == "tensorrt" else ""))
+        self.warnings: list[str] = []
+        if self.verified is not True:
+            how = "failed verification" if self.verified is False else "is not verified"
+            self._doubt(f"{self.bundle.folder / self.file} {how}", refuse=self.verified is False)
+        if provider == "cpu" and precision in ("fp16", "bf16"):
+            self._doubt(f"{precision}: ONNX Runtime computes it on a CPU with other rounding than was verified", True)
+        # The bytes that were compared are the ones that are loaded; weights above 2 GB have to stay in their file.
+        source = graph if len(files) == 1 else str(self.bundle.folder / self.file)
+        self._session = _open_session(source, provider, threads, str(self.bundle.folder / self.file))
+        self._check_ports()
+
+    def _doubt(self, what: str, refuse: bool) -> None:
+        if refuse and not self._allow_unverified:
+            raise RunnerError(f"{what}: refused", "Use another --precision, or --allow-unverified.")
+        self.warnings.append(what)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.bundle.classes
+
+    def predict(self, images: Any) -> np.ndarray:
+        """``[B,H,W,3]`` uint8 RGB to class indices ``[B,H,W]`` (uint8; int32 above 256 classes).
+
+        Raises:
+            RunnerError: these are no such images, or of another size than the graph takes, or the graph fails.
+        """
+        images = np.ascontiguousarray(images)
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape:
+            raise RunnerError(f"images are uint8 RGB [B,H,W,3]; got {images.dtype} {list(images.shape)}", exit_code=2)
+        fixed = self.bundle.fixed_size
+        if fixed is not None and images.shape[1:3] != fixed:
+            found = f"{images.shape[1]}x{images.shape[2]}"
+            raise RunnerError(f"{self.file} takes {fixed[0]}x{fixed[1]} only; got {found}", "Use segment().", 2)
+        try:
+            class_maps = self._session.run(["class_map"], {"images": images})[0]
+        except Exception as error:  # ONNX Runtime's errors have no base class of their own
+            raise RunnerError(
+                f"{self.file} cannot be computed: {_line(error)}", "Use smaller images or tiles."
+            ) from None
+        if class_maps.shape != images.shape[:3] or class_maps.max() >= len(self.classes) or class_maps.min() < 0:
+            raise RunnerError(f"{self.file} gives no class map of {len(self.classes)} classes", "Export it again.")
+        return class_maps
+
+    def segment(
+        self, image: np.ndarray, tile: tuple[int, int] | None = None, overlap: int | None = None, batch: int = 1
+    ) -> np.ndarray:
+        """One image ``[H,W,3]`` of any size to ``[H,W]``, whole or in tiles as `protoseg predict --tile` cuts them.
+
+        Tiles overlap and are cut in the middle of what they share. A graph of a fixed size always gets tiles of it.
+
+        Raises:
+            RunnerError: see `predict`; or the tiles do not fit.
+        """
+        fixed = self.bundle.fixed_size
+        if tile is None and fixed is None:
+            return self.predict(image[None])[0]
+        tile = tile or fixed
+        assert tile is not None
+        overlap = min(tile) // 4 if overlap is None else overlap
+        if min(tile) < 1 or batch < 1 or not 0 <= overlap < min(tile) or fixed not in (None, tile):
+            raise RunnerError(
+                f"tiles of {tile[0]}x{tile[1]} with an overlap of {overlap} in batches of {batch} are not possible",
+                "0 <= overlap < tile; a graph of a fixed size takes tiles of that size.",
+                exit_code=2,
+            )
+        height, width = image.shape[:2]
+        if fixed is None:
+            tile = (min(tile[0], height), min(tile[1], width))
+        missing = [(0, max(0, tile[0] - height)), (0, max(0, tile[1] - width)), (0, 0)]
+        image = np.pad(image, missing, mode="symmetric")
+        rows, columns = _spans(image.shape[0], tile[0], overlap), _spans(image.shape[1], tile[1], overlap)
+        places = itertools.product(rows, columns)
+        class_map = np.empty(image.shape[:2], np.uint8 if len(self.classes) <= 256 else np.int32)
+        while True:
+            group = list(itertools.islice(places, min(batch, len(rows) * len(columns))))
+            if not group:
+                return class_map[:height, :width]
+            tiles = [image[top : top + tile[0], left : left + tile[1]] for (top, _, _), (left, _, _) in group]
+            for ((top, upper, lower), (left, west, east)), part in zip(group, self.predict(np.stack(tiles))):
+                class_map[upper:lower, west:east] = part[upper - top : lower - top, west - left : east - left]
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """An image file as ``[H,W,3]`` uint8 RGB, as the manifest says. Raises as `read_image`."""
+        return read_image(path, self.bundle.reading)
+
+    def _check_ports(self) -> None:
+        found = [(port.name, port.type, len(port.shape)) for port in self._session.get_inputs()]
+        outputs = {port.name: (port.type, len(port.shape)) for port in self._session.get_outputs()}
+        kind = "tensor(uint8)" if len(self.classes) <= 256 else "tensor(int32)"
+        if found != [("images", "tensor(uint8)", 4)] or outputs.get("class_map") != (kind, 3):
+            raise RunnerError(f"{self.file} takes {found} and gives {outputs}", "Export it again.")
+
+
+def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:
+    """Start of each tile along one side, and the part of the output that comes from it: (start, first, end)."""
+    count = 1 + -(-(length - tile) // max(tile - overlap, 1))  # a side shorter than the overlap is one tile
+    starts = [(length - tile) * number // max(count - 1, 1) for number in range(count)]
+    cuts = [0, *((left + tile + right) // 2 for left, right in zip(starts, starts[1:])), length]
+    return list(zip(starts, cuts[:-1], cuts[1:]))
+
+
+def _open_session(source: bytes | str, provider: str, threads: int, name: str) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RunnerError(f"ONNX Runtime cannot be loaded: {_line(error)}", "pip install onnxruntime") from None
+    wanted = PROVIDERS[provider]
+    if wanted not in onnxruntime.get_available_providers():
+        found = ", ".join(onnxruntime.get_available_providers())
+        raise RunnerError(f"this ONNX Runtime has no {wanted}; it has {found}", "pip install onnxruntime-gpu", 2)
+    onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(4)
+    if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    providers = [wanted, PROVIDERS["cuda"]] if provider == "tensorrt" else [wanted]
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=False)
+    except Exception as error:  # ONNX Runtime's errors have no base class of their own
+        raise RunnerError(f"ONNX Runtime cannot load {name} with {wanted}: {_line(error)}") from None
+    if session.get_providers()[0] != wanted:
+        raise RunnerError(f"{wanted} could not be loaded", "Check driver, CUDA, cuDNN and TensorRT; or --provider cpu.")
+    if provider != "cpu" and hasattr(session, "get_provider_graph_assignment_info"):
+        parts = session.get_provider_graph_assignment_info()
+        left = {node.op_type for part in parts if part.ep_name != wanted for node in part.get_nodes()} & HEAVY
+        if left:
+            raise RunnerError(f"{wanted} left {', '.join(sorted(left))} to other providers", "Use another --provider.")
+    return session
+
+
+def check_reading(reading: dict) -> None:
+    """Refuse a manifest whose images are read in a way that is not implemented here.
+
+    Raises:
+        RunnerError: it names bands, a value range, or something unknown.
+    """
+    known = {"bands": [None], "value_range": [None], "alpha": ["auto", "apply", "ignore"], "exif": ["apply", "ignore"]}
+    for key, value in reading.items():
+        if value not in known.get(key, []):
+            raise RunnerError(
+                f"this network's images are read with {key} = {json.dumps(value)}, which the runner does not do",
+                "Pass what `protoseg` reads as .npy files or arrays: uint8 RGB [H,W,3]; or use `protoseg predict`.",
+            )
+
+
+def read_image(path: str | Path, reading: dict | None = None) -> np.ndarray:
+    """An image file as ``[H,W,3]`` uint8 RGB; a `.npy` file as it is.
+
+    Grey is repeated; 16-bit grey is scaled by its full range; palettes are looked up; transparency is composited on
+    black unless ``alpha`` is ``ignore``; it is turned as its EXIF orientation says unless ``exif`` is ``ignore``.
+
+    Args:
+        path: the file.
+        reading: `input.reading` of a manifest.
+
+    Raises:
+        RunnerError: it cannot be read, or not in this way; the message names it.
+    """
+    path, reading = Path(path), reading or {}
+    if path.suffix.lower() == ".npy":
+        return _read_array(path)
+    check_reading(reading)
+    try:
+        from PIL import Image
+    except ImportError:
+        raise RunnerError(f"{path}: Pillow is needed to decode it", "pip install pillow, or use .npy files.") from None
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            image = stack.enter_context(Image.open(path, formats=formats))
+            # What a header claims beyond that is refused before memory is asked for.
+            if image.width * image.height > min(MOST_PIXELS, max(2**26, 100_000 * path.stat().st_size)):
+                raise RunnerError(f"{path}: too large or damaged: {image.width}x{image.height} pixels")
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                raise RunnerError(f"{path}: {image.format} with several frames; one image a file is expected")
+            if image.mode in ("P", "PA") and (image.palette is None or not image.palette.palette):
+                raise RunnerError(f"{path}: it shows a palette but has none")
+            # The base class looks no further than the header; the one of PNG would decode the image first.
+            orientation = Image.Image.getexif(image).get(0x0112, 1) if reading.get("exif") != "ignore" else 1
+            turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(orientation)  # numbers of PIL.Image.Transpose
+            pixels = _rgb(image, path, reading.get("alpha", "auto"))
+            return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(Image.Transpose(turn)))
+    except RunnerError:
+        raise
+    except FileNotFoundError:
+        raise RunnerError(f"{path}: no such file") from None
+    except MemoryError:
+        raise RunnerError(f"{path}: too large for the memory") from None
+    except Exception as error:  # parsers raise anything on damaged files
+        kinds = "JPEG, PNG, BMP, GIF, PPM, WebP, AVIF, JPEG 2000 and .npy are read"
+        raise RunnerError(f"{path}: not an image that the runner reads, or damaged: {_line(error)}", kinds) from None
+
+
+def _rgb(image: Any, path: Path, alpha: str) -> np.ndarray:
+    from PIL import Image
+
+    image.load()
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
+        table = np.floor(255.0 * (np.arange(65536) / 65535.0) + 0.5).astype(np.uint8)
+        grey = np.take(table, np.clip(np.array(image), 0, 65535))
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode not in ("RGB", "L", "LA", "La", "P", "PA", "1", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"):
+        raise RunnerError(f"{path}: images of Pillow mode {image.mode} are not read", "Convert it to 8-bit RGB.")
+    if image.has_transparency_data and alpha != "ignore":
+        layers = image.convert("RGBA")
+        black = Image.new("RGB", image.size)
+        black.paste(layers.convert("RGB"), mask=layers.getchannel("A"))
+        return np.array(black)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise RunnerError(f"{path}: cannot be read: {_line(error)}") from None
+    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise RunnerError(f"{path}: not a uint8 RGB array [H,W,3]")
+    return array
+
+
+def palette_png(class_map: np.ndarray, colors: np.ndarray, digest: str) -> bytes:
+    """A class map as PNG: 8-bit indices with the class colours as palette; 16-bit grey above 256 classes."""
+    height, width = class_map.shape
+    indexed = len(colors) <= 256
+    samples = class_map.astype(">u1" if indexed else ">u2").view(np.uint8).reshape(height, -1)
+    rows = np.zeros((height, samples.shape[1] + 1), np.uint8)  # a filter type of 0 in front of every row
+    rows[:, 1:] = samples
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 if indexed else 16, 3 if indexed else 0, 0, 0, 0))]
+    chunks.append((b"tEXt", MARK + b"\0" + digest.encode("ascii")))
+    chunks += [(b"PLTE", colors.tobytes())] if indexed else []
+    chunks += [(b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    try:
+        with scratch.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def plan_outputs(inputs: Iterable[Path], out: Path, bundle: Path) -> list[tuple[Path, Path]]:
+    """Every image with the mask that is written for it, before anything is written.
+
+    Folders are searched recursively and keep their layout. Images that would get the same name keep their ending in it.
+
+    Raises:
+        RunnerError: an input is not there, or a mask would replace a file that the runner has not written.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}  # by absolute path: as given, relative to the folder that was given
+    results = out.resolve()
+    for given in inputs:
+        if given.is_dir():
+            if given.resolve() == results:
+                raise RunnerError(f"--out is the folder of images {given}", "Choose another --out.", 2)
+            for path in sorted(given.rglob("*")):
+                if path.suffix.lower() in SUFFIXES and path.is_file() and results not in path.resolve().parents:
+                    found.setdefault(path.absolute(), (path, path.relative_to(given)))
+        elif given.is_file():
+            found.setdefault(given.absolute(), (given, Path(given.name)))
+        else:
+            raise RunnerError(f"{given}: no such file or folder", exit_code=2)
+    if not found:
+        raise RunnerError("no images there", f"Endings that are looked for: {' '.join(sorted(SUFFIXES))}", 2)
+    if bundle.resolve() in (results, *results.parents):
+        raise RunnerError(f"{out} lies in the bundle", "Choose another --out.", exit_code=2)
+    count = Counter(str(name.with_suffix(".png")).casefold() for _, name in found.values())
+    plan, taken = [], set()
+    for path, name in found.values():
+        target = name.with_suffix(".png")
+        if count[str(target).casefold()] > 1:
+            target = name.with_name(name.name + ".png")
+        for number in itertools.count(2):
+            if str(target).casefold() not in taken:
+                break
+            target = name.with_name(f"{name.name}-{number}.png")
+        taken.add(str(target).casefold())
+        plan.append((path, out / target))
+    sources = {_identity(path) for path, _ in plan}
+    for _, target in plan:
+        if os.path.lexists(target) and (_identity(target) in sources or not _is_result(target)):
+            raise RunnerError(f"{target} is there and not a mask of an earlier call", "Choose another --out.", 2)
+    return plan
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_result(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return MARK in file.read(200)
+
+
+def segment_files(segmenter: Segmenter, arguments: argparse.Namespace) -> tuple[list[dict], list[dict]]:
+    """Write a mask for every image; those that cannot be done do not stop the others."""
+    done: list[dict] = []
+    failed: list[dict] = []
+    plan = plan_outputs(arguments.images, arguments.out, segmenter.bundle.folder)
+    if any(path.suffix.lower() != ".npy" for path, _ in plan):
+        check_reading(segmenter.bundle.reading)
+    for path, target in plan:
+        try:
+            image = segmenter.read(path)
+            class_map = segmenter.segment(image, arguments.tile, arguments.overlap, arguments.batch)
+            counts = np.bincount(class_map.ravel(), minlength=len(segmenter.classes)).tolist()
+            write_atomically(target, palette_png(class_map, segmenter.bundle.colors, str(segmenter.sha256)))
+        except (RunnerError, MemoryError) as error:
+            if getattr(error, "exit_code", 1) == 2:
+                raise
+            failed.append({"image": str(path), "reason": str(error) or "not enough memory"})
+            continue
+        height, width = class_map.shape
+        pixels = dict(zip(segmenter.classes, counts))
+        done.append({"image": str(path), "mask": str(target), "height": height, "width": width, "class_pixels": pixels})
+    return done, failed
+
+
+def measure(segmenter: Segmenter, calls: int, batch: int, size: tuple[int, int]) -> dict:
+    """Latency of `predict` from arrays to arrays on noise, after 5 calls that do not count."""
+    images = np.random.default_rng(0).integers(0, 256, (batch, *size, 3), dtype=np.uint8)
+    times = []
+    for _ in range(calls + 5):
+        start = time.perf_counter()
+        segmenter.predict(images)
+        times.append(1000 * (time.perf_counter() - start))
+    median, p99 = np.percentile(times[5:], [50, 99])
+    return {"calls": calls, "batch": batch, "size": list(size), "median_ms": float(median), "p99_ms": float(p99)}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = _parse(words)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no text
+    with contextlib.suppress(ImportError):
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow's own limit refuses orthophotos
+    try:
+        return _run(arguments)
+    except RunnerError as error:
+        print(f"Error: {error}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"Error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if bool(arguments.images) != (arguments.out is not None):
+        raise RunnerError("images and --out belong together", exit_code=2)
+    segmenter = Segmenter(
+        arguments.bundle, arguments.precision, arguments.provider, arguments.threads, arguments.allow_unverified
+    )
+    for warning in segmenter.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    document: dict[str, Any] = {
+        "bundle": str(arguments.bundle), "graph": segmenter.file, "precision": segmenter.precision,
+        "sha256": segmenter.sha256, "verified": segmenter.verified, "provider": segmenter.provider,
+        "classes": list(segmenter.classes),
+    }  # fmt: skip
+    verified = {True: "verified", False: "FAILED verification", None: "not verified"}[segmenter.verified]
+    lines = [f"{segmenter.bundle.folder / segmenter.file}: {verified}, SHA-256 {segmenter.sha256}"]
+    failed: list[dict] = []
+    if arguments.images:
+        done, failed = segment_files(segmenter, arguments)
+        document.update(images=done, failed=failed)
+        lines.append(f"{len(done)} masks in {arguments.out}")
+        for one in failed:
+            print(f"Error: {one['reason']}", file=sys.stderr)
+    if arguments.bench:
+        size = arguments.size or segmenter.bundle.fixed_size or (512, 512)
+        document["bench"] = bench = measure(segmenter, arguments.bench, arguments.batch, size)
+        what = f"{arguments.batch}x{size[0]}x{size[1]}, {arguments.bench} calls"
+        lines.append(f"{what}: median {bench['median_ms']:.2f} ms, p99 {bench['p99_ms']:.2f} ms")
+    print(json.dumps(document) if arguments.json else "\n".join(lines))
+    return 1 if failed else 0
+
+
+def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Segment images with a bundle of `protoseg export`.",
+        epilog="Exit codes: 0 success; 1 failure, or an image could not be segmented; 2 invalid command line.",
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, help="bundle folder, with its manifest.json")
+    add("images", type=Path, nargs="*", help="image files and folders; .npy files hold uint8 RGB [H,W,3]")
+    add("--out", type=Path, help="folder for the masks, palette PNGs; created if missing")
+    add("--precision", choices=PRECISIONS, default="fp32", help="graph of the bundle (default: fp32)")
+    add("--provider", choices=sorted(PROVIDERS), default="cpu", help="of ONNX Runtime (default: cpu)")
+    add("--threads", type=_count, default=0, help="threads of the CPU (default: ONNX Runtime's choice)")
+    add("--tile", type=_size, metavar="N|HxW", help="segment in overlapping tiles of this size")
+    add("--overlap", type=_count, help="of the tiles, in pixels (default: a quarter of the tile)")
+    add("--batch", type=_positive, default=1, help="tiles, or images of --bench, per call (default: 1)")
+    add("--allow-unverified", action="store_true", help="compute although verification failed")
+    add("--bench", type=_positive, metavar="CALLS", help="measure the latency of so many calls")
+    add("--size", type=_size, metavar="N|HxW", help="of the images of --bench (default: fixed size, or 512x512)")
+    add("--json", action="store_true", help="print one JSON document")
+    return parser.parse_args(words)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if _count(text) < 1:
+        raise argparse.ArgumentTypeError("starts at 1")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = [_positive(side) for side in text.split("x")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512 or 512x1024")
+    return sides[0], sides[-1]
+
+
+def _line(error: BaseException) -> str:
+    """In one line, without the place in the source of ONNX Runtime."""
+    text = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+    return re.sub(r"\S+\.cc:\d+ \S+ [^(]*\([^)]*\) ", "", text)[:300]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

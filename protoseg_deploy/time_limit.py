@@ -53,6 +53,11 @@ def limit_calls(seconds: float | None) -> float | None:
     return before
 
 
+def current_limit() -> float | None:
+    """The limit of this process in seconds, to be set in others; None: no limit."""
+    return _seconds
+
+
 @contextmanager
 def time_limit(what: str, *, times: int = 1, stop: Callable[[], object] | None = None) -> Iterator[None]:
     """The block is ended when it takes longer than the limit of the process.

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from protoseg_deploy.cli import cli
-from protoseg_deploy.time_limit import TimeLimitError, limit_calls, time_limit
+from protoseg_deploy.time_limit import TimeLimitError, current_limit, limit_calls, time_limit
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def test_without_a_limit_a_call_may_last():
     before = limit_calls(None)
     with time_limit("a call", stop=pytest.fail):
         time.sleep(0.01)
+    assert current_limit() is None
     assert limit_calls(before) is None
+    assert current_limit() == before
 
 
 def test_a_call_in_time_is_left_alone(short_limit):

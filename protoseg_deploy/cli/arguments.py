@@ -48,6 +48,16 @@ class _Path(click.Path):
 PATH = _Path(path_type=Path)
 
 
+class _Location(_Path):
+    """A path, or a URL such as ``s3://bucket/images``, as text: a path would lose one of its slashes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
+LOCATION = _Location(path_type=str)
+
+
 class Number(click.FloatRange):
     """Within bounds, and no ``nan``, which is within all of them and below no limit, and no infinity."""
 
@@ -171,6 +181,13 @@ def note_verification(info: "RuntimeInfo") -> None:
             f"{artefact} is unverified: `protoseg verify BUNDLE --images DIR` compares what ONNX Runtime, OpenVINO and "
             "engines make of it with the network it was made from."
         )
+
+
+def note_fixed_size(info: "RuntimeInfo", tile: tuple[int, int] | None) -> None:
+    """Say that images are predicted in tiles though none was asked for."""
+    if info.fixed_size is not None and tile is None:
+        height, width = info.fixed_size
+        note(f"this artefact takes {height}x{width} only: images are predicted in tiles of that size, none is resized.")
 
 
 def describe_runtime(info: "RuntimeInfo") -> dict[str, object]:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 import click
 
 from protoseg_deploy.cli.arguments import (
-    PATH,
+    LOCATION,
     backend_option,
     describe_runtime,
     device_option,
     height_and_width,
     json_option,
     note,
+    note_fixed_size,
     note_verification,
     precision_option,
     print_json,
@@ -20,17 +21,22 @@ from protoseg_deploy.cli.arguments import (
     runtime_argument,
     timeout_option,
 )
+from protoseg_deploy.cli.predict_shards import ShardOptions, predict_in_shards, shard_options
 from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
+    from protoseg_deploy.cli.arguments import RuntimeArgument
     from protoseg_deploy.evaluation.prediction import Prediction
     from protoseg_deploy.runtimes.base import RuntimeInfo
 
 
 @click.command(name="predict", cls=Verb, short_help="Segment images or folders of images.")
 @click.argument("runtime_text", metavar="RUNTIME")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGES...", type=PATH)
-@click.option("--out", type=PATH, required=True, help="Folder for the results; created if missing.")
+@click.argument("images", nargs=-1, metavar="IMAGES...", type=LOCATION)
+@click.option(
+    "--images", "more_images", type=LOCATION, multiple=True, help="Like IMAGES: a file or folder; can be repeated."
+)
+@click.option("--out", type=LOCATION, required=True, help="Folder for the results; created if missing.")
 @click.option(
     "--tile", type=height_and_width, metavar="N|HxW", help="Predict in overlapping tiles of this size, for huge images."
 )
@@ -51,6 +57,7 @@ if TYPE_CHECKING:
     help="Images under way at a time, where RUNTIME is a server.",
 )
 @click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
+@shard_options
 @precision_option
 @backend_option
 @device_option
@@ -58,14 +65,16 @@ if TYPE_CHECKING:
 @json_option
 def command(
     runtime_text: str,
-    images: tuple[Path, ...],
-    out: Path,
+    images: tuple[str, ...],
+    more_images: tuple[str, ...],
+    out: str,
     tile: tuple[int, int] | None,
     overlap: int | None,
     batch: int,
     skip_existing: bool,
     connections: int,
     last: bool,
+    shard_options: ShardOptions,
     precision: str | None,
     backend: str | None,
     device: str,
@@ -84,6 +93,10 @@ def command(
     Overlapping tiles are stitched in the middle of their overlap, so that no result comes from the border of a tile. An
     artefact with a fixed input shape always uses tiles of that size; images are never resized.
 
+    With --shards, --manifest, --pack or --engine, for very many images: worker processes or a Ray cluster write a
+    palette PNG of class indices for every image (OUT/index), and a Parquet file with a row per image for every shard
+    (OUT/results). The same command resumes. Images and OUT may be URLs such as s3://bucket/images.
+
     \b
     protoseg predict runs/mine photo.jpg --out predicted
     protoseg predict bundles/mine photos more/photos last.tif --out predicted
@@ -91,18 +104,43 @@ def command(
     protoseg predict bundles/mine orthophoto.tif --out predicted --tile 1024 --overlap 256 --batch 4
     protoseg predict bundles/mine photos --out predicted --precision int8
     protoseg predict bundles/mine photos --out predicted --precision bf16 --backend openvino
+    protoseg predict bundles/mine --images photos --out predicted --shards 1000
+    protoseg predict bundles/mine --manifest photos.csv --out s3://bucket/predicted --pack --engine ray
     """
+    inputs = (*images, *more_images)
+    argument = runtime_argument(runtime_text, precision, backend)
+    which = "last" if last else "best"
+    if shard_options.is_given:
+        if skip_existing:
+            raise click.UsageError("--skip-existing does not apply here: the same command resumes by itself.")
+        predict_in_shards(argument, device, which, inputs, out, tile, overlap, batch, shard_options, as_json)
+        return
+    shard_options.refuse_alone(inputs, out)
+    paths = [Path(given) for given in inputs]
+    _predict(argument, device, which, paths, Path(out), tile, overlap, batch, skip_existing, connections, as_json)
+
+
+def _predict(
+    argument: "RuntimeArgument",
+    device: str,
+    which: str,
+    images: list[Path],
+    out: Path,
+    tile: tuple[int, int] | None,
+    overlap: int | None,
+    batch: int,
+    skip_existing: bool,
+    connections: int,
+    as_json: bool,
+) -> None:
     from protoseg_deploy.errors import DataError
     from protoseg_deploy.evaluation.prediction import predict_files
     from protoseg_deploy.evaluation.prediction_plan import FAILURES
 
-    argument = runtime_argument(runtime_text, precision, backend)
-    runtime = argument.open(device=device, which="last" if last else "best")
+    runtime = argument.open(device=device, which=which)
     info = runtime.info
     note_verification(info)
-    if info.fixed_size is not None and tile is None:
-        height, width = info.fixed_size
-        note(f"this artefact takes {height}x{width} only: images are predicted in tiles of that size, none is resized.")
+    note_fixed_size(info, tile)
     try:
         with progress_bar("predicting", hidden=as_json) as progress:
             result = predict_files(

@@ -76,11 +76,9 @@ def command(
     protoseg serve bundles/mine --host 0.0.0.0 --token SECRET --tls-certificate cert.pem --tls-key key.pem
     """
     _require_extra()
-    import asyncio
-
     from protoseg_deploy.serving.catalog import Catalog
     from protoseg_deploy.serving.metrics import Metrics
-    from protoseg_deploy.serving.running import serve
+    from protoseg_deploy.serving.running import run, serve
 
     address, limits = _address(options), _limits(options)
     specs = _specs([runtime_argument(text, precision, backend) for text in bundles], names, options)
@@ -96,7 +94,7 @@ def command(
         note(f"serving on {'https' if address.key else 'http'}://{http} (gRPC {rpc}); Ctrl-C ends.")
 
     with _log_stream(access_log, no_access_log) as stream:
-        asyncio.run(serve(catalog, address, token=token or "", access_log=stream, started=started))
+        run(serve(catalog, address, token=token or "", access_log=stream, started=started))
 
 
 def _specs(

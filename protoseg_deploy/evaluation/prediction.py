@@ -1,6 +1,5 @@
 """Class maps of image files, as files: indices, colours, overlays."""
 
-import errno
 import hashlib
 import time
 from collections import deque
@@ -10,32 +9,28 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from protoseg_deploy import __version__
 from protoseg_deploy.data.finding import UnreadFiles
 from protoseg_deploy.data.images import read_image
-from protoseg_deploy.errors import DataError, ProtosegError, UsageError, WriteError
+from protoseg_deploy.errors import DataError, ProtosegError, WriteError
+from protoseg_deploy.evaluation.class_maps import (
+    FailureKind,
+    ImageError,
+    Tiling,
+    as_indices,
+    choose_tiling,
+    count_pixels,
+    is_of_one_name,
+    predict_image,
+)
 from protoseg_deploy.evaluation.colors import colorize, overlay
-from protoseg_deploy.evaluation.computing import CheckedRuntime, ComputeError, check_batch
+from protoseg_deploy.evaluation.computing import CheckedRuntime
 from protoseg_deploy.evaluation.output_folder import OutputFolder, open_output
 from protoseg_deploy.evaluation.prediction_plan import check_outputs, find_inputs, find_unread, name_outputs
 from protoseg_deploy.evaluation.result_marks import Mark, made_by, read_results
 from protoseg_deploy.files import open_regular
-from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array, artefact_sha256
-from protoseg_deploy.runtimes.tiling import check_tiles, default_overlap, predict_tiled
-
-FailureKind = Literal["unreadable", "memory", "runtime", "output"]
-
-_COUNTED_AT_ONCE = 1 << 22
-"""Pixels; NumPy counts in 64-bit integers."""
-
-# A name that is too long, or in the way of a folder: the next image has another name. Everything else, a full disk
-# first of all, the next image would meet as well.
-_OF_ONE_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL, errno.ELOOP}
+from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, artefact_sha256
 
 
 @dataclass(frozen=True)
@@ -119,13 +114,7 @@ def predict_files(
             fit, or another process writes there.
         ProtosegError: the output cannot be written, or the artefact fails.
     """
-    tile = tile or runtime.info.fixed_size
-    if tile is None and overlap is not None:
-        raise UsageError("an overlap needs a tile size", "Add --tile, or leave --overlap out.")
-    overlap = default_overlap(tile) if overlap is None and tile is not None else overlap or 0
-    check_batch(runtime.info, batch)
-    if tile is not None:
-        check_tiles(runtime.info, tile, overlap, batch)
+    tiling = choose_tiling(runtime.info, tile, overlap, batch)
     start = time.perf_counter()
     plan = name_outputs(find_inputs(inputs, out))
     unread = find_unread(inputs, out)
@@ -135,12 +124,12 @@ def predict_files(
     done: list[PredictedImage] = []
     failed: list[FailedImage] = []
     with open_output(out) as output:
-        job = _Job(checked, output, tile, overlap, batch, alpha, skip_existing)
+        job = _Job(checked, output, tiling, alpha, skip_existing)
         try:
             for path, result in _results(job, plan, connections):
                 try:
                     done.append(result())
-                except _ImageError as error:
+                except ImageError as error:
                     failed.append(FailedImage(path, error.kind, error.message))
                     output.note_failure(path, error.kind, error.message)
                 if progress is not None:
@@ -149,7 +138,7 @@ def predict_files(
             if done:
                 error.hint += f" {len(done)} of {len(plan)} images are done: --skip-existing resumes from there."
             raise
-    return Prediction(tuple(done), tuple(failed), unread, tile, overlap, time.perf_counter() - start)
+    return Prediction(tuple(done), tuple(failed), unread, tiling.tile, tiling.overlap, time.perf_counter() - start)
 
 
 def _results(
@@ -174,46 +163,29 @@ def _results(
             threads.shutdown(cancel_futures=True)
 
 
-class _ImageError(ProtosegError):
-    """One image cannot be done; the next may well be."""
-
-    def __init__(self, kind: FailureKind, message: str) -> None:
-        super().__init__(message)
-        self.kind: FailureKind = kind
-
-
 class _Job:
     """What is the same for every image of a call."""
 
     def __init__(
-        self,
-        runtime: CheckedRuntime,
-        output: OutputFolder,
-        tile: tuple[int, int] | None,
-        overlap: int,
-        batch: int,
-        alpha: float,
-        skip_existing: bool,
+        self, runtime: CheckedRuntime, output: OutputFolder, tiling: Tiling, alpha: float, skip_existing: bool
     ) -> None:
-        self._runtime = runtime
-        self._output = output
-        self._tile, self._overlap, self._batch, self._alpha = tile, overlap, batch, alpha
-        self._skip_existing = skip_existing
+        self._runtime, self._output = runtime, output
+        self._tiling, self._alpha, self._skip_existing = tiling, alpha, skip_existing
         self._artefact = artefact_sha256(runtime.info)
-        self._made_by = _made_by(self._artefact, runtime.info, tile, overlap, alpha)
+        self._made_by = _made_by(self._artefact, runtime.info, tiling, alpha)
 
     def do(self, path: Path, name: Path) -> PredictedImage:
         """Predict one image, or find that it has been.
 
         Raises:
-            _ImageError: it cannot be done.
+            ImageError: it cannot be done.
             ProtosegError: no image can.
         """
         try:
             digest = _digest(path)
             return self._earlier(path, name, digest) or self._predict(path, name, digest)
         except MemoryError:  # reading it, painting or packing its pictures
-            raise _ImageError("memory", f"{path}: too large for the memory") from None
+            raise ImageError("memory", f"{path}: too large for the memory") from None
 
     def _earlier(self, path: Path, name: Path, digest: str) -> PredictedImage | None:
         if not self._skip_existing or not self._artefact:
@@ -232,55 +204,33 @@ class _Job:
             image = read_image(path, self._runtime.info.reading)
         except DataError as error:
             kind: FailureKind = "memory" if isinstance(error.__context__, MemoryError) else "unreadable"
-            raise _ImageError(kind, error.message) from None
+            raise ImageError(kind, error.message) from None
         if not image.size:
-            raise _ImageError("unreadable", f"{path}: an image without pixels")
-        class_map = self._class_map(path, image)
+            raise ImageError("unreadable", f"{path}: an image without pixels")
+        class_map = predict_image(self._runtime, image, str(path), self._tiling)
         classes = self._runtime.info.classes
-        mark = Mark(image_sha256=digest, made_by=self._made_by, class_pixels=_class_pixels(class_map, len(classes)))
+        mark = Mark(image_sha256=digest, made_by=self._made_by, class_pixels=count_pixels(class_map, len(classes)))
         pictures = {
-            "index": class_map.astype(np.uint8 if len(classes) <= 256 else np.uint16, copy=False),
+            "index": as_indices(class_map, len(classes)),
             "color": colorize(class_map, classes.colors),
             "overlay": overlay(image, class_map, classes.colors, self._alpha),
         }
         try:
             targets = self._output.write(name, pictures, mark)
         except WriteError as error:
-            if error.errno in _OF_ONE_NAME:
-                raise _ImageError("output", f"{path}: {error.message}") from None
+            if is_of_one_name(error):
+                raise ImageError("output", f"{path}: {error.message}") from None
             raise
         height, width = class_map.shape
         return PredictedImage(
             path, targets["index"], targets["color"], targets["overlay"], height, width, mark.class_pixels
         )
 
-    def _class_map(self, path: Path, image: UInt8Array) -> NDArray[np.integer]:
-        try:
-            if self._tile is not None:
-                return predict_tiled(self._runtime, image, self._tile, self._overlap, self._batch)
-            class_map: NDArray[np.integer] = self._runtime.predict(image[None])[0]
-            return class_map
-        except ComputeError as error:
-            height, width = image.shape[:2]
-            if error.kind == "memory":
-                way_out = "predict it in tiles: --tile 1024" if self._tile is None else "make --tile or --batch smaller"
-                reason = f"{width}x{height} pixels are too many at once for the memory; {way_out}"
-            elif error.is_refusal or self._runtime.works():
-                reason = f"{self._runtime.info.path} cannot predict its {width}x{height} pixels: {error.message}"
-            else:
-                raise ProtosegError(
-                    f"{self._runtime.info.path} fails, on a plain grey image too: {error.message}",
-                    "Is the server in order?"
-                    if self._runtime.info.kind == "server"
-                    else "Run `protoseg verify` on it, or export it again.",
-                ) from error
-            raise _ImageError(error.kind, f"{path}: {reason}") from None
 
-
-def _made_by(artefact: str, info: RuntimeInfo, tile: tuple[int, int] | None, overlap: int, alpha: float) -> str:
+def _made_by(artefact: str, info: RuntimeInfo, tiling: Tiling, alpha: float) -> str:
     """Digest of what decides a result beside the image; another device or library may round differently."""
     library = (info.kind, info.precision, info.device, info.backend)
-    return made_by(__version__, artefact, *library, info.reading.model_dump_json(), tile, overlap, alpha)
+    return made_by(__version__, artefact, *library, info.reading.model_dump_json(), tiling.tile, tiling.overlap, alpha)
 
 
 def _digest(path: Path) -> str:
@@ -289,11 +239,4 @@ def _digest(path: Path) -> str:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _ImageError("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _class_pixels(class_map: NDArray[np.integer], classes: int) -> tuple[int, ...]:
-    pixels, flat = np.zeros(classes, np.int64), class_map.ravel()
-    for first in range(0, flat.size, _COUNTED_AT_ONCE):
-        pixels += np.bincount(flat[first : first + _COUNTED_AT_ONCE], minlength=classes)
-    return tuple(pixels.tolist())
+        raise ImageError("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None

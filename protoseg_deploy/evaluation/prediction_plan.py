@@ -1,8 +1,6 @@
 """Which images are predicted, under which names, and that no result replaces anything but an earlier result."""
 
-import hashlib
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 from protoseg_deploy.data.finding import UnreadFiles, find_images, unread_files
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.result_marks import is_result
+from protoseg_deploy.evaluation.result_names import fitted, folded
 from protoseg_deploy.files import require_inside, require_no_overwriting
 
 KINDS = ("index", "color", "overlay")
@@ -17,9 +16,6 @@ KINDS = ("index", "color", "overlay")
 
 FAILURES = "failures.jsonl"
 """File in the output folder that lists the images that failed."""
-
-_LONGEST_NAME = 255
-"""Bytes of a file name that every common file system takes."""
 
 _SHOWN_FAULTS = 20
 
@@ -146,15 +142,11 @@ def _refuse_foreign_files(there: Sequence[tuple[Path, Path]], inputs: Sequence[P
 
 
 def _folded(path: Path) -> str:
-    return unicodedata.normalize("NFC", path.as_posix()).casefold()
+    return folded(path.as_posix())
 
 
 def _fitted(path: Path) -> Path:
-    encoded = os.fsencode(path.name)
-    if len(encoded) <= _LONGEST_NAME:
-        return path
-    ending = f"-{hashlib.sha256(encoded).hexdigest()[:16]}.png"
-    return path.with_name(encoded[: _LONGEST_NAME - len(ending)].decode(errors="ignore") + ending)
+    return path.with_name(fitted(path.name))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -1,17 +1,19 @@
 """From a path to the runtime behind it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from protoseg_deploy.bundles.manifest import GRAPH_FILE, MANIFEST_FILE
 from protoseg_deploy.choices import Backend, Precision
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import settle
-from protoseg_deploy.models import Windows
 from protoseg_deploy.run_folder import RunFolder
 from protoseg_deploy.runtimes.addresses import is_address, parse_address
 from protoseg_deploy.runtimes.backends import SPECS
 from protoseg_deploy.runtimes.base import Runtime
-from protoseg_deploy.runtimes.pytorch import PyTorchRuntime
+
+if TYPE_CHECKING:
+    from protoseg_deploy.models import Windows
 
 _ACCEPTED = (
     "A runtime is a run folder (best.safetensors), a bundle folder (manifest.json), an .onnx file written by "
@@ -28,7 +30,7 @@ def open_runtime(
     which: str = "best",
     precision: Precision | None = None,
     backend: Backend | None = None,
-    windows: Windows | None = None,
+    windows: "Windows | None" = None,
 ) -> Runtime:
     """Open whatever segments.
 
@@ -69,6 +71,8 @@ def open_runtime(
     elif path.suffix == ".engine" and path.is_file():
         runtime = _open_engine(path, device)
     elif is_run(path):
+        from protoseg_deploy.runtimes.pytorch import PyTorchRuntime
+
         runtime = PyTorchRuntime(path, device=device, threads=threads, which=which, windows=windows)
     else:
         raise UsageError(f"{path} is not a runtime", _ACCEPTED)
@@ -99,7 +103,7 @@ def _is_graph(path: Path) -> bool:
     raise UsageError(f"{path} is neither a run nor a bundle; it holds {shown or 'nothing'}", _ACCEPTED)
 
 
-def _open_server(text: str, precision: Precision | None, backend: Backend | None, windows: Windows | None) -> Runtime:
+def _open_server(text: str, precision: Precision | None, backend: Backend | None, windows: "Windows | None") -> Runtime:
     address = parse_address(text)
     if backend is not None or windows is not None:
         option = "--backend" if backend is not None else "--window"

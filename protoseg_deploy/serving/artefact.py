@@ -25,6 +25,8 @@ _KEPT_PIXELS = 4_000_000
 """Memory for larger batches is not kept for the next one."""
 CLASS_MAP_PNG = "class_map_png"
 """Output that servers make of the class map: one palette PNG for each image, ``BYTES``."""
+IMAGE_PNG = "image_png"
+"""Output that servers make of the input: the pixels as the network gets them, one PNG for each image, ``BYTES``."""
 
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
@@ -63,7 +65,7 @@ class Artefact:
     def outputs(self) -> tuple[str, ...]:
         """Names of all that can be asked for."""
         png = (CLASS_MAP_PNG,) if len(self.facts.metadata.classes.names) <= 256 else ()
-        return (*(port.name for port in self.ports), *png)
+        return (*(port.name for port in self.ports), *png, IMAGE_PNG)
 
     def input_shape(self) -> tuple[int, int, int, int]:
         """Of ``images``; -1: any."""
@@ -127,7 +129,7 @@ def bundle_identity(path: Path) -> tuple[int, ...] | None:
 
 def compute_outputs(runtime: GraphRuntime, images: UInt8Array, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Outputs of a graph for a batch, see `GraphRuntime.compute`; what is made of them later does not count."""
-    wanted = {CLASS_MAP if name == CLASS_MAP_PNG else name for name in outputs}
+    wanted = {CLASS_MAP if name in (CLASS_MAP_PNG, IMAGE_PNG) else name for name in outputs}
     return runtime.compute(images, sorted(wanted))
 
 

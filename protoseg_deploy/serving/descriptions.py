@@ -4,7 +4,7 @@ from typing import Any
 
 from protoseg_deploy import __version__
 from protoseg_deploy.bundles.contract import INPUT
-from protoseg_deploy.serving.artefact import CLASS_MAP_PNG
+from protoseg_deploy.serving.artefact import CLASS_MAP_PNG, IMAGE_PNG
 from protoseg_deploy.serving.catalog import Catalog
 from protoseg_deploy.serving.model import Model
 from protoseg_deploy.serving.requests import DATATYPES
@@ -18,21 +18,22 @@ def server_metadata() -> dict[str, Any]:
 
 
 def model_metadata(model: Model) -> dict[str, Any]:
-    """Names, types and shapes from the graph; -1: any. Parameters say what the artefact is."""
+    """Names, types and shapes from the graph; -1: any. Parameters say what the artefact is, and what it takes."""
     artefact = model.artefact
     outputs = [
         {"name": port.name, "datatype": DATATYPES[port.dtype], "shape": list(artefact.output_shape(port))}
         for port in artefact.ports
     ]
-    if CLASS_MAP_PNG in artefact.outputs:
-        outputs.append({"name": CLASS_MAP_PNG, "datatype": "BYTES", "shape": [-1]})
+    pictures = [name for name in artefact.outputs if name in (CLASS_MAP_PNG, IMAGE_PNG)]
+    outputs += [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in pictures]
+    limits = {"max_pixels": str(model.limits.image_pixels), "max_request_bytes": str(model.limits.request_bytes)}
     return {
         "name": model.name,
         "versions": [model.version],
         "platform": "onnx",
         "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": list(artefact.input_shape())}],
         "outputs": outputs,
-        "parameters": artefact.facts.to_parameters(),
+        "parameters": {**artefact.facts.to_parameters(), **limits},
     }
 
 

@@ -56,9 +56,18 @@ def palette_pngs(class_maps: NDArray[Any], colors: tuple[tuple[int, int, int], .
     return tuple(_palette_png(class_map.astype(np.uint8, copy=False), palette) for class_map in class_maps)
 
 
+def image_pngs(images: UInt8Array) -> tuple[bytes, ...]:
+    """Each image of ``[N,H,W,3]`` uint8 RGB as a PNG."""
+    return tuple(_png(Image.fromarray(image)) for image in images)
+
+
 def _palette_png(class_map: UInt8Array, palette: bytes) -> bytes:
     picture = Image.fromarray(class_map, mode="L")
     picture.putpalette(palette)
+    return _png(picture)
+
+
+def _png(picture: Image.Image) -> bytes:
     file = BytesIO()
     picture.save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT
 from protoseg_deploy.evaluation.computing import is_out_of_memory
-from protoseg_deploy.serving.artefact import CLASS_MAP_PNG, Artefact, compute_outputs
+from protoseg_deploy.runtimes.base import UInt8Array
+from protoseg_deploy.serving.artefact import CLASS_MAP_PNG, IMAGE_PNG, Artefact, compute_outputs
 from protoseg_deploy.serving.batching import Batcher, Outputs
-from protoseg_deploy.serving.images import images_of, palette_pngs
+from protoseg_deploy.serving.images import image_pngs, images_of, palette_pngs
 from protoseg_deploy.serving.limits import LARGE_REQUEST_BYTES, Limits
 from protoseg_deploy.serving.metrics import Metrics
 from protoseg_deploy.serving.requests import (
@@ -92,7 +93,7 @@ class Model:
         read_s = time.perf_counter() - started
         outputs, timing = await self.batcher.submit(images, names)
         encoding = time.perf_counter()
-        tensors = await self._tensors(names, outputs)
+        tensors = await self._tensors(names, images, outputs)
         ended = time.perf_counter()
         self.statistics.add(len(images), timing, read_s, ended - encoding, ended - started)
         self.statistics.last_ms = round(time.time() * 1000)
@@ -109,12 +110,15 @@ class Model:
             raise RequestError("invalid", f"{reason}: the model gives {', '.join(known)}")
         return request.outputs
 
-    async def _tensors(self, names: tuple[str, ...], outputs: Outputs) -> tuple[OutputTensor, ...]:
+    async def _tensors(self, names: tuple[str, ...], images: UInt8Array, outputs: Outputs) -> tuple[OutputTensor, ...]:
         tensors = []
         for name in names:
             if name == CLASS_MAP_PNG:
                 maps, colors = outputs[CLASS_MAP], self.artefact.facts.metadata.classes.colors
                 pngs = await _in_thread(palette_pngs, maps, colors, large=maps.size > LARGE_REQUEST_BYTES // 16)
+                tensors.append(OutputTensor(name, "BYTES", (len(pngs),), pngs))
+            elif name == IMAGE_PNG:
+                pngs = await _in_thread(image_pngs, images, large=images.size > LARGE_REQUEST_BYTES // 16)
                 tensors.append(OutputTensor(name, "BYTES", (len(pngs),), pngs))
             else:
                 values = outputs[name]

@@ -5,7 +5,8 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -105,6 +106,18 @@ async def serve(
             await catalog.close()
         if watching.done() and not watching.cancelled():
             watching.result()
+
+
+def run(server: Coroutine[Any, Any, None]) -> None:
+    """Run `serve` in a process of its own, on uvloop where it is installed."""
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):  # there is none for Windows
+        from uvloop import new_event_loop
+    # A thread that has computed waits for the event loop to let it go on: by default up to 5 ms, longer than small
+    # networks take.
+    sys.setswitchinterval(0.0005)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(server)
 
 
 def _http_config(service: HttpService, address: Address, catalog: Catalog) -> uvicorn.Config:

@@ -1,16 +1,18 @@
-"""The server of this program for tests: as a process of its own, or in a thread of this one, which starts quicker."""
+"""``protoseg serve`` as a process of its own, or its server in a thread of this one, which starts quicker."""
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from protoseg_deploy.serving.artefact import ArtefactSpec
 from protoseg_deploy.serving.catalog import Catalog
@@ -18,56 +20,79 @@ from protoseg_deploy.serving.limits import Limits
 from protoseg_deploy.serving.metrics import Metrics
 from protoseg_deploy.serving.running import Address, serve
 
-_STARTED = re.compile(r"serving on https?://([\d.]+:\d+) \(gRPC ([\d.]+:\d+)\)")
+_STARTS_WITHIN_S = 120
+_STOPS_WITHIN_S = 30
+_STARTED = re.compile(r"serving on \w+://(\S+) \(gRPC (\S+)\)")
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """A running server."""
+@dataclass
+class EmbeddedServer:
+    """A server that answers."""
 
     http: str
-    """``host:port``"""
+    """``127.0.0.1:PORT``."""
     grpc: str
-    process: subprocess.Popen
-    access_log: Path
+    process: subprocess.Popen[bytes]
+    standard_error: Path
+    """What it has written so far."""
+    standard_output: Path
+    """Its access log, unless an option puts it elsewhere."""
 
-    @property
-    def url(self) -> str:
-        return f"http://{self.http}"
+    def stop(self) -> int:
+        """SIGTERM, unless it has ended; the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(_STOPS_WITHIN_S)
 
 
-@contextmanager
-def embedded_server(*bundles: Path | str, options: Sequence[str] = ()) -> Iterator[Embedded]:
-    """``protoseg serve BUNDLES`` on free ports of 127.0.0.1; told to end by SIGTERM, and waited for."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "access.jsonl"
-        arguments = [*map(str, bundles), "--port", "0", "--access-log", str(log), *options]
+@contextlib.contextmanager
+def embedded_server(
+    *bundles: Path | str, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[EmbeddedServer]:
+    """Serve bundles on free ports for the time of the block; it is stopped in the end, with SIGTERM.
+
+    Args:
+        bundles: as on the command line.
+        options: more of ``protoseg serve``; ``--port N`` takes the place of the free port.
+        environment: variables beside those of this process.
+    """
+    port = [] if "--port" in options else ["--port", "0"]
+    command = [sys.executable, "-m", "protoseg_deploy", "serve", *map(str, bundles), *port, *options]
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        errors, output = Path(name) / "stderr", Path(name) / "stdout"
+        files: list[IO[bytes]] = [stack.enter_context(path.open("wb")) for path in (output, errors)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "protoseg_deploy", "serve", *arguments],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=files[0],
+            stderr=files[1],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
         )
         try:
-            said = ""
-            for line in process.stderr:
-                said += line
-                if found := _STARTED.search(line):
-                    break
-            else:
-                raise AssertionError(f"the server ended with {process.wait()}:\n{said}")
-            yield Embedded(found[1], found[2], process, log)
+            http, grpc = _addresses(process, errors)
+            server = EmbeddedServer(http, grpc, process, errors, output)
+            yield server
+            server.stop()
         finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            finally:
+            if process.poll() is None:
                 process.kill()
-                process.stderr.close()
+                process.wait()
 
 
-@contextmanager
+def _addresses(process: subprocess.Popen[bytes], errors: Path) -> tuple[str, str]:
+    deadline = time.monotonic() + _STARTS_WITHIN_S
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        found = _STARTED.search(text := errors.read_text())
+        if found:
+            return found[1], found[2]
+        if ended:
+            raise RuntimeError(f"the server ended with {process.returncode}:\n{text}")
+        time.sleep(0.05)
+    raise RuntimeError(f"the server does not start:\n{errors.read_text()}")
+
+
+@contextlib.contextmanager
 def server_thread(
     *specs: ArtefactSpec,
     limits: Limits | None = None,

@@ -33,7 +33,7 @@ from protoseg_deploy.serving.limits import Limits
 from tests.serving import client_suite
 from tests.serving.bundles import many_images
 from tests.serving.client_suite import PROTOCOLS, Served, ask
-from tests.serving.embedded import Embedded, embedded_server, server_thread
+from tests.serving.embedded import EmbeddedServer, embedded_server, server_thread
 
 MOST_PIXELS, MOST_IMAGES = 2_000_000, 64
 
@@ -47,13 +47,13 @@ def server(bundle: Path):
         yield running
 
 
-def served_by(server: Embedded, bundle: Path, model: str) -> Served:
+def served_by(server: EmbeddedServer, bundle: Path, model: str) -> Served:
     precision = "fp32" if model == "full" else "int8"
     return Served(server.http, server.grpc, model, bundle, precision, model, MOST_PIXELS, MOST_IMAGES)
 
 
 @pytest.fixture(params=["full", "small"])
-def served(request: pytest.FixtureRequest, server: Embedded, bundle: Path) -> Served:
+def served(request: pytest.FixtureRequest, server: EmbeddedServer, bundle: Path) -> Served:
     return served_by(server, bundle, request.param)
 
 
@@ -80,7 +80,7 @@ class TestClients:
         client_suite.check_encoded(served, protocol)
 
 
-def test_random_bodies_are_refused(server: Embedded, bundle: Path) -> None:
+def test_random_bodies_are_refused(server: EmbeddedServer, bundle: Path) -> None:
     client_suite.check_random_bodies(served_by(server, bundle, "full"), 300)
 
 
@@ -99,7 +99,7 @@ def infer_body(image: np.ndarray, outputs: list | None = None) -> bytes:
     return json.dumps({"inputs": [tensor], **({"outputs": outputs} if outputs is not None else {})}).encode()
 
 
-def test_plain_json_is_enough(server: Embedded, bundle: Path) -> None:
+def test_plain_json_is_enough(server: EmbeddedServer, bundle: Path) -> None:
     image = many_images(1)[0][:20, :30]
     expected = OnnxRuntime(bundle, device="cpu").predict(image[None])
     body = infer_body(image, [{"name": "class_map"}])
@@ -128,7 +128,7 @@ def test_plain_json_is_enough(server: Embedded, bundle: Path) -> None:
         ("POST", "/v2/models/full/infer", b"{}", {"content_length": str(10**12)}, 413),
     ],
 )
-def test_statuses(server: Embedded, method: str, path: str, body: bytes, headers: dict, status: int) -> None:
+def test_statuses(server: EmbeddedServer, method: str, path: str, body: bytes, headers: dict, status: int) -> None:
     found, headers, answer = exchange(server.http, method, path, body, **headers)
     assert found == status
     if status >= 400:
@@ -138,7 +138,7 @@ def test_statuses(server: Embedded, method: str, path: str, body: bytes, headers
     assert "access-control-allow-origin" not in headers
 
 
-def test_metrics_and_access_log_count_what_was_answered(server: Embedded) -> None:
+def test_metrics_and_access_log_count_what_was_answered(server: EmbeddedServer) -> None:
     image = many_images(1)[0][:8, :8]
     exchange(server.http, "POST", "/v2/models/full/infer", infer_body(image))
     exchange(server.http, "POST", "/v2/models/full/infer", b"noise")
@@ -153,12 +153,12 @@ def test_metrics_and_access_log_count_what_was_answered(server: Embedded) -> Non
     assert samples['protoseg_queue_requests{model="full",version="1"}'] == "0.0"
     assert any(name.startswith("protoseg_batch_images_bucket") for name in samples)
     assert "made-up" not in text.decode()
-    lines = [json.loads(line) for line in server.access_log.read_text().splitlines()]
+    lines = [json.loads(line) for line in server.standard_output.read_text().splitlines()]
     assert {"ok", "invalid"} <= {line["status"] for line in lines}
     assert all({"time", "protocol", "client", "model", "ms", "bytes"} <= line.keys() for line in lines)
 
 
-def test_sixteen_clients_get_the_answers_to_their_own_images(server: Embedded, bundle: Path) -> None:
+def test_sixteen_clients_get_the_answers_to_their_own_images(server: EmbeddedServer, bundle: Path) -> None:
     """Of mixed sizes, over both protocols: nothing is lost, nothing swapped."""
     images = many_images(24)
     runtime = OnnxRuntime(bundle, device="cpu", threads=1)
@@ -264,7 +264,7 @@ def test_requests_under_way_are_answered_when_the_server_is_told_to_stop(bundle:
         assert all(np.array_equal(answer, expected) for answer in answers)
 
 
-def _statistics(server: Embedded) -> dict:
+def _statistics(server: EmbeddedServer) -> dict:
     return json.loads(exchange(server.http, "GET", "/v2/models/m/stats")[2])["model_stats"][0]
 
 
@@ -372,7 +372,7 @@ def test_a_port_that_is_taken_is_told(bundle: Path) -> None:
     assert "cannot listen on 127.0.0.1" in result.output
 
 
-def test_a_client_that_goes_away_in_the_middle_of_a_request_is_forgotten(server: Embedded, bundle: Path) -> None:
+def test_a_client_that_goes_away_in_the_middle_of_a_request_is_forgotten(server: EmbeddedServer, bundle: Path) -> None:
     host, port = server.http.split(":")
     for content in (b"", b"{", infer_body(many_images(1)[0])[:500]):
         with socket.create_connection((host, int(port))) as connection:

@@ -2,12 +2,18 @@
 
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
+from pathlib import PurePath
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-_FILES = {"/": ("index.html", "text/html; charset=utf-8")}
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -18,12 +24,14 @@ _HEADERS = {
 
 
 def page_routes() -> list[Route]:
-    """Routes of the page and its files."""
-    return [Route(address, _sender(name, kind)) for address, (name, kind) in _FILES.items()]
+    """Routes of the page, ``/``, and of the files beside it."""
+    names = [entry.name for entry in files(__name__).iterdir() if PurePath(entry.name).suffix in _TYPES]
+    return [Route("/" if name == "index.html" else f"/{name}", _sender(name)) for name in sorted(names)]
 
 
-def _sender(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
+def _sender(name: str) -> Callable[[Request], Awaitable[Response]]:
     content = files(__name__).joinpath(name).read_bytes()
+    kind = _TYPES[PurePath(name).suffix]
 
     async def send(_: Request) -> Response:
         return Response(content, media_type=kind, headers=_HEADERS)

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from protoseg_deploy.cli import cli
 from protoseg_deploy.exporting import export_bundle
 from tests.serving.triton.environment import NoTritonError, triton_environment
 from tests.serving.triton.server import TritonAddress, triton_server
+from tests.serving.triton.writing import added
 
 MOST_IMAGES, MOST_PIXELS = 8, 1_000_000
 
@@ -25,13 +24,12 @@ def fixed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models ``fp32`` and ``int8`` with their ensembles."""
+    """Models ``fp32`` and ``int8`` with their ensembles, and ``waiting``, whose batches wait for more."""
     folder = tmp_path_factory.mktemp("repository") / "models"
-    words = ["serve-repo", f"{bundle}", f"{bundle}@int8", "--name", "fp32", "--name", "int8", "--out", f"{folder}"]
-    words += ["--backend", "python", "--ensemble", "--threads", "1", "--warmup-size", "96x128"]
-    words += ["--max-batch", f"{MOST_IMAGES}", "--max-megapixels", f"{MOST_PIXELS / 1e6}"]
-    done = CliRunner().invoke(cli, words)
-    assert done.exit_code == 0, done.output
+    words = ["--out", folder, "--backend", "python", "--threads", 1, "--warmup-size", "96x128"]
+    words += ["--max-batch", MOST_IMAGES, "--max-megapixels", MOST_PIXELS / 1e6]
+    added(bundle, f"{bundle}@int8", "--name", "fp32", "--name", "int8", *words, "--ensemble")
+    added(bundle, "--name", "waiting", *words, "--delay", 20)
     return folder
 
 

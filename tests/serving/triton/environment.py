@@ -78,7 +78,11 @@ def triton_environment() -> TritonEnvironment:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with sole_writer(folder.with_name(f".{folder.name}.lock"), str(folder), wait_s=MAKING_S):
             if not (folder / ".complete").is_file():
-                _make(environment)
+                try:
+                    _make(environment)
+                except BaseException:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
     except (LockedError, OSError) as error:
         raise NoTritonError(f"{folder}: {error}") from None
     return environment
@@ -100,10 +104,11 @@ def _make(environment: TritonEnvironment) -> None:
 
 
 def _run(command: list[str]) -> None:
+    what = f"{command[2]} of {', '.join(word for word in command[3:] if '==' in word) or command[3]}"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=MAKING_S)
     except subprocess.TimeoutExpired:
-        raise NoTritonError(f"{' '.join(command[-3:])} took more than {MAKING_S} s") from None
+        raise NoTritonError(f"{what} took more than {MAKING_S} s") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
-        raise NoTritonError(f"{' '.join(command[-3:])}: {lines[-1][:300] if lines else 'it failed'}")
+        raise NoTritonError(f"{what}: {lines[-1][:300] if lines else 'it failed'}")

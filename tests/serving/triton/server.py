@@ -15,7 +15,9 @@ from pathlib import Path
 
 from tests.serving.triton.environment import triton_environment
 
-STARTING_S, STOPPING_S = 120, 20
+STARTING_S, STOPPING_S, STARTS = 120, 20, 3
+ABORT = "boost::interprocess::lock_exception"
+"""Of the server itself, once in a hundred starts of several Python models on a busy machine; it is started again."""
 
 
 class ServerFailedError(Exception):
@@ -46,6 +48,20 @@ def triton_server(repository: Path, log: Path, options: Sequence[str] = ()) -> I
         NoTritonError: there is no server here, see `triton_environment`.
         ServerFailedError: it does not start, such as for a model that cannot be loaded.
     """
+    with ExitStack() as stack:
+        for tries_left in reversed(range(STARTS)):
+            attempt = stack.enter_context(ExitStack())
+            try:
+                address = _start(attempt, repository, log, options)
+                break
+            except ServerFailedError as error:
+                attempt.close()
+                if not tries_left or ABORT not in str(error):
+                    raise
+        yield address
+
+
+def _start(stack: ExitStack, repository: Path, log: Path, options: Sequence[str]) -> TritonAddress:
     environment = triton_environment()
     http, grpc = _free_ports(2)
     shared = f"protoseg-{secrets.token_hex(6)}"
@@ -64,15 +80,14 @@ def triton_server(repository: Path, log: Path, options: Sequence[str] = ()) -> I
         f"--backend-config=python,shm-region-prefix-name={shared}",
         *options,
     ]
-    with ExitStack() as stack:
-        stack.callback(_remove_shared_memory, shared)  # a server that does not start leaves it
-        file = stack.enter_context(log.open("wb"))
-        process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=environment.variables(), start_new_session=True
-        )
-        stack.callback(_stop, process)
-        _await_ready(process, http, log)
-        yield TritonAddress(f"127.0.0.1:{http}", f"127.0.0.1:{grpc}", log, process.pid)
+    stack.callback(_remove_shared_memory, shared)  # a server that does not start leaves it
+    file = stack.enter_context(log.open("wb"))
+    process = subprocess.Popen(
+        command, stdout=file, stderr=subprocess.STDOUT, env=environment.variables(), start_new_session=True
+    )
+    stack.callback(_stop, process)
+    _await_ready(process, http, log)
+    return TritonAddress(f"127.0.0.1:{http}", f"127.0.0.1:{grpc}", log, process.pid)
 
 
 def is_ready(http: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from protoseg_deploy.bundles import Bundle
-from protoseg_deploy.bundles.service import ServiceFacts
+from protoseg_deploy.bundles.service import ServiceFacts, of_version
 from protoseg_deploy.bundles.verdicts import Verification
 from tests.serving.triton.engine import add_engine
 from tests.serving.triton.writing import added, config_of, parameters_of, serve_repo, tree
@@ -50,6 +50,9 @@ def test_another_bundle_becomes_the_next_version(bundle: Path, models: Path) -> 
     assert (net / "2/model.onnx").read_bytes() == (bundle / "model.int8.onnx").read_bytes()
     assert (facts(net, 1).sha256, facts(net, 2).sha256) == (digest(bundle), digest(bundle, "int8"))
     assert facts(net) == facts(net, 2)
+    parameters = parameters_of(net)
+    for version, expected in (("", 2), ("1", 1), ("2", 2), ("9", 2)):
+        assert ServiceFacts.from_parameters(of_version(parameters, version), "net") == facts(net, expected)
     assert facts(models / "net_encoded") == facts(net, 2), "the ensemble answers with the latest version"
     shutil.rmtree(net / "2")
     added(bundle, "--out", models, "--name", "net", "--backend", "python")

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--allow-unverified", is_flag=True, help="Serve bundles that failed their verification, or have none.")
 @click.option("--instances", type=click.IntRange(1, 64), default=1, show_default=True, help="Networks of each model.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads of each.  [default: cores / instances]")
-@click.option("--max-batch", type=click.IntRange(1, 1024), help="Images per batch.  [default: 1 on a CPU, else 8]")
+@click.option("--max-batch", type=click.IntRange(1, 1024), help="Images per batch.  [default: 8; on a CPU small ones]")
 @click.option("--delay", type=Number(0, 1000), help="Milliseconds that a batch waits.  [default: 0 on a CPU, else 2]")
 @click.option("--max-megapixels", type=Number(0, min_open=True), default=40, show_default=True, help="Of one image.")
 @click.option("--max-megabytes", type=Number(0, min_open=True), default=128, show_default=True, help="Of one request.")

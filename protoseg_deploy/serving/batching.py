@@ -25,6 +25,18 @@ Compute = Callable[[UInt8Array, Sequence[str]], Outputs]
 
 
 @dataclass(frozen=True)
+class Batching:
+    """What is computed together."""
+
+    images: int
+    """At most."""
+    delay_s: float
+    """How long a batch that is not full waits."""
+    pixels: int | None
+    """At most, in all images of several requests."""
+
+
+@dataclass(frozen=True)
 class Timing:
     """Where the time of a request went, and in what company; seconds."""
 
@@ -54,10 +66,20 @@ class Batcher:
         max_batch: images of a batch; a request with more is a batch of its own.
         delay_s: how long a batch that is not full waits for more requests.
         queue: requests that may wait.
+        max_pixels: of a batch of several requests; None: any number. On a CPU a batch saves the cost of a call, which
+            counts for small images; large ones are better spread over the instances.
     """
 
-    def __init__(self, instances: Sequence[Compute], *, max_batch: int, delay_s: float, queue: int) -> None:
-        self._max_batch, self._delay_s, self._queue = max_batch, delay_s, queue
+    def __init__(
+        self,
+        instances: Sequence[Compute],
+        *,
+        max_batch: int,
+        delay_s: float,
+        queue: int,
+        max_pixels: int | None = None,
+    ) -> None:
+        self._max_batch, self._delay_s, self._queue, self._max_pixels = max_batch, delay_s, queue, max_pixels
         self._waiting: deque[_Job] = deque()
         self._arrived = asyncio.Condition()
         self._closing = False
@@ -141,22 +163,30 @@ class Batcher:
                 await self._arrived.wait()
         first = self._waiting.popleft()
         batch, images = [first], len(first.images)
-        images = self._add_alike(batch, images)
+        most = self._most_images(first)
+        images = self._add_alike(batch, images, most)
         deadline = first.arrived + self._delay_s
-        while images < self._max_batch and not self._closing and (left := deadline - time.perf_counter()) > 0:
+        while images < most and not self._closing and (left := deadline - time.perf_counter()) > 0:
             try:
                 async with asyncio.timeout(left), self._arrived:
                     await self._arrived.wait()
             except TimeoutError:
                 break
-            images = self._add_alike(batch, images)
+            images = self._add_alike(batch, images, most)
         return batch
 
-    def _add_alike(self, batch: list[_Job], images: int) -> int:
+    def _most_images(self, first: _Job) -> int:
+        """Of a batch that begins with a job."""
+        if self._max_pixels is None:
+            return self._max_batch
+        height, width = first.images.shape[1:3]
+        return max(1, min(self._max_batch, self._max_pixels // int(height * width)))
+
+    def _add_alike(self, batch: list[_Job], images: int, most: int) -> int:
         """Move waiting jobs that may join a batch into it, in order; returns its images."""
         self._drop_given_up()
         for job in list(self._waiting):
-            if job.key == batch[0].key and images + len(job.images) <= self._max_batch:
+            if job.key == batch[0].key and images + len(job.images) <= most:
                 self._waiting.remove(job)
                 batch.append(job)
                 images += len(job.images)

@@ -4,16 +4,18 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.serving.artefact import Artefact, ArtefactSpec, bundle_identity, open_artefact
+from protoseg_deploy.serving.batching import Batching
 from protoseg_deploy.serving.limits import Limits
 from protoseg_deploy.serving.metrics import Metrics
 from protoseg_deploy.serving.model import Model
 from protoseg_deploy.serving.requests import RequestError
 
 _log = logging.getLogger(__name__)
-_GPU_BATCH, _GPU_DELAY_S = 8, 0.002
+_ON_CPU, _ON_GPU = Batching(8, 0.0, 512 * 512), Batching(8, 0.002, None)
 
 
 class Catalog:
@@ -26,8 +28,8 @@ class Catalog:
         specs: what to serve.
         limits: of the server.
         metrics: of the server.
-        max_batch: images computed together; None: 1 on a CPU, where a batch takes as long as its images one by one.
-        delay_s: how long a batch that is not full waits; None: 0 on a CPU.
+        max_batch: images computed together; None: 8, on a CPU of up to 512x512 pixels in all.
+        delay_s: how long a batch that is not full waits; None: 0 on a CPU, where waiting costs more than a batch saves.
 
     Raises:
         UsageError: two models have one name, or a name is empty.
@@ -51,7 +53,7 @@ class Catalog:
         self.limits = limits
         self.metrics = metrics
         self._specs = {spec.name: spec for spec in specs}
-        self._batching = (max_batch, delay_s)
+        self._max_batch, self._delay_s = max_batch, delay_s
         self._models: dict[str, Model] = {}
         self._seen: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -128,16 +130,12 @@ class Catalog:
         )
 
     def _take(self, artefact: Artefact, version: int = 1) -> None:
-        max_batch, delay_s = self._batching
-        on_cpu = artefact.device == "cpu"
-        model = Model(
-            artefact,
-            version,
-            self.limits,
-            (1 if on_cpu else _GPU_BATCH) if max_batch is None else max_batch,
-            (0.0 if on_cpu else _GPU_DELAY_S) if delay_s is None else delay_s,
-            self.metrics,
-        )
+        batching = _ON_CPU if artefact.device == "cpu" else _ON_GPU
+        if self._max_batch is not None:
+            batching = replace(batching, images=self._max_batch, pixels=None)
+        if self._delay_s is not None:
+            batching = replace(batching, delay_s=self._delay_s)
+        model = Model(artefact, version, self.limits, batching, self.metrics)
         self._models[model.name] = model
         self.metrics.loaded(model)
 

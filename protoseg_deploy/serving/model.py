@@ -11,7 +11,7 @@ from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT
 from protoseg_deploy.evaluation.computing import is_out_of_memory
 from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.serving.artefact import CLASS_MAP_PNG, IMAGE_PNG, Artefact, compute_outputs
-from protoseg_deploy.serving.batching import Batcher, Outputs
+from protoseg_deploy.serving.batching import Batcher, Batching, Outputs
 from protoseg_deploy.serving.images import image_pngs, images_of, palette_pngs
 from protoseg_deploy.serving.limits import LARGE_REQUEST_BYTES, Limits
 from protoseg_deploy.serving.metrics import Metrics
@@ -35,23 +35,25 @@ class Model:
         artefact: what computes.
         version: counted from 1 since the server started.
         limits: of the server.
-        max_batch: images computed together.
-        delay_s: how long a batch that is not full waits.
+        batching: what is computed together.
         metrics: of the server.
     """
 
-    def __init__(
-        self, artefact: Artefact, version: int, limits: Limits, max_batch: int, delay_s: float, metrics: Metrics
-    ) -> None:
+    def __init__(self, artefact: Artefact, version: int, limits: Limits, batching: Batching, metrics: Metrics) -> None:
         self.artefact = artefact
         self.name = artefact.spec.name
         self.version = str(version)
         self.limits = limits
-        self.max_batch = max_batch
         self.statistics = Statistics()
         self._metrics = metrics
         calls = [functools.partial(compute_outputs, instance) for instance in artefact.instances]
-        self.batcher = Batcher(calls, max_batch=max_batch, delay_s=delay_s, queue=limits.queued_requests)
+        self.batcher = Batcher(
+            calls,
+            max_batch=batching.images,
+            delay_s=batching.delay_s,
+            queue=limits.queued_requests,
+            max_pixels=batching.pixels,
+        )
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer a request.

@@ -97,7 +97,7 @@ def server_thread(
     *specs: ArtefactSpec,
     limits: Limits | None = None,
     token: str = "",
-    max_batch: int = 1,
+    max_batch: int | None = None,
     tls: tuple[Path, Path] | tuple[None, None] = (None, None),
 ) -> Iterator[tuple[str, str]]:
     """A server in a thread; its addresses for HTTP and gRPC."""

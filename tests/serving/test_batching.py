@@ -32,9 +32,9 @@ def image(number: int, height: int = 4, width: int = 6, count: int = 1) -> np.nd
     return np.full((count, height, width, 3), number, np.uint8)
 
 
-def run(scenario, network: Network, *more: Network, max_batch: int = 4, delay_s: float = 0.0, queue: int = 100):
+def run(scenario, network: Network, *, max_batch: int = 4, delay_s: float = 0.0, queue: int = 100, pixels=None):
     async def main():
-        batcher = Batcher([network, *more], max_batch=max_batch, delay_s=delay_s, queue=queue)
+        batcher = Batcher([network], max_batch=max_batch, delay_s=delay_s, queue=queue, max_pixels=pixels)
         try:
             return await scenario(batcher)
         finally:
@@ -111,6 +111,21 @@ def test_a_request_of_several_images_is_never_split() -> None:
     answers = run(scenario, network)
     assert network.batches == [[255], [3, 3, 3, 1], [2, 2], [9] * 9]
     assert [outputs["a"][:, 0, 0].tolist() for outputs, _ in answers] == [[3] * 3, [2] * 2, [1], [9] * 9]
+
+
+def test_large_images_are_not_computed_together_where_pixels_are_limited() -> None:
+    network = Network()
+
+    async def scenario(batcher):
+        first = await busy(batcher, network)
+        sizes = [(4, 6)] * 3 + [(8, 8)] * 3
+        tasks = [asyncio.create_task(batcher.submit(image(n, *size), ["a"])) for n, size in enumerate(sizes)]
+        await asyncio.sleep(0)
+        network.may_run.set()
+        await asyncio.gather(first, *tasks)
+
+    run(scenario, network, pixels=50)
+    assert network.batches == [[255], [0, 1], [2], [3], [4], [5]]
 
 
 def test_a_batch_waits_for_others_as_long_as_it_is_told_to() -> None:

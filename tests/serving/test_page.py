@@ -203,6 +203,7 @@ def test_pictures_and_areas_are_those_of_predict(page, bundles, tmp_path):
         ("a.jpg", {"quality": 90}),
         ("coarse.jpg", {"quality": 60, "subsampling": 2}),
         ("turned.jpg", {"quality": 90, "exif": 6}),
+        ("upside-down.jpg", {"quality": 90, "exif": 3}),
         ("b.tif", {}),
         ("clear.png", {"mode": "RGBA"}),
         ("deep.png", {"mode": "I;16"}),

@@ -28,8 +28,14 @@ def confidence_of(image: np.ndarray) -> np.ndarray:
     return image[..., 1]
 
 
-def write_bundle(folder: Path, status: Literal["passed", "failed"] = "passed") -> Path:
-    """A bundle whose graph has passed its verification or not, with the output ``confidence``."""
+def write_bundle(folder: Path, status: Literal["passed", "failed"] = "passed", *, quarter: int = 64) -> Path:
+    """A bundle whose graph has passed its verification or not, with the output ``confidence``.
+
+    Args:
+        folder: where; it is made.
+        status: of the verification.
+        quarter: values of red of one class.
+    """
     said = small_graphs.metadata().model_copy(update={"classes": Classes(names=NAMES, colors=COLORS)})
     nodes = [
         helper.make_node("Gather", ["images", "red"], ["reds"], axis=3),
@@ -39,7 +45,7 @@ def write_bundle(folder: Path, status: Literal["passed", "failed"] = "passed") -
         helper.make_node("Gather", ["images", "green"], ["confidence"], axis=3),
     ]
     confidence = small_graphs.tensor("confidence", TensorProto.UINT8, ("n", "h", "w"))
-    weights = {"quarter": np.array(64, np.int32), "green": np.array(1)}
+    weights = {"quarter": np.array(quarter, np.int32), "green": np.array(1)}
     outputs = (small_graphs.CLASS_MAP, confidence)
     folder.mkdir()
     small_graphs.write(

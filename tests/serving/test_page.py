@@ -6,7 +6,8 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib.resources import files
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -18,12 +19,13 @@ from protoseg_deploy.data.scenes import scene_of_split
 from protoseg_deploy.evaluation.colors import overlay
 from protoseg_deploy.evaluation.prediction import predict_files
 from protoseg_deploy.runtimes.opening import open_runtime
-from protoseg_deploy.serving.page import page_routes
+from protoseg_deploy.serving.artefact import ArtefactSpec
+from protoseg_deploy.serving.limits import Limits
 from tests.serving.chromium import Browser, Page, chromium, chromium_path
-from tests.serving.embedded import embedded_server
+from tests.serving.embedded import embedded_server, server_thread
 from tests.serving.small_bundles import COLORS, NAMES, classes_of, confidence_of, write_bundle, write_unverified_graph
 
-MOST_PIXELS = 50_000
+MOST_PIXELS, MOST_BYTES = 50_000, 500_000
 TOKEN = "a token of the tests"
 
 
@@ -32,15 +34,19 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
     """``sure`` and ``wrong``, which passed and failed their verification, and ``plain``, which never had one."""
     root = tmp_path_factory.mktemp("page")
     plain = write_unverified_graph(root / "plain")
+    write_bundle(root / "exchanged")
+    write_bundle(root / "next", quarter=80)
     return write_bundle(root / "sure"), write_bundle(root / "wrong", "failed"), plain
 
 
 @pytest.fixture(scope="module")
 def server(bundles: tuple[Path, Path, Path]) -> Iterator[str]:
     """Address of the page of a server of all."""
-    options = ("--allow-unverified", "--max-megapixels", str(MOST_PIXELS / 1e6), "--max-megabytes", "0.5")
-    with embedded_server(*bundles, options=options) as running:
-        yield f"http://{running.http}/"
+    paths = {path.parent.name if path.is_file() else path.name: path for path in bundles}
+    paths["exchanged"] = bundles[0].parent / "exchanged"
+    specs = [ArtefactSpec(path, name, device="cpu", allow_unverified=True) for name, path in paths.items()]
+    with server_thread(*specs, limits=Limits(request_bytes=MOST_BYTES, image_pixels=MOST_PIXELS)) as (http, _):
+        yield f"http://{http}/"
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +138,7 @@ def legend(page: Page) -> dict[str, tuple[int, str]]:
 
 
 def test_the_server_lets_the_page_load_nothing_from_elsewhere(server):
-    folder = Path(page_routes.__code__.co_filename).parent
+    folder = Path(str(files("protoseg_deploy.serving.page")))
     names = [file.name for file in folder.iterdir() if file.suffix in {".css", ".html", ".js", ".svg"}]
     assert {"index.html", "style.css", "page.js", "icon.svg"} <= set(names)
     for name in names:
@@ -148,7 +154,7 @@ def test_models_tell_their_limits(server):
     with urlopen(f"{server}v2/models/sure") as answer:
         parameters = json.load(answer)["parameters"]
     assert parameters["max_pixels"] == str(MOST_PIXELS)
-    assert parameters["max_request_bytes"] == "500000"
+    assert parameters["max_request_bytes"] == str(MOST_BYTES)
 
 
 def test_pixels_as_the_network_saw_them(server):
@@ -197,6 +203,7 @@ def test_pictures_and_areas_are_those_of_predict(page, bundles, tmp_path):
         ("a.jpg", {"quality": 90}),
         ("coarse.jpg", {"quality": 60, "subsampling": 2}),
         ("turned.jpg", {"quality": 90, "exif": 6}),
+        ("upside-down.jpg", {"quality": 90, "exif": 3}),
         ("b.tif", {}),
         ("clear.png", {"mode": "RGBA"}),
         ("deep.png", {"mode": "I;16"}),
@@ -305,7 +312,7 @@ def test_models_of_every_verdict(page, bundles, tmp_path):
     assert page.is_shown("#confidence-view")
     show(page, "confidence")
     options = page.evaluate("[...document.querySelector('#model').options].map((option) => option.value)")
-    assert options == ["sure", "wrong", "plain"]
+    assert options == ["sure", "wrong", "plain", "exchanged"]
     choose_model(page, "wrong")
     assert page.text(".badge") == "failed its verification"
     assert "Do not rely on them" in page.text("#verdict")
@@ -331,6 +338,37 @@ def choose_model(page: Page, name: str) -> None:
     page.wait_for(f"document.querySelector('.facts')?.innerText.includes('{name}, version 1')")
 
 
+def test_the_digest_is_that_of_the_artefact_that_answered(page, server, bundles, tmp_path):
+    """The bundle is exchanged between the page's question which artefact there is and the answer to its image."""
+    picture(0).save(tmp_path / "first.png")
+    picture(1).save(tmp_path / "second.png")
+    choose(page, tmp_path / "first.png")
+    choose_model(page, "exchanged")
+    page.call("Fetch.enable", patterns=[{"urlPattern": "*/infer"}])
+    page.choose_files("#files", tmp_path / "second.png")
+    paused = page.wait_for_event("Fetch.requestPaused")
+    root = bundles[0].parent
+    for name in ("model.onnx", "manifest.json"):
+        (root / "exchanged" / name).write_bytes((root / "next" / name).read_bytes())
+    page.wait_for(
+        "fetch('v2/models/exchanged').then((answer) => answer.json()).then(({versions}) => versions[0] === '2')"
+    )
+    page.call("Fetch.continueRequest", requestId=paused["requestId"])
+    page.call("Fetch.continueRequest", requestId=page.wait_for_event("Fetch.requestPaused")["requestId"])
+    page.call("Fetch.disable")
+    wait_until_idle(page)
+    old, new = (hashlib.sha256((root / name / "model.onnx").read_bytes()).hexdigest()[:12] for name in ("sure", "next"))
+    assert "exchanged, version 2" in page.text(".facts")
+    assert page.text(".facts .digest") == page.text("#artefact .digest") == new
+    np.testing.assert_array_equal(
+        show(page, "classes"), np.array(COLORS, np.uint8)[np.asarray(picture(1))[..., 0] // 80]
+    )
+    page.click(".entry[title='first.png']")
+    wait_until_idle(page)
+    assert "exchanged, version 1" in page.text(".facts")
+    assert page.text(".facts .digest") == old
+
+
 def test_a_busy_server_is_asked_again(page, tmp_path):
     picture(0).save(tmp_path / "a.png")
     page.call("Fetch.enable", patterns=[{"urlPattern": "*/infer"}])
@@ -351,24 +389,23 @@ def test_a_busy_server_is_asked_again(page, tmp_path):
 def test_token_and_a_server_that_goes_away(browser, bundles, tmp_path):
     picture(0).save(tmp_path / "a.png")
     picture(1).save(tmp_path / "b.png")
-    options = ("--token", TOKEN)
-    with embedded_server(bundles[0], options=options) as first, browser.page(f"http://{first.http}/") as page:
-        page.wait_for("document.querySelector('#token').checkVisibility()")
-        assert page.text("#token-reason") == "The server asks for a token."
-        enter_token(page, "wrong")
-        page.wait_for("document.querySelector('#token-reason').textContent === 'The server refuses this token.'")
-        enter_token(page, TOKEN)
-        page.wait_for("!document.querySelector('#token').checkVisibility()")
-        choose(page, tmp_path / "a.png")
-        first.process.terminate()
-        assert first.process.wait(30) == 0
+    with ExitStack() as staying:
+        with server_thread(ArtefactSpec(bundles[0], "sure", device="cpu"), token=TOKEN) as (http, _):
+            page = staying.enter_context(browser.page(f"http://{http}/"))
+            page.wait_for("document.querySelector('#token').checkVisibility()")
+            assert page.text("#token-reason") == "The server asks for a token."
+            enter_token(page, "wrong")
+            page.wait_for("document.querySelector('#token-reason').textContent === 'The server refuses this token.'")
+            enter_token(page, TOKEN)
+            page.wait_for("!document.querySelector('#token').checkVisibility()")
+            choose(page, tmp_path / "a.png")
         choose(page, tmp_path / "b.png")
         assert "The server does not answer" in page.text("#failure")
         assert "The server does not answer" in page.text("#offline")
         page.click("#reconnect")
         page.wait_for("document.querySelector('#reconnect').disabled === false")
-        port = first.http.rpartition(":")[2]
-        with embedded_server(bundles[0], options=(*options, "--port", port, "--grpc-port", "0")):
+        options = ("--token", TOKEN, "--port", http.rpartition(":")[2], "--grpc-port", "0")
+        with embedded_server(bundles[0], options=options):
             page.click("#reconnect")
             page.wait_for("document.querySelectorAll('.entry[data-state=done]').length === 2")
             wait_until_idle(page)
@@ -456,6 +493,29 @@ def test_layout_and_contrast(browser, server, tmp_path, dark):
                 assert (np.median(image) < 60) == dark
         for selector in ("body", ".hint", ".is-primary", ".badge", ".pixels", ".status", "[data-state=failed] .status"):
             assert contrast(page, selector) >= 4.5, selector
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_layout_stays_while_images_come_in(browser, server, tmp_path, width):
+    """Cumulative layout shift; below 0.1 is good. What lies below the legend moves with the number of classes."""
+    for number in range(4):
+        picture(number).save(tmp_path / f"{number}.png")
+    first, second = sorted(tmp_path.iterdir())[:2], sorted(tmp_path.iterdir())[2:]
+    settled = "new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve(shifts))))"
+    with opened(browser, server, width=width) as page:
+        page.evaluate(
+            "void (window.shifts = 0, new PerformanceObserver((list) => list.getEntries()"
+            ".forEach(({value}) => { shifts += value })).observe({type: 'layout-shift', buffered: true}))"
+        )
+        assert page.evaluate(settled) < 0.05
+        choose(page, *first)  # a person's choice makes room for the result
+        page.evaluate(settled)
+        page.evaluate("shifts = 0")
+        choose(page, *second)
+        page.click(".entry")
+        wait_until_idle(page)
+        show(page, "confidence")
+        assert page.evaluate(settled) < 0.1
 
 
 def contrast(page: Page, selector: str) -> float:

@@ -38,11 +38,15 @@ export function showArtefact(model) {
  * @param {import("./viewer.js").Viewer} viewer
  */
 export function showDetails(shown, viewer) {
+  const details = find("details");
   if (!shown) {
-    find("details").replaceChildren();
+    // What follows stays where it is until the next image is there.
+    details.style.minHeight = `${details.offsetHeight}px`;
+    details.replaceChildren();
     return;
   }
-  find("details").replaceChildren(
+  details.style.minHeight = "";
+  details.replaceChildren(
     make("h2", { className: "file-name", title: shown.name }, shown.name),
     summary(shown.segmented),
     ...legend(shown.segmented, viewer),

@@ -11,6 +11,7 @@ from protoseg_deploy.bundles.bundle import file_entry
 from protoseg_deploy.bundles.manifest import GraphInfo, InputSpec, Manifest, Masks, NetworkInfo, OutputSpec, Provenance
 from protoseg_deploy.bundles.metadata import Classes
 from protoseg_deploy.bundles.verdicts import StageVerdict, Verification
+from protoseg_deploy.recipe import ImageReading
 from tests.runtimes import small_graphs
 
 NAMES = ("dark", "dim", "light", "bright", "never")
@@ -28,15 +29,24 @@ def confidence_of(image: np.ndarray) -> np.ndarray:
     return image[..., 1]
 
 
-def write_bundle(folder: Path, status: Literal["passed", "failed"] = "passed", *, quarter: int = 64) -> Path:
+def write_bundle(
+    folder: Path,
+    status: Literal["passed", "failed"] = "passed",
+    *,
+    quarter: int = 64,
+    exif: Literal["apply", "ignore"] = "apply",
+) -> Path:
     """A bundle whose graph has passed its verification or not, with the output ``confidence``.
 
     Args:
         folder: where; it is made.
         status: of the verification.
         quarter: values of red of one class.
+        exif: whether images are turned as their EXIF orientation says.
     """
-    said = small_graphs.metadata().model_copy(update={"classes": Classes(names=NAMES, colors=COLORS)})
+    reading = ImageReading(exif=exif)
+    changes = {"classes": Classes(names=NAMES, colors=COLORS), "reading": reading}
+    said = small_graphs.metadata().model_copy(update=changes)
     nodes = [
         helper.make_node("Gather", ["images", "red"], ["reds"], axis=3),
         helper.make_node("Cast", ["reds"], ["wide"], to=TensorProto.INT32),
@@ -57,7 +67,9 @@ def write_bundle(folder: Path, status: Literal["passed", "failed"] = "passed", *
         network=NetworkInfo(backbone="x", decoder="y", parameters=1),
         classes=said.classes,
         masks=Masks(ignore_index=255),
-        input=InputSpec(shape=(*shape, 3), fixed_size=None, input_scale=1.0, mean=said.mean, std=said.std),
+        input=InputSpec(
+            shape=(*shape, 3), fixed_size=None, input_scale=1.0, reading=reading, mean=said.mean, std=said.std
+        ),
         outputs=tuple(OutputSpec(name=port.name, dtype="uint8", shape=shape, meaning="") for port in outputs),
         graphs={"fp32": GraphInfo(file="model.onnx", files=("model.onnx",), opset=18)},
         provenance=Provenance(run="", weights="", recipe_sha256=None, training={}, versions={}),

@@ -36,6 +36,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
     plain = write_unverified_graph(root / "plain")
     write_bundle(root / "exchanged")
     write_bundle(root / "next", quarter=80)
+    write_bundle(root / "stored", exif="ignore")
     return write_bundle(root / "sure"), write_bundle(root / "wrong", "failed"), plain
 
 
@@ -43,7 +44,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
 def server(bundles: tuple[Path, Path, Path]) -> Iterator[str]:
     """Address of the page of a server of all."""
     paths = {path.parent.name if path.is_file() else path.name: path for path in bundles}
-    paths["exchanged"] = bundles[0].parent / "exchanged"
+    paths |= {name: bundles[0].parent / name for name in ("exchanged", "stored")}
     specs = [ArtefactSpec(path, name, device="cpu", allow_unverified=True) for name, path in paths.items()]
     with server_thread(*specs, limits=Limits(request_bytes=MOST_BYTES, image_pixels=MOST_PIXELS)) as (http, _):
         yield f"http://{http}/"
@@ -224,6 +225,19 @@ def test_files_that_browsers_read_in_their_own_way(page, bundles, tmp_path, name
     np.testing.assert_array_equal(show(page, "overlay"), blend)
 
 
+def test_orientations_that_the_bundle_ignores(page, bundles, tmp_path):
+    """Browsers apply them, whatever they are told."""
+    upside_down = Image.Exif()
+    upside_down[0x0112] = 3
+    picture(3).save(tmp_path / "a.jpg", exif=upside_down)
+    choose(page, tmp_path / "a.jpg")
+    turned = show(page, "overlay")
+    choose_model(page, "stored")
+    ((_, blend),) = predicted(bundles[0].parent / "stored", [tmp_path / "a.jpg"], tmp_path / "out")
+    np.testing.assert_array_equal(show(page, "overlay"), blend)
+    np.testing.assert_array_equal(turned, blend[::-1, ::-1])
+
+
 def test_confidence(page, tmp_path):
     picture(1).save(tmp_path / "a.png")
     choose(page, tmp_path / "a.png")
@@ -312,7 +326,7 @@ def test_models_of_every_verdict(page, bundles, tmp_path):
     assert page.is_shown("#confidence-view")
     show(page, "confidence")
     options = page.evaluate("[...document.querySelector('#model').options].map((option) => option.value)")
-    assert options == ["sure", "wrong", "plain", "exchanged"]
+    assert options == ["sure", "wrong", "plain", "exchanged", "stored"]
     choose_model(page, "wrong")
     assert page.text(".badge") == "failed its verification"
     assert "Do not rely on them" in page.text("#verdict")

@@ -53,21 +53,20 @@ function jpegHeader(bytes) {
   return null;
 }
 
-/** Whether this browser shows a file with the pixels that the network gets. */
+/** Whether this browser shows a file with the pixels that the network gets. Browsers always apply the orientation. */
 export function isReadHere(header, reading) {
-  return header.isPlain && reading.bands === null && reading.value_range === null;
+  return header.isPlain && reading.exif === "apply" && reading.bands === null && reading.value_range === null;
 }
 
 /**
- * Pixels of a file, without colour management.
+ * Pixels of a file, turned as its EXIF orientation says, without colour management.
  *
  * @param {Blob} file
- * @param {"apply"|"ignore"} exif whether it is turned as its EXIF orientation says
  * @returns {Promise<ImageData>}
  */
-export async function decode(file, exif) {
+export async function decode(file) {
   const bitmap = await createImageBitmap(file, {
-    imageOrientation: exif === "apply" ? "from-image" : "none",
+    imageOrientation: "from-image",
     colorSpaceConversion: "none",
     premultiplyAlpha: "none",
   });

@@ -43,7 +43,7 @@ export async function segment(server, name, file, onBusy) {
     const ask = (withPicture) => inferPatiently(server, model, file, outputsOf(model, withPicture), onBusy);
     let isShownHere = isReadHere(header, model.reading);
     let answer = await ask(!isShownHere);
-    let image = isShownHere ? await decodeFitting(file, model, answer) : null;
+    let image = isShownHere ? await decodeFitting(file, answer) : null;
     if (isShownHere && !image) {
       isShownHere = false;
       answer = await ask(true);
@@ -59,7 +59,7 @@ export async function segment(server, name, file, onBusy) {
 
 /** Pixels of a segmented image as the network saw them; they are decoded when they are needed, to save memory. */
 export function pixelsOf(file, segmented) {
-  return segmented.picture ? decode(segmented.picture, "ignore") : decode(file, segmented.model.reading.exif);
+  return decode(segmented.picture ?? file);
 }
 
 /** A picture, made small. */
@@ -107,9 +107,9 @@ async function inferPatiently(server, model, file, outputs, onBusy) {
 }
 
 /** Pixels of a file, if the browser decodes it to the size of its class map. */
-async function decodeFitting(file, model, answer) {
+async function decodeFitting(file, answer) {
   const [, height, width] = answer.tensors.get("class_map").shape;
-  const image = await decode(file, model.reading.exif).catch(() => null);
+  const image = await decode(file).catch(() => null);
   return image?.width === width && image.height === height ? image : null;
 }
 

@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port for HTTP; 0: any.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Port for gRPC.  [default: one above --port]")
-@click.option("--token", envvar="PROTOSEG_TOKEN", help="Token that clients have to send. Also PROTOSEG_TOKEN.")
+@click.option(
+    "--token",
+    envvar="PROTOSEG_TOKEN",
+    help="Token that clients have to send. PROTOSEG_TOKEN keeps it out of lists of processes.",
+)
 @click.option("--tls-certificate", type=PATH, help="Certificate for TLS, PEM.")
 @click.option("--tls-key", type=PATH, help="Private key for TLS, PEM.")
 @click.option("--allow-unverified", is_flag=True, help="Serve bundles that failed their verification, or have none.")
@@ -72,8 +76,8 @@ def command(
 
     \b
     protoseg serve bundles/mine
-    protoseg serve bundles/mine@int8 bundles/other --name small --name other --port 9000
-    protoseg serve bundles/mine --host 0.0.0.0 --token SECRET --tls-certificate cert.pem --tls-key key.pem
+    protoseg serve bundles/mine bundles/mine@int8 --name mine --name mine-int8 --port 9000
+    PROTOSEG_TOKEN=SECRET protoseg serve bundles/mine --host 0.0.0.0 --tls-certificate cert.pem --tls-key key.pem
     """
     _require_extra()
     from protoseg_deploy.serving.catalog import Catalog
@@ -81,6 +85,7 @@ def command(
     from protoseg_deploy.serving.running import run, serve
 
     address, limits = _address(options), _limits(options)
+    _check_token(token)
     specs = _specs([runtime_argument(text, precision, backend) for text in bundles], names, options)
     delay = options["delay"]
     delay_s = None if delay is None else delay / 1000
@@ -92,6 +97,8 @@ def command(
             verdict = {True: "verified", False: "FAILED ITS VERIFICATION", None: "NOT VERIFIED"}[facts.verified]
             note(f"{model.name}: {facts.metadata.precision}, {facts.backend}, {verdict}, sha256 {facts.sha256[:12]}")
         note(f"serving on {'https' if address.key else 'http'}://{http} (gRPC {rpc}); Ctrl-C ends.")
+        if not token and not address.is_local:
+            note(f"without a token: everyone who reaches {address.host} can use the models.")
 
     with _log_stream(access_log, no_access_log) as stream:
         run(serve(catalog, address, token=token or "", access_log=stream, started=started))
@@ -133,6 +140,13 @@ def _address(options: dict[str, Any]) -> "Address":
     if (certificate is None) != (key is None):
         raise UsageError("TLS needs --tls-certificate and --tls-key", "Give both, or neither.")
     return Address(options["host"], options["port"], options["grpc_port"], certificate, key)
+
+
+def _check_token(token: str | None) -> None:
+    from protoseg_deploy.errors import UsageError
+
+    if token is not None and not token.strip():
+        raise UsageError("--token is empty", "Is the variable set that it comes from? Leave it out for none.")
 
 
 def _limits(options: dict[str, Any]) -> "Limits":

@@ -8,7 +8,7 @@ from pathlib import Path
 from protoseg_deploy.data.finding import UnreadFiles, find_images, unread_files
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.result_marks import is_result
-from protoseg_deploy.evaluation.result_names import fitted, folded
+from protoseg_deploy.evaluation.result_names import PLAN, PLAN_TABLE, fitted, folded
 from protoseg_deploy.files import require_inside, require_no_overwriting
 
 KINDS = ("index", "color", "overlay")
@@ -88,10 +88,16 @@ def check_outputs(
 
     Raises:
         UsageError: a result would replace an image, a file of the artefact, or a file in a folder of images that is no
-            result; an input lies among the results; the output folder is the artefact; or a folder in it is a link.
+            result; an input lies among the results; the output folder is the artefact, or belongs to a prediction in
+            shards; or a folder in it is a link.
     """
     if _identity(out) is None:
         return
+    if all((out / name).is_file() for name in (PLAN, PLAN_TABLE)):
+        raise UsageError(
+            f"{out} belongs to a prediction in shards, whose masks would be replaced",
+            "Repeat the command that it was begun with, or choose another --out; nothing was written.",
+        )
     if _identity(out) in {_identity(path) for path in artefact}:
         raise UsageError(f"{out} is the artefact: results cannot be written into it", f"Use --out {out / 'predicted'}.")
     _refuse_inputs_among_results(inputs, out)

@@ -4,6 +4,9 @@ import hashlib
 import os
 import unicodedata
 
+PLAN, PLAN_TABLE = "plan.json", "plan.parquet"
+"""Files in the folder of results of a prediction in shards: what was begun, and its images."""
+
 _LONGEST_NAME = 255
 """Bytes of a file name that every common file system takes."""
 

@@ -95,7 +95,7 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
         error: RequestError | None = None
         response: InferResponse | None = None
         try:
-            await self._require_token(context)
+            self._check_token(context)
             model = self._catalog.get(request.model_name, request.model_version)
             response = await model.infer(_read(request))
             return _written(response)
@@ -115,14 +115,18 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
             await _refuse(context, error)
 
     async def _require_token(self, context: Any) -> None:
+        try:
+            self._check_token(context)
+        except RequestError as error:
+            await _refuse(context, error)
+
+    def _check_token(self, context: Any) -> None:
         if not self._token:
             return
         shown = dict(context.invocation_metadata() or ()).get("authorization", "")
         shown = shown if isinstance(shown, bytes) else shown.encode()
         if not hmac.compare_digest(shown, b"Bearer " + self._token):
-            await _refuse(
-                context, RequestError("unauthorized", "this server needs a token: authorization: Bearer TOKEN")
-            )
+            raise RequestError("unauthorized", "this server needs a token: authorization: Bearer TOKEN")
 
 
 def _read(request: Any) -> InferRequest:

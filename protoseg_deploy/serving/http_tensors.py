@@ -64,6 +64,11 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
         document = _Request.model_validate_json(body[:length])
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
+        if not body.lstrip()[:1] == b"{":
+            raise RequestError(
+                "invalid",
+                "the body is no JSON document: an image is the content of the input 'images', of datatype BYTES",
+            ) from None
         place = ".".join(map(str, first["loc"][:4]))
         raise RequestError(
             "invalid", f"not an inference request: {place + ': ' if place else ''}{first['msg'][:200]}"

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +39,14 @@ class Address:
     certificate: Path | None = None
     """TLS, in PEM; with `key`."""
     key: Path | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs on this machine reach it."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 class _HttpServer(uvicorn.Server):

@@ -1,6 +1,7 @@
 """``predict`` in shards from the outside: documents, exit codes, and what belongs to which form."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -69,6 +70,20 @@ def test_what_is_done_is_told_and_the_same_command_resumes(runtime: FakeRuntime,
     (out / "results/shard-00000.parquet").unlink()
     assert "(1 of 2 shards had been done before)" in run("--images", images, "--out", out, *SHARDED).stdout
     assert len(list((out / "results").iterdir())) == 2
+
+
+def test_the_plain_form_leaves_results_of_shards_alone(runtime: FakeRuntime, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("--images", images, "--out", out, *SHARDED)
+    before = files(out)
+    assert "belongs to a prediction in shards" in run("--images", images, "--out", out, exit_code=2).stderr
+    assert files(out) == before
+
+
+def test_rows_name_the_digest_of_the_artefact(runtime: FakeRuntime, images: Path, tmp_path: Path) -> None:
+    run("--images", images, "--out", tmp_path / "out", *SHARDED)
+    rows = pq.read_table(tmp_path / "out/results", columns=["artefact_sha256"]).to_pylist()
+    assert {row["artefact_sha256"] for row in rows} == {hashlib.sha256(b"weights").hexdigest()}
 
 
 def test_a_document_counts_images_and_pixels_of_all_shards(runtime: FakeRuntime, images: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes import OnnxRuntime
 from protoseg_deploy.serving.artefact import ArtefactSpec
 from protoseg_deploy.serving.limits import Limits
+from protoseg_deploy.serving.running import Address
 from tests.serving import client_suite
 from tests.serving.bundles import many_images
 from tests.serving.client_suite import PROTOCOLS, Served, ask
@@ -214,6 +215,23 @@ def test_a_token_is_asked_for_everywhere_but_health(bundle: Path) -> None:
                     1,
                     *image.shape[:2],
                 )
+        metrics = exchange(place, "GET", "/metrics", **right)[2].decode()
+        assert 'protoseg_requests_total{model="m",protocol="http",status="unauthorized"}' in metrics
+        assert 'protoseg_requests_total{model="m",protocol="grpc",status="unauthorized"} 1.0' in metrics
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("gpu-7", False)],
+)
+def test_addresses_that_others_reach_are_known(host: str, local: bool) -> None:
+    assert Address(host, 8000).is_local is local
+
+
+def test_a_bare_image_is_told_where_it_belongs(server: EmbeddedServer) -> None:
+    status, _, answer = exchange(server.http, "POST", "/v2/models/full/infer", b"\xff\xd8\xff\xe0")
+    assert status == 400
+    assert b"datatype BYTES" in answer
 
 
 def test_a_queue_that_is_full_says_when_to_come_back(bundle: Path) -> None:
@@ -350,6 +368,7 @@ def test_what_was_not_verified_is_refused_unless_allowed(bundle: Path, tmp_path:
         (["{bundle}", "{bundle}"], "two models would be called 'colours'"),
         (["{bundle}", "--name", "a/b"], "names are letters"),
         (["{bundle}", "--name", "a", "--name", "b"], "2 names for 1 bundles"),
+        (["{bundle}", "--token", ""], "--token is empty"),
         (["{bundle}", "--tls-key", "key.pem"], "TLS needs"),
         (["{bundle}", "--tls-key", "no.pem", "--tls-certificate", "no.pem"], "no.pem"),
         (["{bundle}", "--host", "256.0.0.1"], "--host 256.0.0.1"),

@@ -10,12 +10,11 @@ from protoseg_deploy import __version__
 from protoseg_deploy.documents import dump_document, parse_document
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.class_maps import Tiling
-from protoseg_deploy.evaluation.shards.plan import PLAN_TABLE, Plan
+from protoseg_deploy.evaluation.result_names import PLAN, PLAN_TABLE
+from protoseg_deploy.evaluation.shards.plan import Plan
 from protoseg_deploy.evaluation.shards.stores import SCRATCH, LocalStore, RemoteStore
 from protoseg_deploy.runtimes.base import RuntimeInfo
 
-PLAN = "plan.json"
-"""Name of the document below the results."""
 LOCK = ".predict.lock"
 
 _FORMAT = 1

@@ -21,9 +21,6 @@ from protoseg_deploy.evaluation.shards.libraries import pa, pq
 from protoseg_deploy.evaluation.shards.listing import Found
 from protoseg_deploy.evaluation.shards.naming import MaskNames
 
-PLAN_TABLE = "plan.parquet"
-"""Name of the file below the folder of results."""
-
 IMAGES_A_SHARD = 1000
 _SHARDS_OF_FEW = 64
 _SMALLEST_SHARD = 16

@@ -18,9 +18,10 @@ from protoseg_deploy.evaluation.class_maps import (
     predict_image,
 )
 from protoseg_deploy.evaluation.computing import CheckedRuntime
+from protoseg_deploy.evaluation.result_names import PLAN_TABLE
 from protoseg_deploy.evaluation.shards.masks import MaskWriter, encode_mask, open_masks
 from protoseg_deploy.evaluation.shards.notes import ShardNotes
-from protoseg_deploy.evaluation.shards.plan import PLAN_TABLE, PlanReader
+from protoseg_deploy.evaluation.shards.plan import PlanReader
 from protoseg_deploy.evaluation.shards.rows import Row, ShardResult, shard_file, write_rows
 from protoseg_deploy.evaluation.shards.spec import ShardSpec
 from protoseg_deploy.evaluation.shards.stores import LocalStore, is_url, open_store, read_content

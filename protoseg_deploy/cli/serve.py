@@ -80,6 +80,7 @@ def command(
     from protoseg_deploy.serving.metrics import Metrics
     from protoseg_deploy.serving.running import run, serve
 
+    _check_token(token)
     address, limits = _address(options), _limits(options)
     specs = _specs([runtime_argument(text, precision, backend) for text in bundles], names, options)
     delay = options["delay"]
@@ -133,6 +134,18 @@ def _address(options: dict[str, Any]) -> "Address":
     if (certificate is None) != (key is None):
         raise UsageError("TLS needs --tls-certificate and --tls-key", "Give both, or neither.")
     return Address(options["host"], options["port"], options["grpc_port"], certificate, key)
+
+
+def _check_token(token: str | None) -> None:
+    """An empty one, of a variable that is not set, would open the server to everybody; others no header can carry."""
+    from protoseg_deploy.errors import UsageError
+
+    if token is None or (token and all("!" <= sign <= "~" for sign in token)):
+        return
+    reason = "is empty" if not token else "holds a space, a line break or a sign outside ASCII"
+    raise UsageError(
+        f"--token (or PROTOSEG_TOKEN) {reason}", "Give ASCII letters, digits and punctuation; or leave the option out."
+    )
 
 
 def _limits(options: dict[str, Any]) -> "Limits":

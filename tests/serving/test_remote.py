@@ -5,6 +5,7 @@ import http.server
 import json
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -286,3 +287,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject]
     subprocess.run([*command, "-out", str(made[0]), "-keyout", str(made[1])], check=True, capture_output=True)
     return made
+
+
+def test_a_key_with_a_pass_phrase_is_refused_and_nobody_is_asked_for_it(bundle, certificate, tmp_path) -> None:
+    key = tmp_path / "key.pem"
+    command = ["openssl", "rsa", "-aes256", "-passout", "pass:abcd", "-in", str(certificate[1]), "-out", str(key)]
+    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "protoseg_deploy", "serve", str(bundle), "--port", "0"]
+    command += ["--tls-certificate", str(certificate[0]), "--tls-key", str(key)]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "without a pass phrase" in ended.stderr
+    assert "Enter PEM" not in ended.stdout + ended.stderr

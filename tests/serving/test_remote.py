@@ -257,6 +257,35 @@ def test_what_does_not_pass_is_told_with_the_server_s_words(flaky) -> None:
     handler.failures.clear()
 
 
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b"null", b"", b"\xff", b'{"parameters": [1]}', b"[" * 100_000])
+def test_an_answer_that_is_no_configuration_is_told(flaky, content: bytes) -> None:
+    handler, address = flaky
+    handler.pass_on = lambda self: self._answer(200, content, {})
+    with pytest.raises(ServerError, match="not of the Open Inference Protocol"):
+        open_runtime(address)
+
+
+@pytest.mark.parametrize(
+    ("output", "length"),
+    [
+        ({}, None),
+        ({"parameters": {"binary_data_size": "x"}}, None),
+        ({"data": ["x"] * 16}, None),
+        ({"data": [0] * 15}, None),
+        ({"data": [0] * 16, "shape": "x"}, None),
+        ({"data": [0] * 16}, "x"),
+    ],
+)
+def test_an_answer_that_is_no_class_map_is_told(flaky, output: dict, length: str | None) -> None:
+    handler, address = flaky
+    remote = open_runtime(address)
+    answer = {"outputs": [{"name": "class_map", "datatype": "UINT8", "shape": [1, 4, 4]} | output]}
+    headers = {} if length is None else {"Inference-Header-Content-Length": length}
+    handler.pass_on = lambda self: self._answer(200, json.dumps(answer).encode(), headers)
+    with pytest.raises(ServerError, match="not of the Open Inference Protocol"):
+        remote.predict(np.zeros((1, 4, 4, 3), np.uint8))
+
+
 def test_a_server_of_something_else_is_told(flaky) -> None:
     handler, address = flaky
     handler.pass_on = lambda self: self._answer(200, b'{"name": "mine", "parameters": {}}', {})

@@ -84,8 +84,8 @@ def command(
     from protoseg_deploy.serving.metrics import Metrics
     from protoseg_deploy.serving.running import run, serve
 
-    address, limits = _address(options), _limits(options)
     _check_token(token)
+    address, limits = _address(options), _limits(options)
     specs = _specs([runtime_argument(text, precision, backend) for text in bundles], names, options)
     delay = options["delay"]
     delay_s = None if delay is None else delay / 1000
@@ -143,10 +143,15 @@ def _address(options: dict[str, Any]) -> "Address":
 
 
 def _check_token(token: str | None) -> None:
+    """An empty one, of a variable that is not set, would open the server to everybody; others no header can carry."""
     from protoseg_deploy.errors import UsageError
 
-    if token is not None and not token.strip():
-        raise UsageError("--token is empty", "Is the variable set that it comes from? Leave it out for none.")
+    if token is None or (token and all("!" <= sign <= "~" for sign in token)):
+        return
+    reason = "is empty" if not token else "holds a space, a line break or a sign outside ASCII"
+    raise UsageError(
+        f"--token (or PROTOSEG_TOKEN) {reason}", "Give ASCII letters, digits and punctuation; or leave the option out."
+    )
 
 
 def _limits(options: dict[str, Any]) -> "Limits":

@@ -3,6 +3,7 @@
 import os
 import random
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ CERTIFICATES_VARIABLE = "SSL_CERT_FILE"
 """Certificates that are trusted in place of those of the system, PEM."""
 _TRIES = 6
 _FIRST_PAUSE_S = 0.1
+_MISREAD = (ValueError, TypeError, LookupError, AttributeError, RecursionError, struct.error)
+"""What the client library raises for an answer that is none of the protocol."""
 _EXTRA = "pip install 'protoseg-deploy[triton]' adds the client library."
 
 
@@ -160,23 +163,26 @@ class _HttpConnection:
 
     def parameters(self) -> Mapping[str, str]:
         arguments = (self._address.model, self._address.version, dict(self._headers))
-        config = self._call(lambda: self._client.get_model_config(*arguments))
-        found = config.get("parameters", {})
-        texts = {key: str(value.get("string_value", "")) for key, value in found.items()}
-        return of_version(texts, self._address.version)
+
+        def texts() -> dict[str, str]:
+            found = self._client.get_model_config(*arguments).get("parameters", {})
+            return {key: str(value.get("string_value", "")) for key, value in found.items()}
+
+        return of_version(self._call(texts), self._address.version)
 
     def infer(self, images: UInt8Array) -> NDArray[Any]:
         tensor = self._library.InferInput(INPUT, list(images.shape), "UINT8")
         tensor.set_data_from_numpy(np.ascontiguousarray(images))
         wanted = self._library.InferRequestedOutput(CLASS_MAP, binary_data=True)
-        return _class_map(
-            self._address,
-            self._call(
-                lambda: self._client.infer(
-                    self._address.model, [tensor], self._address.version, outputs=[wanted], headers=dict(self._headers)
-                )
-            ),
-        )
+
+        def class_map() -> NDArray[Any]:
+            answer = self._client.infer(
+                self._address.model, [tensor], self._address.version, outputs=[wanted], headers=dict(self._headers)
+            )
+            return _class_map(self._address, answer)
+
+        found: NDArray[Any] = self._call(class_map)
+        return found
 
     def _call(self, call: Callable[[], Any]) -> Any:
         try:
@@ -186,6 +192,12 @@ class _HttpConnection:
             raise _refused(self._address, error.message(), passes=status in ("502", "503", "429")) from None
         except (OSError, HTTPException) as error:  # the second: a connection that was closed in place of an answer
             raise _no_answer(self._address, error) from None
+        except _MISREAD as error:
+            raise ServerError(
+                self._address,
+                f"the answer is not of the Open Inference Protocol: {type(error).__name__}: {str(error)[:200]}",
+                "Is it the address of an inference server, or does something else answer there?",
+            ) from None
 
 
 class _GrpcConnection:
@@ -209,19 +221,20 @@ class _GrpcConnection:
         tensor = self._library.InferInput(INPUT, list(images.shape), "UINT8")
         tensor.set_data_from_numpy(np.ascontiguousarray(images))
         wanted = self._library.InferRequestedOutput(CLASS_MAP)
-        return _class_map(
-            self._address,
-            self._call(
-                lambda: self._client.infer(
-                    self._address.model,
-                    [tensor],
-                    self._address.version,
-                    outputs=[wanted],
-                    headers=self._headers,
-                    client_timeout=self._timeout_s,
-                )
-            ),
-        )
+
+        def class_map() -> NDArray[Any]:
+            answer = self._client.infer(
+                self._address.model,
+                [tensor],
+                self._address.version,
+                outputs=[wanted],
+                headers=self._headers,
+                client_timeout=self._timeout_s,
+            )
+            return _class_map(self._address, answer)
+
+        found: NDArray[Any] = self._call(class_map)
+        return found
 
     def _call(self, call: Callable[[], Any]) -> Any:
         try:
@@ -229,6 +242,8 @@ class _GrpcConnection:
         except self._library.InferenceServerException as error:
             status = str(error.status() or "")
             raise _refused(self._address, error.message(), passes="UNAVAILABLE" in status) from None
+        except _MISREAD as error:
+            raise ServerError(self._address, f"the answer is not as it should be: {str(error)[:200]}") from None
 
 
 def _tls(**_: object) -> ssl.SSLContext:
@@ -243,11 +258,12 @@ def _class_map(address: ModelAddress, answer: Any) -> NDArray[Any]:
     return found
 
 
-def _refused(address: ModelAddress, message: str | None, *, passes: bool) -> ServerError:
+def _refused(address: ModelAddress, message: object, *, passes: bool) -> ServerError:
     hint = ""
-    if message and "token" in message:
+    message = str(message or "an error without a message")
+    if "token" in message:
         hint = f"Put the token of the server into the environment variable {TOKEN_VARIABLE}."
-    return ServerError(address, (message or "an error without a message")[:500], hint, passes=passes)
+    return ServerError(address, message[:500], hint, passes=passes)
 
 
 def _no_answer(address: ModelAddress, error: Exception) -> ServerError:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import IO
 
 from protoseg_deploy.serving.catalog import Catalog
+from protoseg_deploy.serving.line_writer import LineWriter
 from protoseg_deploy.serving.requests import InferResponse, RequestError
 
 
@@ -18,7 +19,7 @@ class AccessLog:
     """
 
     def __init__(self, stream: IO[str] | None, catalog: Catalog) -> None:
-        self._stream = stream
+        self._writer = LineWriter(stream) if stream is not None else None
         self._catalog = catalog
 
     def add(
@@ -48,7 +49,7 @@ class AccessLog:
         status = "ok" if response is not None else error.kind if error is not None else "internal"
         known = model if model in self._catalog.names() else ""  # requests cannot make up labels
         self._catalog.metrics.answered(known, protocol, status, seconds)
-        if self._stream is None:
+        if self._writer is None:
             return
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -64,8 +65,9 @@ class AccessLog:
         }
         if error is not None:
             line["error"] = error.message
-        try:
-            self._stream.write(json.dumps(line) + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # a full disk or a closed pipe does not stop the server
-            self._stream = None
+        self._writer.add(json.dumps(line))
+
+    def close(self) -> None:
+        """Write the last lines, see `LineWriter`."""
+        if self._writer is not None:
+            self._writer.close()

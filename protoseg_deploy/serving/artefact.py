@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
@@ -117,14 +118,22 @@ def default_name(path: Path) -> str:
     return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "-_.") else "-" for sign in folder.name)
 
 
-def bundle_identity(path: Path) -> tuple[int, ...] | None:
-    """Changes when a bundle is exchanged or verified; None: it is not there at the moment."""
-    folder = path if path.suffix != ".onnx" else path.parent
+def bundle_identity(path: Path) -> frozenset[tuple[str, int, int, int]] | None:
+    """Changes when a bundle is exchanged or verified; None: it is not there at the moment.
+
+    Every file counts: a copy may bring the manifest long before the graph that it is about.
+    """
+    folder = path.parent if path.suffix == ".onnx" and not path.is_dir() else path
+    found = set()
     try:
-        status = (folder / MANIFEST_FILE).stat()
+        (folder / MANIFEST_FILE).stat()
+        for file in folder.iterdir():
+            status = file.stat()
+            if S_ISREG(status.st_mode):
+                found.add((file.name, status.st_ino, status.st_size, status.st_mtime_ns))
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return frozenset(found)
 
 
 def compute_outputs(runtime: GraphRuntime, images: UInt8Array, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -1,5 +1,6 @@
 """The Open Inference Protocol (KServe v2) over gRPC; messages and servicer are those of Triton's client library."""
 
+import asyncio
 import hmac
 import time
 from typing import Any, NoReturn
@@ -102,6 +103,9 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
         except RequestError as caught:
             error = caught
             await _refuse(context, caught)
+        except asyncio.CancelledError:
+            error = RequestError("invalid", "the client has gone")
+            raise
         finally:
             size, client = request.ByteSize(), str(context.peer())
             identifier = request.id[:_MOST_ID]

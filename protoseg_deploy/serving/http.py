@@ -80,8 +80,8 @@ class HttpService:
         return _json(descriptions.server_metadata())
 
     async def _index(self, request: Request) -> Response:
-        ready = False
-        if request.method == "POST" and (body := await _body(request, LARGE_REQUEST_BYTES)):
+        ready, seconds = False, self._catalog.limits.request_seconds
+        if request.method == "POST" and (body := await _body(request, LARGE_REQUEST_BYTES, seconds)):
             try:
                 document = json.loads(body)
             except (ValueError, RecursionError):
@@ -114,7 +114,8 @@ class HttpService:
         body = b""
         try:
             self._require_token(request)
-            body = await _body(request, self._catalog.limits.request_bytes)
+            limits = self._catalog.limits
+            body = await _body(request, limits.request_bytes, limits.request_seconds)
             found, binary = await _in_thread_if_large(body, read_request, body, request.headers.get(HEADER_LENGTH))
             response = await self._catalog.get(name, version).infer(found)
             content, headers = await _in_thread_if_large(body, write_response, response, binary)
@@ -122,7 +123,10 @@ class HttpService:
         except RequestError as caught:
             error = caught
             answer = _error(caught)
-        except (ClientDisconnect, asyncio.CancelledError):
+        except ClientDisconnect:
+            error = RequestError("invalid", "the client has gone")
+            answer = _error(error)  # nobody reads it
+        except asyncio.CancelledError:
             error = RequestError("invalid", "the client has gone")
             raise
         finally:
@@ -147,15 +151,20 @@ class HttpService:
             raise RequestError("unauthorized", "this server needs a token: Authorization: Bearer TOKEN")
 
 
-async def _body(request: Request, most_bytes: int) -> bytes:
-    """The body, as long as it is not longer than it may be."""
-    if (request.headers.get("content-length") or "0").isdecimal():
-        _check_length(int(request.headers.get("content-length") or 0), most_bytes)
+async def _body(request: Request, most_bytes: int, most_seconds: float) -> bytes:
+    """The body, as long as it is not longer than it may be, and does not take longer to come."""
+    declared = request.headers.get("content-length", "").lstrip("0")[:20]
+    if declared.isdecimal():
+        _check_length(int(declared), most_bytes)
     chunks, length = [], 0
-    async for chunk in request.stream():
-        length += len(chunk)
-        _check_length(length, most_bytes)
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(most_seconds):
+            async for chunk in request.stream():
+                length += len(chunk)
+                _check_length(length, most_bytes)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise RequestError("timeout", f"the body has not come within {most_seconds:g} s") from None
     body = b"".join(chunks)
     encoding = request.headers.get("content-encoding", "").lower()
     whole: bytes = await _in_thread_if_large(body, decompressed, body, encoding, most_bytes)

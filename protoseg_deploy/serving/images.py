@@ -1,6 +1,7 @@
 """From the tensors of a request to images, and from class maps to pictures."""
 
 from io import BytesIO
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from protoseg_deploy.recipe import ImageReading
 from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.serving.limits import Limits
 from protoseg_deploy.serving.requests import ErrorKind, InputTensor, RequestError, elements_of
+
+_MOST_NESTED = 4
+"""Lists in lists: one for each axis, of which the outermost counts as none."""
 
 
 def images_of(
@@ -89,18 +93,23 @@ def _pixels(tensor: InputTensor, limits: Limits) -> UInt8Array:
 
 
 def _from_elements(data: Any, expected: int) -> UInt8Array:
-    """Numbers of a JSON document or of a gRPC message."""
-    try:
-        values = np.asarray(data)
-    except ValueError:
-        values = np.empty(0)
-    if values.size != expected or not np.issubdtype(values.dtype, np.integer):
+    """Numbers of a JSON document or of a gRPC message.
+
+    NumPy would make an array of whatever it is given: of texts one in which each is as long as the longest.
+    """
+    elements, depth = data, 0
+    while elements and isinstance(elements[0], list) and depth < _MOST_NESTED:
+        if any(not isinstance(element, list) or len(element) != len(elements[0]) for element in elements):
+            break
+        elements, depth = list(chain.from_iterable(elements)), depth + 1
+    if len(elements) != expected or not set(map(type, elements)) <= {int}:
         raise RequestError(
             "invalid", f"{INPUT} needs {expected} whole numbers from 0 to 255, nested evenly or not at all"
         )
-    if values.min() < 0 or values.max() > 255:
-        raise RequestError("invalid", f"{INPUT} holds numbers outside 0 to 255")
-    return values.astype(np.uint8).ravel()
+    try:
+        return np.frombuffer(bytes(elements), np.uint8)
+    except ValueError:
+        raise RequestError("invalid", f"{INPUT} holds numbers outside 0 to 255") from None
 
 
 def _decoded(tensor: InputTensor, reading: ImageReading, limits: Limits) -> UInt8Array:

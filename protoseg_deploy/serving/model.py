@@ -46,6 +46,9 @@ class Model:
         self.limits = limits
         self.statistics = Statistics()
         self._metrics = metrics
+        self._begun = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         calls = [functools.partial(compute_outputs, instance) for instance in artefact.instances]
         self.batcher = Batcher(
             calls,
@@ -62,6 +65,8 @@ class Model:
             RequestError: whatever keeps it from being answered; details of the server are in its log, not in this.
         """
         started = time.perf_counter()
+        self._begun += 1
+        self._idle.clear()
         try:
             async with asyncio.timeout(self.limits.request_seconds):
                 return await self._infer(request, started)
@@ -79,9 +84,14 @@ class Model:
                 raise RequestError("too large", "too many pixels at once for the memory of the server") from None
             _log.exception("model %s version %s failed", self.name, self.version)
             raise RequestError("internal", "the model failed on this request; the log of the server says why") from None
+        finally:
+            self._begun -= 1
+            if self._begun == 0:
+                self._idle.set()
 
     async def close(self) -> None:
-        """Answer what is waiting, then let go of the artefact."""
+        """Answer every request that has begun, also those that are still being decoded; then let go of the artefact."""
+        await self._idle.wait()
         await self.batcher.close()
 
     async def _infer(self, request: InferRequest, started: float) -> InferResponse:

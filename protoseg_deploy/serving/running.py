@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 import signal
 import socket
 import sys
@@ -113,6 +114,7 @@ async def serve(
             grace = catalog.limits.shutdown_seconds
             await asyncio.gather(rpc.stop(grace), asyncio.wait([answering], timeout=grace + 1))
             await catalog.close()
+            log.close()
         if watching.done() and not watching.cancelled():
             watching.result()
 
@@ -135,6 +137,7 @@ def _http_config(service: HttpService, address: Address, catalog: Catalog) -> uv
             service.application(),
             ssl_certfile=str(address.certificate) if address.certificate else None,
             ssl_keyfile=str(address.key) if address.key else None,
+            ssl_keyfile_password=secrets.token_hex(),  # a key that needs one is refused; OpenSSL would ask the terminal
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -146,7 +149,8 @@ def _http_config(service: HttpService, address: Address, catalog: Catalog) -> uv
         config.load()
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"--tls-certificate {address.certificate}, --tls-key {address.key}: {error}", "Give two files in PEM."
+            f"--tls-certificate {address.certificate}, --tls-key {address.key}: {error}",
+            "Give two files in PEM, the key without a pass phrase.",
         ) from None
     return config
 

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from protoseg_deploy.data import formats, image_header, images, used_share
+from protoseg_deploy.data.images import decode_image
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import ImageReading
 from tests.data.image_files import (
@@ -95,6 +97,20 @@ def test_exif_orientation_of_a_jpeg_and_of_its_mask(tmp_path: Path) -> None:
 def test_cmyk_is_converted(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=100)
     assert np.abs(image_of(path).astype(int) - [255, 0, 0]).max() <= 3
+
+
+def test_frames_of_an_animation_are_not_decoded_to_be_refused() -> None:
+    """They may claim any size: here one that their content is too short for."""
+    file = BytesIO()
+    frames = [Image.new("L", (8, 8), grey) for grey in (0, 80, 160)]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    small = struct.pack("<HHHH", 0, 0, 8, 8)
+    first, content = file.getvalue().index(b"," + small), file.getvalue()
+    content = content[: first + 9] + content[first + 9 :].replace(
+        b"," + small, b"," + struct.pack("<HHHH", 0, 0, 3000, 3000)
+    )
+    with pytest.raises(DataError, match="GIF with at least 2 frames"):
+        decode_image(content, "a.gif")
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp", "a.png"])

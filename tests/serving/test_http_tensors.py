@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -98,6 +99,9 @@ def test_documents_of_the_right_form_are_images_or_refused(tensor: dict, rest: b
         ({"shape": [1, 2, 2, 3], "data": [0] * 11}, "12 whole numbers"),
         ({"shape": [1, 2, 2, 3], "data": [0] * 11 + [256]}, "outside 0 to 255"),
         ({"shape": [1, 2, 2, 3], "data": [0.5] * 12}, "12 whole numbers"),
+        ({"shape": [1, 2, 2, 3], "data": [True] + [0] * 11}, "12 whole numbers"),
+        ({"shape": [1, 2, 2, 3], "data": [[0] * 5, [0] * 7]}, "12 whole numbers"),
+        ({"shape": [1, 2, 2, 3], "data": [2**70] + [0] * 11}, "outside 0 to 255"),
         ({"shape": [1, 2, 2, 4], "data": [0] * 16}, r"\[N,H,W,3\]"),
         ({"shape": [0, 2, 2, 3], "data": []}, "at least 1"),
         ({"shape": [2**31, 2, 2, 3], "data": []}, "inputs.0.shape"),
@@ -116,6 +120,29 @@ def test_a_refusal_says_what_is_wrong(changes: dict, reason: str) -> None:
     body = json.dumps({"inputs": [{"name": "images", "datatype": "UINT8"} | changes]}).encode()
     with pytest.raises(RequestError, match=reason):
         images_of(read_request(body, None)[0].inputs[0], ImageReading(), None, Limits())
+
+
+def test_a_long_text_among_short_ones_takes_no_more_memory_than_they_do() -> None:
+    """NumPy would make 10,000 texts of 200,000 signs each of it."""
+    data = ["x" * 200_000] + [""] * 9_999
+    body = json.dumps({"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 50, 50, 3], "data": data}]})
+    request, _ = read_request(body.encode(), None)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match="whole numbers"):
+            images_of(request.inputs[0], ImageReading(), None, Limits())
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_numbers_may_be_nested_as_the_axes_are(depth: int) -> None:
+    image = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    data = image.reshape((-1, *image.shape[5 - depth :])).tolist()
+    tensor = {"name": "images", "datatype": "UINT8", "shape": list(image.shape), "data": data}
+    request, _ = read_request(json.dumps({"inputs": [tensor]}).encode(), None)
+    assert np.array_equal(images_of(request.inputs[0], ImageReading(), None, Limits()), image)
 
 
 def test_nesting_without_an_end_is_refused() -> None:

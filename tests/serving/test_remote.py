@@ -5,6 +5,7 @@ import http.server
 import json
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -256,6 +257,35 @@ def test_what_does_not_pass_is_told_with_the_server_s_words(flaky) -> None:
     handler.failures.clear()
 
 
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b"null", b"", b"\xff", b'{"parameters": [1]}', b"[" * 100_000])
+def test_an_answer_that_is_no_configuration_is_told(flaky, content: bytes) -> None:
+    handler, address = flaky
+    handler.pass_on = lambda self: self._answer(200, content, {})
+    with pytest.raises(ServerError, match="not of the Open Inference Protocol"):
+        open_runtime(address)
+
+
+@pytest.mark.parametrize(
+    ("output", "length"),
+    [
+        ({}, None),
+        ({"parameters": {"binary_data_size": "x"}}, None),
+        ({"data": ["x"] * 16}, None),
+        ({"data": [0] * 15}, None),
+        ({"data": [0] * 16, "shape": "x"}, None),
+        ({"data": [0] * 16}, "x"),
+    ],
+)
+def test_an_answer_that_is_no_class_map_is_told(flaky, output: dict, length: str | None) -> None:
+    handler, address = flaky
+    remote = open_runtime(address)
+    answer = {"outputs": [{"name": "class_map", "datatype": "UINT8", "shape": [1, 4, 4]} | output]}
+    headers = {} if length is None else {"Inference-Header-Content-Length": length}
+    handler.pass_on = lambda self: self._answer(200, json.dumps(answer).encode(), headers)
+    with pytest.raises(ServerError, match="not of the Open Inference Protocol"):
+        remote.predict(np.zeros((1, 4, 4, 3), np.uint8))
+
+
 def test_a_server_of_something_else_is_told(flaky) -> None:
     handler, address = flaky
     handler.pass_on = lambda self: self._answer(200, b'{"name": "mine", "parameters": {}}', {})
@@ -286,3 +316,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject]
     subprocess.run([*command, "-out", str(made[0]), "-keyout", str(made[1])], check=True, capture_output=True)
     return made
+
+
+def test_a_key_with_a_pass_phrase_is_refused_and_nobody_is_asked_for_it(bundle, certificate, tmp_path) -> None:
+    key = tmp_path / "key.pem"
+    command = ["openssl", "rsa", "-aes256", "-passout", "pass:abcd", "-in", str(certificate[1]), "-out", str(key)]
+    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "protoseg_deploy", "serve", str(bundle), "--port", "0"]
+    command += ["--tls-certificate", str(certificate[0]), "--tls-key", str(key)]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "without a pass phrase" in ended.stderr
+    assert "Enter PEM" not in ended.stdout + ended.stderr

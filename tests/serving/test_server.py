@@ -154,9 +154,15 @@ def test_metrics_and_access_log_count_what_was_answered(server: EmbeddedServer) 
     assert samples['protoseg_queue_requests{model="full",version="1"}'] == "0.0"
     assert any(name.startswith("protoseg_batch_images_bucket") for name in samples)
     assert "made-up" not in text.decode()
-    lines = [json.loads(line) for line in server.standard_output.read_text().splitlines()]
-    assert {"ok", "invalid"} <= {line["status"] for line in lines}
-    assert all({"time", "protocol", "client", "model", "ms", "bytes"} <= line.keys() for line in lines)
+
+    def lines() -> list[dict]:
+        return [
+            json.loads(line) for line in server.standard_output.read_text().splitlines(keepends=True) if "\n" in line
+        ]
+
+    _wait_until(lambda: {"made-up"} <= {line["model"] for line in lines()})
+    assert {"ok", "invalid"} <= {line["status"] for line in lines()}
+    assert all({"time", "protocol", "client", "model", "ms", "bytes"} <= line.keys() for line in lines())
 
 
 def test_sixteen_clients_get_the_answers_to_their_own_images(server: EmbeddedServer, bundle: Path) -> None:
@@ -370,6 +376,9 @@ def test_what_was_not_verified_is_refused_unless_allowed(bundle: Path, tmp_path:
         (["{bundle}", "--name", "a", "--name", "b"], "2 names for 1 bundles"),
         (["{bundle}", "--token", ""], "--token is empty"),
         (["{bundle}", "--tls-key", "key.pem"], "TLS needs"),
+        (["{bundle}", "--token", ""], "is empty"),
+        (["{bundle}", "--token", "geheim\n"], "a line break"),
+        (["{bundle}", "--token", "schlüssel"], "outside ASCII"),
         (["{bundle}", "--tls-key", "no.pem", "--tls-certificate", "no.pem"], "no.pem"),
         (["{bundle}", "--host", "256.0.0.1"], "--host 256.0.0.1"),
         (["{tmp}"], "not a bundle"),

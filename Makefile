@@ -31,7 +31,7 @@ test-gpu: $(STAMP)
 test-all-engines: $(STAMP)
 	PROTOSEG_ALL_ENGINES=1 $(BIN)/python -m pytest tests/exporting/test_engines.py tests/exporting/test_quantization.py -n auto
 
-# All broken and hostile inputs; `make test` tries every fourth one.
+# All broken and hostile inputs; `make test` tries every eighth one.
 test-corpus: $(STAMP)
 	PROTOSEG_WHOLE_CORPUS=1 $(BIN)/python -m pytest tests/corpus -n auto --dist loadfile --max-worker-restart 0
 

@@ -26,7 +26,7 @@ from tests.serving.embedded import embedded_server, server_thread
 from tests.serving.small_bundles import COLORS, NAMES, classes_of, confidence_of, write_bundle, write_unverified_graph
 
 MOST_PIXELS, MOST_BYTES = 50_000, 500_000
-TOKEN = "a token of the tests"
+TOKEN = "open-sesame"
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from protoseg_deploy.serving.requests import InferRequest, InferResponse, InputTensor, OutputTensor, RequestError
 
 HEADER_LENGTH = "inference-header-content-length"
+MOST_JSON_BYTES = 32 * 2**20
+"""Of the JSON document of a request: parsed, it takes many times its size."""
 _MOST_TENSORS = 64
 
 
@@ -60,6 +62,10 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
         RequestError: it is no request of the protocol.
     """
     length = len(body) if header_length is None else _length(header_length, len(body))
+    if length > MOST_JSON_BYTES:
+        raise RequestError(
+            "too large", f"JSON of {length:,} bytes; up to {MOST_JSON_BYTES:,} are taken: send pixels as binary data"
+        )
     try:
         document = _Request.model_validate_json(body[:length])
     except ValidationError as error:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protoseg_deploy.recipe import ImageReading
-from protoseg_deploy.serving.http_tensors import decompressed, read_request, write_response
+from protoseg_deploy.serving.http_tensors import MOST_JSON_BYTES, decompressed, read_request, write_response
 from protoseg_deploy.serving.images import images_of
 from protoseg_deploy.serving.limits import Limits
 from protoseg_deploy.serving.requests import InferResponse, OutputTensor, RequestError
@@ -166,3 +166,9 @@ def test_compressed_bodies(encoding: str, compress) -> None:
             decompressed(content, encoding, most)
     with pytest.raises(RequestError, match="Content-Encoding"):
         decompressed(body, "br", 1000)
+
+
+def test_json_is_limited_more_than_binary_data() -> None:
+    with pytest.raises(RequestError, match="binary data") as refused:
+        read_request(b" " * (MOST_JSON_BYTES + 1), None)
+    assert refused.value.kind == "too large"

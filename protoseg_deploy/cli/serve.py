@@ -1,5 +1,6 @@
 """``protoseg serve``: an inference server for bundles."""
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -100,6 +101,7 @@ def command(
         if not token and not address.is_local:
             note(f"without a token: everyone who reaches {address.host} can use the models.")
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z")
     with _log_stream(access_log, no_access_log) as stream:
         run(serve(catalog, address, token=token or "", access_log=stream, started=started))
 
@@ -157,10 +159,13 @@ def _check_token(token: str | None) -> None:
 def _limits(options: dict[str, Any]) -> "Limits":
     from protoseg_deploy.serving.limits import Limits
 
+    request_bytes, image_pixels = round(options["max_megabytes"] * 1e6), round(options["max_megapixels"] * 1e6)
     return Limits(
-        request_bytes=round(options["max_megabytes"] * 1e6),
-        image_pixels=round(options["max_megapixels"] * 1e6),
-        request_pixels=round(2 * options["max_megapixels"] * 1e6),
+        request_bytes=request_bytes,
+        image_pixels=image_pixels,
+        request_pixels=2 * image_pixels,
+        queued_pixels=8 * image_pixels,
+        pending_bytes=8 * request_bytes,
         queued_requests=options["max_queue"],
         request_seconds=options["request_timeout"],
     )
@@ -175,13 +180,10 @@ def _threads(instances: int) -> int | None:
 
 
 def _require_extra() -> None:
-    from importlib.util import find_spec
+    from protoseg_deploy.extras import require_library
 
-    from protoseg_deploy.errors import UsageError
-
-    for name in ("starlette", "uvicorn", "grpc", "tritonclient", "prometheus_client"):
-        if find_spec(name) is None:
-            raise UsageError(f"serve needs {name}, which is not installed", "pip install 'protoseg-deploy[serve]'")
+    for name in ("starlette", "uvicorn", "grpc", "tritonclient.grpc", "prometheus_client"):
+        require_library(name, "serve", "serve needs")
 
 
 @contextmanager

@@ -270,6 +270,10 @@ def _no_answer(address: ModelAddress, error: Exception) -> ServerError:
     reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
     if isinstance(error, ssl.SSLError):
         hint = f"The variable {CERTIFICATES_VARIABLE} names the certificates that are trusted, PEM."
+        if error.reason == "WRONG_VERSION_NUMBER":
+            hint = f"The server speaks no TLS, it seems: http://{address.host}/{address.model}"
         return ServerError(address, f"no connection with TLS: {reason}", hint)
     hint = "Is the server running, and is its address right?"
+    if not address.secure:
+        hint += " A server with TLS has https://."
     return ServerError(address, f"no answer: {reason}", hint, passes=True)

@@ -79,14 +79,32 @@ class Artefact:
         return tuple(axis if isinstance(axis, int) else -1 for axis in port.shape)
 
 
+class NotVerifiedError(UsageError):
+    """An artefact that is not served because of its verdict.
+
+    Args:
+        message: see `ProtosegError`.
+        hint: likewise.
+        sha256: of the artefact.
+        verified: its verdict.
+    """
+
+    def __init__(self, message: str, hint: str, sha256: str, verified: bool | None) -> None:
+        super().__init__(message, hint)
+        self.sha256, self.verified = sha256, verified
+
+
 def open_artefact(spec: ArtefactSpec) -> Artefact:
     """Open all instances of an artefact and run each once, so that the first request does not wait.
 
     Raises:
-        UsageError: it is no graph of a bundle, it is not verified and nobody allowed that, or see `open_runtime`.
+        NotVerifiedError: it is not verified, and nobody allowed that.
+        UsageError: it is no graph of a bundle, or see `open_runtime`.
         ProtosegError: it is damaged, or cannot be computed.
     """
     library = SPECS[spec.backend or "onnxruntime"].library
+    if not spec.path.exists():
+        raise UsageError(f"there is no {spec.path}", "Check the path; a bundle is made by protoseg export.")
     if not _is_graph(spec.path):
         raise UsageError(
             f"{spec.path} is not a bundle, nor an .onnx file",
@@ -96,10 +114,12 @@ def open_artefact(spec: ArtefactSpec) -> Artefact:
     if graph.verified is not True and not spec.allow_unverified:
         state = "has failed its verification" if graph.verified is False else "was never verified"
         with_backend = f" with --backend {library}" if library else ""
-        raise UsageError(
+        raise NotVerifiedError(
             f"{spec.path} ({metadata.precision}) {state}{with_backend}: it is not served",
             f"Run `protoseg verify {spec.path} --images DIR{f' --backend {library}' if library else ''}`, or allow it "
             "with --allow-unverified: its metadata will tell clients.",
+            graph.digest(),
+            graph.verified,
         )
     instances = tuple(_open_instance(spec) for _ in range(spec.instances))
     # What was checked above is what was opened, or the bundle was exchanged in between.

@@ -66,6 +66,7 @@ class Batcher:
         max_batch: images of a batch; a request with more is a batch of its own.
         delay_s: how long a batch that is not full waits for more requests.
         queue: requests that may wait.
+        queue_pixels: all their images together; one request may always wait alone. None: any number.
         max_pixels: of a batch of several requests; None: any number. On a CPU a batch saves the cost of a call, which
             counts for small images; large ones are better spread over the instances.
     """
@@ -77,9 +78,11 @@ class Batcher:
         max_batch: int,
         delay_s: float,
         queue: int,
+        queue_pixels: int | None = None,
         max_pixels: int | None = None,
     ) -> None:
         self._max_batch, self._delay_s, self._queue, self._max_pixels = max_batch, delay_s, queue, max_pixels
+        self._queue_pixels = queue_pixels
         self._waiting: deque[_Job] = deque()
         self._arrived = asyncio.Condition()
         self._closing = False
@@ -112,6 +115,9 @@ class Batcher:
             raise RequestError("busy", "the model is being unloaded")
         if len(self._waiting) >= self._queue:
             raise RequestError("busy", f"{len(self._waiting)} requests are waiting for this model already")
+        pixels = sum(_pixels(job.images) for job in self._waiting)
+        if self._queue_pixels is not None and pixels and pixels + _pixels(images) > self._queue_pixels:
+            raise RequestError("busy", f"images of {pixels:,} pixels are waiting for this model already")
         job = _Job(images, tuple(outputs), asyncio.get_running_loop().create_future())
         async with self._arrived:
             self._waiting.append(job)
@@ -195,6 +201,10 @@ class Batcher:
     def _drop_given_up(self) -> None:
         if any(job.done.done() for job in self._waiting):
             self._waiting = deque(job for job in self._waiting if not job.done.done())
+
+
+def _pixels(images: UInt8Array) -> int:
+    return int(images.size // images.shape[-1])
 
 
 def _computed(compute: Compute, images: Sequence[UInt8Array], outputs: Sequence[str]) -> list[Outputs]:

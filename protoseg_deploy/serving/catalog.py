@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.serving.artefact import Artefact, ArtefactSpec, bundle_identity, open_artefact
+from protoseg_deploy.serving.artefact import Artefact, ArtefactSpec, NotVerifiedError, bundle_identity, open_artefact
 from protoseg_deploy.serving.batching import Batching
 from protoseg_deploy.serving.limits import Limits
 from protoseg_deploy.serving.metrics import Metrics
@@ -117,6 +117,12 @@ class Catalog:
         current = self._models[spec.name]
         try:
             artefact = await asyncio.to_thread(open_artefact, spec)
+        except NotVerifiedError as error:
+            if error.sha256 != current.artefact.facts.sha256:
+                _log.error("model %s: version %s stays: %s", spec.name, current.version, error)
+            elif error.verified != current.artefact.facts.verified:
+                self._note_verdict(current, error)
+            return
         except (ProtosegError, OSError) as error:
             _log.error("model %s: version %s stays: %s", spec.name, current.version, error)
             return
@@ -128,6 +134,15 @@ class Catalog:
             "model %s: version %s (%s) in place of version %s",
             *(spec.name, int(current.version) + 1, artefact.facts.sha256[:12], current.version),
         )
+
+    def _note_verdict(self, model: Model, error: NotVerifiedError) -> None:
+        """What is served now goes on: whether that is right is for people to say, who get to know."""
+        self.metrics.forget_facts(model)
+        model.artefact = replace(
+            model.artefact, facts=model.artefact.facts.model_copy(update={"verified": error.verified})
+        )
+        self.metrics.show_facts(model)
+        _log.error("model %s: version %s goes on being served, though %s", model.name, model.version, error.message)
 
     def _take(self, artefact: Artefact, version: int = 1) -> None:
         batching = _ON_CPU if artefact.device == "cpu" else _ON_GPU

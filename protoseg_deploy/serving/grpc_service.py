@@ -1,7 +1,6 @@
 """The Open Inference Protocol (KServe v2) over gRPC; messages and servicer are those of Triton's client library."""
 
 import asyncio
-import hmac
 import time
 from typing import Any, NoReturn
 
@@ -13,6 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from protoseg_deploy.serving import descriptions
 from protoseg_deploy.serving.access_log import AccessLog
 from protoseg_deploy.serving.catalog import Catalog
+from protoseg_deploy.serving.guard import Guard
 from protoseg_deploy.serving.model import Model
 from protoseg_deploy.serving.requests import (
     ErrorKind,
@@ -20,6 +20,7 @@ from protoseg_deploy.serving.requests import (
     InferResponse,
     InputTensor,
     RequestError,
+    refuse_unsupported,
 )
 
 _CODES: dict[ErrorKind, grpc.StatusCode] = {
@@ -41,13 +42,13 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
     Args:
         catalog: its models.
         access_log: gets a line for each inference request.
-        token: what clients have to send as ``authorization: Bearer TOKEN``; empty: nothing. Health needs none.
+        guard: of all but health.
     """
 
-    def __init__(self, catalog: Catalog, access_log: AccessLog, token: str = "") -> None:
+    def __init__(self, catalog: Catalog, access_log: AccessLog, guard: Guard) -> None:
         self._catalog = catalog
         self._access_log = access_log
-        self._token = token.encode()
+        self._guard = guard
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         return service_pb2.ServerLiveResponse(live=True)
@@ -92,14 +93,16 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """One inference request."""
-        started = time.perf_counter()
+        started, size = time.perf_counter(), request.ByteSize()
         error: RequestError | None = None
         response: InferResponse | None = None
         try:
             self._check_token(context)
             model = self._catalog.get(request.model_name, request.model_version)
-            response = await model.infer(_read(request))
-            return _written(response)
+            with self._guard.admission() as admission:
+                admission.add(size)
+                response = await model.infer(_read(request))
+                return _written(response)
         except RequestError as caught:
             error = caught
             await _refuse(context, caught)
@@ -107,8 +110,7 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
             error = RequestError("invalid", "the client has gone")
             raise
         finally:
-            size, client = request.ByteSize(), str(context.peer())
-            identifier = request.id[:_MOST_ID]
+            client, identifier = str(context.peer()), request.id[:_MOST_ID]
             self._access_log.add("grpc", request.model_name, identifier, started, size, response, error, client)
 
     async def _model(self, request: Any, context: Any) -> Model:
@@ -125,19 +127,11 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
             await _refuse(context, error)
 
     def _check_token(self, context: Any) -> None:
-        if not self._token:
-            return
-        shown = dict(context.invocation_metadata() or ()).get("authorization", "")
-        shown = shown if isinstance(shown, bytes) else shown.encode()
-        if not hmac.compare_digest(shown, b"Bearer " + self._token):
-            raise RequestError("unauthorized", "this server needs a token: authorization: Bearer TOKEN")
+        self._guard.require_token(dict(context.invocation_metadata() or ()).get("authorization", ""))
 
 
 def _read(request: Any) -> InferRequest:
-    for tensor in (*request.inputs, *request.outputs):
-        for name in ("shared_memory_region", "classification"):
-            if name in tensor.parameters:
-                raise RequestError("invalid", f"{tensor.name[:100]!r}: {name} is not supported by this server")
+    refuse_unsupported((*request.inputs, *request.outputs))
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
         raise RequestError("invalid", f"{len(raw)} raw contents for {len(request.inputs)} inputs")

@@ -1,7 +1,6 @@
 """The Open Inference Protocol (KServe v2) over HTTP, with the extensions that Triton's clients use."""
 
 import asyncio
-import hmac
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -16,6 +15,7 @@ from starlette.routing import Route
 from protoseg_deploy.serving import descriptions
 from protoseg_deploy.serving.access_log import AccessLog
 from protoseg_deploy.serving.catalog import Catalog
+from protoseg_deploy.serving.guard import Admission, Guard
 from protoseg_deploy.serving.http_tensors import HEADER_LENGTH, decompressed, read_request, write_response
 from protoseg_deploy.serving.limits import LARGE_REQUEST_BYTES
 from protoseg_deploy.serving.page import page_routes
@@ -39,14 +39,13 @@ class HttpService:
     Args:
         catalog: its models.
         access_log: gets a line for each inference request.
-        token: what clients have to show as ``Authorization: Bearer TOKEN``; empty: nothing. Health and the page need
-            none.
+        guard: of all but health and the files of the page.
     """
 
-    def __init__(self, catalog: Catalog, access_log: AccessLog, token: str = "") -> None:
+    def __init__(self, catalog: Catalog, access_log: AccessLog, guard: Guard) -> None:
         self._catalog = catalog
         self._access_log = access_log
-        self._token = token.encode()
+        self._guard = guard
 
     def application(self) -> Starlette:
         """The ASGI application."""
@@ -81,12 +80,13 @@ class HttpService:
 
     async def _index(self, request: Request) -> Response:
         ready, seconds = False, self._catalog.limits.request_seconds
-        if request.method == "POST" and (body := await _body(request, LARGE_REQUEST_BYTES, seconds)):
-            try:
-                document = json.loads(body)
-            except (ValueError, RecursionError):
-                raise RequestError("invalid", "the body is no JSON document") from None
-            ready = isinstance(document, dict) and document.get("ready") is True
+        with self._guard.admission() as admission:
+            if request.method == "POST" and (body := await _body(request, LARGE_REQUEST_BYTES, seconds, admission)):
+                try:
+                    document = json.loads(body)
+                except (ValueError, RecursionError):
+                    raise RequestError("invalid", "the body is no JSON document") from None
+                ready = isinstance(document, dict) and document.get("ready") is True
         return _json(descriptions.repository_index(self._catalog, ready_only=ready))
 
     async def _metrics(self, _: Request) -> Response:
@@ -115,10 +115,11 @@ class HttpService:
         try:
             self._require_token(request)
             limits = self._catalog.limits
-            body = await _body(request, limits.request_bytes, limits.request_seconds)
-            found, binary = await _in_thread_if_large(body, read_request, body, request.headers.get(HEADER_LENGTH))
-            response = await self._catalog.get(name, version).infer(found)
-            content, headers = await _in_thread_if_large(body, write_response, response, binary)
+            with self._guard.admission() as admission:
+                body = await _body(request, limits.request_bytes, limits.request_seconds, admission)
+                found, binary = await _in_thread_if_large(body, read_request, body, request.headers.get(HEADER_LENGTH))
+                response = await self._catalog.get(name, version).infer(found)
+                content, headers = await _in_thread_if_large(body, write_response, response, binary)
             answer = Response(content, headers=headers)
         except RequestError as caught:
             error = caught
@@ -146,12 +147,14 @@ class HttpService:
         return guarded
 
     def _require_token(self, request: Request) -> None:
-        shown = request.headers.get("authorization", "").encode()
-        if self._token and not hmac.compare_digest(shown, b"Bearer " + self._token):
-            raise RequestError("unauthorized", "this server needs a token: Authorization: Bearer TOKEN")
+        self._guard.require_token(request.headers.get("authorization", ""))
 
 
-async def _body(request: Request, most_bytes: int, most_seconds: float) -> bytes:
+class _BodyNotComeError(RequestError):
+    """The rest of the request may come at any time: nothing else can be read from its connection."""
+
+
+async def _body(request: Request, most_bytes: int, most_seconds: float, admission: Admission) -> bytes:
     """The body, as long as it is not longer than it may be, and does not take longer to come."""
     declared = request.headers.get("content-length", "").lstrip("0")[:20]
     if declared.isdecimal():
@@ -162,12 +165,15 @@ async def _body(request: Request, most_bytes: int, most_seconds: float) -> bytes
             async for chunk in request.stream():
                 length += len(chunk)
                 _check_length(length, most_bytes)
+                admission.add(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
-        raise RequestError("timeout", f"the body has not come within {most_seconds:g} s") from None
+        raise _BodyNotComeError("timeout", f"the body has not come within {most_seconds:g} s") from None
     body = b"".join(chunks)
     encoding = request.headers.get("content-encoding", "").lower()
     whole: bytes = await _in_thread_if_large(body, decompressed, body, encoding, most_bytes)
+    if whole is not body:
+        admission.add(len(whole))
     return whole
 
 
@@ -197,6 +203,8 @@ def _error(error: RequestError) -> Response:
     headers = {"retry-after": str(max(1, round(error.retry_after_s)))} if error.kind == "busy" else {}
     if error.kind == "unauthorized":
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, _BodyNotComeError):
+        headers["connection"] = "close"
     return Response(
         json.dumps({"error": error.message}).encode(),
         status_code=_STATUS[error.kind],

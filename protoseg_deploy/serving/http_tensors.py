@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from protoseg_deploy.serving.requests import InferRequest, InferResponse, InputTensor, OutputTensor, RequestError
+from protoseg_deploy.serving.requests import (
+    InferRequest,
+    InferResponse,
+    InputTensor,
+    OutputTensor,
+    RequestError,
+    refuse_unsupported,
+)
 
 HEADER_LENGTH = "inference-header-content-length"
 MOST_JSON_BYTES = 32 * 2**20
@@ -95,7 +102,7 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
         inputs.append(InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data, tensor.parameters))
     if position != len(body):
         raise RequestError("invalid", f"{len(body) - position} bytes follow that belong to no input")
-    _refuse_unsupported(document)
+    refuse_unsupported((*document.inputs, *document.outputs))
     outputs = tuple(output.name for output in document.outputs)
     return InferRequest(tuple(inputs), outputs, document.id), _binary_outputs(document)
 
@@ -176,14 +183,6 @@ def _elements(tensor: OutputTensor) -> list[Any]:
         return [base64.b64encode(element).decode() for element in tensor.values]
     elements: list[Any] = tensor.values.ravel().tolist()
     return elements
-
-
-def _refuse_unsupported(document: _Request) -> None:
-    tensors: list[_Input | _Output] = [*document.inputs, *document.outputs]
-    for tensor in tensors:
-        for name in ("shared_memory_region", "classification"):
-            if name in tensor.parameters:
-                raise RequestError("invalid", f"{tensor.name[:100]!r}: {name} is not supported by this server")
 
 
 def _binary_outputs(document: _Request) -> frozenset[str] | None:

@@ -17,6 +17,10 @@ class Limits:
     """All images of one request together."""
     queued_requests: int = 64
     """Requests of one model that wait for its instances; the next one gets 503 with Retry-After."""
+    queued_pixels: int = 320_000_000
+    """All images that wait for one model; beyond it 503 as well. One request may wait alone, whatever its size."""
+    pending_bytes: int = 2**29
+    """All requests that are being received or answered; one that would exceed it gets 503 as well."""
     request_seconds: float = 60.0
     """From the arrival of a request to its answer."""
     shutdown_seconds: float = 8.0

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from protoseg_deploy.serving.batching import Timing
 
@@ -18,6 +18,7 @@ class Metrics:
     """All metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # times of creation, one for each counter
         self._registry = CollectorRegistry()
         of_model = ("model", "version")
         self._requests = Counter(
@@ -71,7 +72,7 @@ class Metrics:
     def loaded(self, model: "Model") -> None:
         """Show a model from now on."""
         self._waiting.labels(model.name, model.version).set_function(lambda: model.batcher.waiting)
-        self._facts.labels(*_facts(model)).set(1)
+        self.show_facts(model)
 
     def unloaded(self, model: "Model") -> None:
         """Show it no longer."""
@@ -79,6 +80,14 @@ class Metrics:
         for metric in (self._queue_seconds, self._compute_seconds, self._batch, self._images, self._waiting):
             with suppress(KeyError):  # never used
                 metric.remove(*labels)
+        self.forget_facts(model)
+
+    def show_facts(self, model: "Model") -> None:
+        """Show what a model is."""
+        self._facts.labels(*_facts(model)).set(1)
+
+    def forget_facts(self, model: "Model") -> None:
+        """Show it no longer; before its facts change."""
         with suppress(KeyError):
             self._facts.remove(*_facts(model))
 

@@ -55,6 +55,7 @@ class Model:
             max_batch=batching.images,
             delay_s=batching.delay_s,
             queue=limits.queued_requests,
+            queue_pixels=limits.queued_pixels,
             max_pixels=batching.pixels,
         )
 

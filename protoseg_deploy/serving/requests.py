@@ -1,6 +1,6 @@
 """One inference request and its response, whatever protocol they came by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -78,6 +78,21 @@ class InferResponse:
 
 DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 """NumPy's names to those of the protocol, of what graphs give."""
+
+
+def refuse_unsupported(tensors: Iterable[Any]) -> None:
+    """Refuse what Triton's clients may ask for in the parameters of a tensor and this server does not have.
+
+    Args:
+        tensors: inputs and outputs of a request, each with `name` and `parameters`.
+
+    Raises:
+        RequestError: one asks for it.
+    """
+    for tensor in tensors:
+        for name in ("shared_memory_region", "classification"):
+            if name in tensor.parameters:
+                raise RequestError("invalid", f"{tensor.name[:100]!r}: {name} is not supported by this server")
 
 
 def elements_of(data: bytes | memoryview, count: int) -> list[bytes]:

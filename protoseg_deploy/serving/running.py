@@ -20,7 +20,9 @@ from tritonclient.grpc import service_pb2_grpc
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.serving.access_log import AccessLog
 from protoseg_deploy.serving.catalog import Catalog
+from protoseg_deploy.serving.connections import HttpProtocol
 from protoseg_deploy.serving.grpc_service import GrpcService
+from protoseg_deploy.serving.guard import Guard
 from protoseg_deploy.serving.http import HttpService
 
 _log = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ async def serve(
     Args:
         catalog: what to serve.
         address: where.
-        token: see `HttpService`.
+        token: see `Guard`.
         access_log: see `AccessLog`.
         started: called with the addresses of HTTP and gRPC (``127.0.0.1:8000``) once both answer.
         stop: ends the server as a signal does.
@@ -89,9 +91,10 @@ async def serve(
         log = AccessLog(access_log, catalog)
         listening = _listen(address.host, address.port)
         port = listening.getsockname()[1]
-        http = _HttpServer(_http_config(HttpService(catalog, log, token), address, catalog))
+        guard = Guard(token, catalog.limits)
+        http = _HttpServer(_http_config(HttpService(catalog, log, guard), address, catalog))
         try:
-            rpc, rpc_port = await _start_grpc(GrpcService(catalog, log, token), address, port, catalog)
+            rpc, rpc_port = await _start_grpc(GrpcService(catalog, log, guard), address, port, catalog)
         except BaseException:
             listening.close()
             raise
@@ -138,6 +141,7 @@ def _http_config(service: HttpService, address: Address, catalog: Catalog) -> uv
             ssl_certfile=str(address.certificate) if address.certificate else None,
             ssl_keyfile=str(address.key) if address.key else None,
             ssl_keyfile_password=secrets.token_hex(),  # a key that needs one is refused; OpenSSL would ask the terminal
+            http=HttpProtocol,
             log_config=None,
             access_log=False,
             lifespan="off",

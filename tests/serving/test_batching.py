@@ -32,9 +32,13 @@ def image(number: int, height: int = 4, width: int = 6, count: int = 1) -> np.nd
     return np.full((count, height, width, 3), number, np.uint8)
 
 
-def run(scenario, network: Network, *, max_batch: int = 4, delay_s: float = 0.0, queue: int = 100, pixels=None):
+def run(
+    scenario, network: Network, *, max_batch: int = 4, delay_s: float = 0.0, queue: int = 100, pixels=None, most=None
+):
     async def main():
-        batcher = Batcher([network], max_batch=max_batch, delay_s=delay_s, queue=queue, max_pixels=pixels)
+        batcher = Batcher(
+            [network], max_batch=max_batch, delay_s=delay_s, queue=queue, max_pixels=pixels, queue_pixels=most
+        )
         try:
             return await scenario(batcher)
         finally:
@@ -124,7 +128,7 @@ def test_large_images_are_not_computed_together_where_pixels_are_limited() -> No
         network.may_run.set()
         await asyncio.gather(first, *tasks)
 
-    run(scenario, network, pixels=50)
+    run(scenario, network, max_pixels=50)
     assert network.batches == [[255], [0, 1], [2], [3], [4], [5]]
 
 
@@ -173,6 +177,23 @@ def test_a_full_queue_refuses_and_a_given_up_request_leaves_its_place() -> None:
 
     run(scenario, network, queue=3)
     assert network.batches == [[255], [0, 2], [10]]
+
+
+def test_large_images_fill_the_queue_sooner_and_one_may_always_wait() -> None:
+    network = Network()
+
+    async def scenario(batcher):
+        first = await busy(batcher, network)
+        waiting = asyncio.create_task(batcher.submit(image(1), ["a"]))
+        await asyncio.sleep(0)
+        with pytest.raises(RequestError, match="are waiting for this model") as refused:
+            await batcher.submit(image(2), ["a"])
+        assert refused.value.kind == "busy"
+        network.may_run.set()
+        await asyncio.gather(first, waiting)
+
+    run(scenario, network, queue=3, queue_pixels=1)
+    assert network.batches == [[255], [1]]
 
 
 def test_one_poisonous_request_does_not_spoil_its_neighbours() -> None:

@@ -83,6 +83,7 @@ def test_a_body_that_does_not_come_is_given_up(small: Path) -> None:
         )
         assert answer.startswith(b"HTTP/1.1 504")
         assert b"has not come within 0.5 s" in answer
+        assert b"\r\nconnection: close\r\n" in answer
 
 
 def test_zeros_before_a_length_are_no_error_of_the_server(small: Path) -> None:

@@ -302,6 +302,9 @@ def test_tls(bundle: Path, certificate: tuple[Path, Path], scheme: str, monkeypa
         port = places[scheme == "grpcs"].rpartition(":")[2]
         with pytest.raises(ServerError):  # a certificate that nobody knows
             open_runtime(f"{scheme}://localhost:{port}/mine")
+        if scheme == "https":
+            with pytest.raises(ServerError, match="A server with TLS has https://"):
+                open_runtime(f"http://localhost:{port}/mine")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
         remote = open_runtime(f"{scheme}://localhost:{port}/mine")
         np.testing.assert_array_equal(remote.predict(image), OnnxRuntime(bundle, device="cpu").predict(image))

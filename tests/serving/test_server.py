@@ -376,10 +376,32 @@ def test_what_was_not_verified_is_refused_unless_allowed(bundle: Path, tmp_path:
         assert metadata["parameters"]["verified"] == "not verified"
 
 
+def test_a_verdict_that_changes_while_the_model_is_served_is_told(bundle: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(bundle, mine)
+    manifest = Bundle.open(mine).manifest
+
+    def parameters() -> dict[str, str]:
+        return json.loads(exchange(place, "GET", "/v2/models/mine")[2])["parameters"]
+
+    with server_thread(ArtefactSpec(mine, "mine")) as (place, _):
+        assert parameters()["verified"] == "passed"
+        answered = exchange(place, "POST", "/v2/models/mine/infer", infer_body(many_images(1)[0]))
+        assert answered[0] == 200
+        Bundle.create(mine, manifest.model_copy(update={"verification": None}))
+        _wait_until(lambda: parameters()["verified"] == "not verified")
+        assert exchange(place, "POST", "/v2/models/mine/infer", infer_body(many_images(1)[0]))[0] == 200
+        shown = [line for line in exchange(place, "GET", "/metrics")[2].decode().splitlines() if "sha256=" in line]
+        assert len(shown) == 1
+        assert 'verified="not verified"' in shown[0]
+        Bundle.create(mine, manifest)
+        _wait_until(lambda: parameters()["verified"] == "passed")
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["absent"], "absent"),
+        (["absent"], "there is no absent"),
         (["{bundle}", "{bundle}"], "two models would be called 'colours'"),
         (["{bundle}", "--name", "a/b"], "names are letters"),
         (["{bundle}", "--name", "a", "--name", "b"], "2 names for 1 bundles"),

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.evaluation.shards.libraries import require_library
 from protoseg_deploy.evaluation.shards.local_engine import Setup, described, rebuilt
 from protoseg_deploy.evaluation.shards.notes import ShardNotes
 from protoseg_deploy.evaluation.shards.rows import ShardResult
 from protoseg_deploy.evaluation.shards.spec import ShardSpec
 from protoseg_deploy.evaluation.shards.stores import open_store
 from protoseg_deploy.evaluation.shards.worker import predict_shard
+from protoseg_deploy.extras import require_library
 from protoseg_deploy.time_limit import limit_calls
 
 _CONNECT_HINT = "`ray status` tells whether it runs. With token authentication it needs its RAY_AUTH_TOKEN here too."

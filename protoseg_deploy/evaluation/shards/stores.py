@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from protoseg_deploy.errors import DataError, ProtosegError, UsageError, WriteError
-from protoseg_deploy.evaluation.shards.libraries import require_library
+from protoseg_deploy.extras import require_library
 from protoseg_deploy.files import open_regular, remove_scratch, require_inside, scratch_path, write_atomically
 
 SCRATCH = ".predict.scratch"

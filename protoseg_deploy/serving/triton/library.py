@@ -4,7 +4,8 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.extras import require_library
 
 CONFIG_FILE = "config.pbtxt"
 
@@ -15,14 +16,7 @@ def config_types() -> Any:
     Raises:
         UsageError: the library is not installed.
     """
-    try:
-        from tritonclient.grpc import model_config_pb2
-    except ImportError as error:
-        raise UsageError(
-            f"model repositories are written with Triton's client library, which cannot be imported: {error}",
-            "pip install 'protoseg-deploy[triton]'",
-        ) from None
-    return model_config_pb2
+    return require_library("tritonclient.grpc.model_config_pb2", "triton", "model repositories need")
 
 
 def config_text(config: Any) -> bytes:

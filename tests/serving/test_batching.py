@@ -32,13 +32,9 @@ def image(number: int, height: int = 4, width: int = 6, count: int = 1) -> np.nd
     return np.full((count, height, width, 3), number, np.uint8)
 
 
-def run(
-    scenario, network: Network, *, max_batch: int = 4, delay_s: float = 0.0, queue: int = 100, pixels=None, most=None
-):
+def run(scenario, network: Network, *, max_batch: int = 4, delay_s: float = 0.0, queue: int = 100, **pixels: int):
     async def main():
-        batcher = Batcher(
-            [network], max_batch=max_batch, delay_s=delay_s, queue=queue, max_pixels=pixels, queue_pixels=most
-        )
+        batcher = Batcher([network], max_batch=max_batch, delay_s=delay_s, queue=queue, **pixels)
         try:
             return await scenario(batcher)
         finally:

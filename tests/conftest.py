@@ -15,6 +15,7 @@ from PIL import Image
 
 from protoseg_deploy.recipe import Recipe, recipe_from_dict
 from tests.exporting import families
+from tests.made_once import session_folder
 
 torch.set_num_threads(1)
 
@@ -26,9 +27,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session", autouse=True)
 def _shared_graphs(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Graphs of backbone families are exported once for all processes of a session."""
-    base = tmp_path_factory.getbasetemp()
-    families.folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "families"
-    families.folder.mkdir(exist_ok=True)
+    families.folder = session_folder(tmp_path_factory) / "families"
 
 
 COLORS = {0: (40, 40, 40), 1: (200, 60, 40), 2: (40, 90, 210)}

@@ -11,6 +11,7 @@ import pytest
 from tests.corpus.judging import Case, Place, judge
 from tests.corpus.kits import Kits
 from tests.corpus.launching import Ended, Launcher
+from tests.made_once import session_folder
 
 if os.name != "posix":
     collect_ignore_glob = ["test_*.py"]  # named pipes, links and forked processes
@@ -41,10 +42,7 @@ def launcher() -> Iterator[Launcher]:
 
 @pytest.fixture(scope="session")
 def kits(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Kits:
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "corpus"
-    folder.mkdir(exist_ok=True)
-    return Kits(folder, launcher)
+    return Kits(session_folder(tmp_path_factory) / "corpus", launcher)
 
 
 @pytest.fixture

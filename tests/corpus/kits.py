@@ -3,8 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from protoseg_deploy.bundles.metadata import Classes, GraphMetadata
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model
 from tests.corpus.launching import Launcher
+from tests.made_once import made_once
 
 UInt8 = NDArray[np.uint8]
 
@@ -197,25 +197,11 @@ class Kits:
         assert ended.code == 0, ended.err.decode()
 
     def _made(self, name: str, make: Callable[[Path], object]) -> Path:
-        folder = self._folder / name
-        if not folder.exists():
-            with _one_process(self._folder / f"{name}.lock"):
-                if not folder.exists():
-                    making = self._folder / f"making-{name}"
-                    shutil.rmtree(making, ignore_errors=True)  # of a call that failed
-                    making.mkdir()
-                    make(making)
-                    making.rename(folder)
-        return folder
+        def make_in(folder: Path) -> None:
+            folder.mkdir()
+            make(folder)
 
-
-@contextmanager
-def _one_process(lock: Path) -> Iterator[None]:
-    import fcntl
-
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        return made_once(self._folder / name, make_in)
 
 
 def interrupted(run: Path, folder: Path) -> Path:

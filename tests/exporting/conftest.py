@@ -14,6 +14,7 @@ from protoseg_deploy.evaluation.samples import run_samples
 from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model, dump_recipe, recipe_from_dict
+from tests.made_once import made_once, session_folder
 
 NAMES = ("red", "green", "blue", "grey")
 COLORS = ((200, 40, 40), (40, 180, 60), (40, 60, 200), (120, 120, 120))
@@ -48,46 +49,56 @@ def trained_segmenter(spec: NetworkSpec, steps: int = 25):
 @pytest.fixture(scope="session")
 def colour_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder: recipe, best network, validation images of odd and differing sizes."""
-    root = tmp_path_factory.mktemp("colours")
+    root = session_folder(tmp_path_factory) / "colours"
+    data = made_once(root / "data", _write_data)
+    return made_once(root / "run", lambda run: _make_run(run, data))
+
+
+def _write_data(data: Path) -> None:
     for name in ("images", "masks"):
-        (root / "data" / name).mkdir(parents=True)
+        (data / name).mkdir(parents=True)
     for number, (height, width) in enumerate([(97, 131), (64, 96), (120, 75)]):
         image, mask = scene(100 + number, height, width)
         mask[:3] = 255
-        Image.fromarray(image).save(root / "data" / "images" / f"{number}.png")
-        Image.fromarray(mask).save(root / "data" / "masks" / f"{number}.png")
+        Image.fromarray(image).save(data / "images" / f"{number}.png")
+        Image.fromarray(mask).save(data / "masks" / f"{number}.png")
+
+
+def _make_run(run: Path, data: Path) -> None:
     model = Model(backbone="resnet10t", weights="none", decoder="lraspp", decoder_channels=16, output_stride=16)
     spec = NetworkSpec(
         model, ClassTable(NAMES, COLORS), provenance={"run": "colours", "step": 25, "miou_percent": 90.0}
     )
-    run = root / "run"
     save_network(run / "best.safetensors", trained_segmenter(spec).state_dict(), spec)
     part = {"images": "images", "masks": "masks"}
     recipe = recipe_from_dict(
         {
-            "data": {"root": str(root / "data"), "labeled": part, "val": part, "classes": list(NAMES)},
+            "data": {"root": str(data), "labeled": part, "val": part, "classes": list(NAMES)},
             "model": model.model_dump(),
             "method": {"name": "supervised"},
         },
         "test",
     )
     (run / "recipe.yaml").write_text(dump_recipe(recipe))
-    return run
 
 
 @pytest.fixture(scope="session")
 def every_precision(colour_run: Path) -> Path:
     """An unspoilt bundle with a graph of every precision; tests that change it work on a copy."""
-    folder = colour_run.parent / "bundles" / "every"
-    images = sorted((colour_run.parent / "data" / "images").iterdir())
-    calibration = Calibration(images)
-    export_bundle(colour_run, folder, precisions=PRECISIONS, calibration=calibration, samples=run_samples(colour_run))
-    return folder
+
+    def make(folder: Path) -> None:
+        calibration = Calibration(sorted((colour_run.parent / "data" / "images").iterdir()))
+        samples = run_samples(colour_run)
+        export_bundle(colour_run, folder, precisions=PRECISIONS, calibration=calibration, samples=samples)
+
+    return made_once(colour_run.parent / "bundles" / "every", make)
 
 
 @pytest.fixture(scope="session")
 def good_bundle(colour_run: Path) -> Path:
     """An unspoilt bundle of any size with all outputs; tests that change it work on a copy."""
-    folder = colour_run.parent / "bundles" / "good"
-    export_bundle(colour_run, folder, confidence=True, logits=True, samples=run_samples(colour_run))
-    return folder
+
+    def make(folder: Path) -> None:
+        export_bundle(colour_run, folder, confidence=True, logits=True, samples=run_samples(colour_run))
+
+    return made_once(colour_run.parent / "bundles" / "good", make)

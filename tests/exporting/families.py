@@ -4,11 +4,8 @@ The networks are random but not degenerate: their normalisations are measured an
 so that classes vary over an image and every branch counts.
 """
 
-import fcntl
 import functools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from protoseg_deploy.exporting.low_precision.casting import cast_graph
 from protoseg_deploy.exporting.tracing.onnx_export import GraphOptions, export_onnx, normalisation, save_graph
 from protoseg_deploy.models import NetworkSpec, Segmenter, build_segmenter
 from protoseg_deploy.recipe import ClassTable, Model
+from tests.made_once import made_once
 
 CLASSES = ClassTable(("a", "b", "c", "d", "e"), ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)))
 
@@ -74,14 +72,6 @@ folder = Path()
 """Where the graphs lie; set at the start of a session, the same for all processes that run tests."""
 
 
-@contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Keep other processes from making the same file."""
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 @functools.cache
 def network(family: Family) -> tuple[Segmenter, NetworkSpec]:
     """The network of a family; the same weights at every call."""
@@ -102,11 +92,8 @@ def exported(family: Family, precision: Precision = "fp32") -> Path:
 
 @functools.cache
 def _exported(family: Family, precision: Precision) -> Path:
-    path = folder / f"{family}.{precision}.onnx"
-    with one_at_a_time(path):
-        if not path.is_file():
-            _make(family, precision, path)
-    return path
+    name = f"{family}.{precision}.onnx"
+    return made_once(folder / name, lambda path: _make(family, precision, path))
 
 
 def _make(family: Family, precision: Precision, path: Path) -> None:

@@ -1,20 +1,17 @@
 """Bundles and pictures that the tests of kits share; whoever changes one takes a copy."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.kits.environment import made_once
 from tests.kits.making import hash_bundle, network_bundles, write_common_pictures
+from tests.made_once import made_once, session_folder
 
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """See `network_bundles`; made once for all processes of a session."""
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    return made_once(base / "kits-network", network_bundles)
+    return made_once(session_folder(tmp_path_factory) / "kits-network", network_bundles)
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
@@ -17,6 +16,7 @@ import pytest
 from platformdirs import user_cache_path
 
 from tests.kits.making import CPP_RUNNER
+from tests.made_once import made_once
 
 CACHE = user_cache_path("protoseg-tests", appauthor=False)
 HEADERS = "com.github.asus4.onnxruntime@0.4.9"
@@ -117,24 +117,3 @@ def cached(name: str, inputs: list[str], make: Callable[[Path], object]) -> Path
     digest = hashlib.sha256("\n".join([str(sys.executable), *inputs]).encode()).hexdigest()[:16]
     CACHE.mkdir(parents=True, exist_ok=True)
     return made_once(CACHE / f"{name}-{digest}", make)
-
-
-def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """A folder that one process makes, and others wait for; it appears when it is complete."""
-    if not folder.exists():
-        with _one_process(folder.with_name(f"{folder.name}.lock")):
-            if not folder.exists():
-                making = folder.with_name(f"making-{folder.name}")
-                shutil.rmtree(making, ignore_errors=True)
-                make(making)
-                making.rename(folder)
-    return folder
-
-
-@contextmanager
-def _one_process(lock: Path) -> Iterator[None]:
-    import fcntl
-
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

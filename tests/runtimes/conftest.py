@@ -10,6 +10,7 @@ import torch
 from protoseg_deploy.exporting import export_bundle
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model
+from tests.made_once import made_once, session_folder
 
 CPU = "CPUExecutionProvider"
 CLASSES = ClassTable(("sky", "road", "tree"), ((10, 20, 30), (0, 255, 0), (1, 2, 3)))
@@ -18,7 +19,10 @@ CLASSES = ClassTable(("sky", "road", "tree"), ((10, 20, 30), (0, 255, 0), (1, 2,
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``run`` (best and last differ), ``bundle`` (any size, three precisions) and ``fixed`` (40x56)."""
-    root = tmp_path_factory.mktemp("runtimes")
+    return made_once(session_folder(tmp_path_factory) / "runtimes", _make_bundles)
+
+
+def _make_bundles(root: Path) -> None:
     spec = NetworkSpec(
         Model(backbone="resnet10t", weights="none", decoder="lraspp", decoder_channels=16), CLASSES, ignore_index=254
     )
@@ -27,7 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_network(root / "run" / f"{which}.safetensors", build_segmenter(spec).state_dict(), spec)
     export_bundle(root / "run", root / "bundle", precisions=("fp32", "fp16", "bf16"))
     export_bundle(root / "run", root / "fixed", size=(40, 56))
-    return root
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A verified bundle, and images of many sizes, for tests of servers."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ from PIL import Image
 from protoseg_deploy.data.scenes import scene_of_split
 from protoseg_deploy.evaluation.samples import folder_samples
 from protoseg_deploy.exporting import Calibration, export_bundle
-from protoseg_deploy.locks import sole_writer
 from protoseg_deploy.models import NetworkSpec, save_network
 from protoseg_deploy.recipe import ClassTable, Model
 from tests.exporting.conftest import COLORS, NAMES, scene, trained_segmenter
+from tests.made_once import made_once, session_folder
 
 
 def make_network(root: Path) -> Path:
@@ -31,28 +30,23 @@ def make_network(root: Path) -> Path:
 
 def shared_bundle(factory: pytest.TempPathFactory) -> Path:
     """The bundle of `make_bundle`, made once for all processes of a session; whoever spoils it takes a copy."""
-    base = factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "served"
-    root.mkdir(exist_ok=True)
-    with sole_writer(root / ".lock", str(root), wait_s=300):
-        return root / "colours" if (root / "colours").is_dir() else make_bundle(root)
+    return made_once(session_folder(factory) / "served", make_bundle) / "colours"
 
 
-def make_bundle(root: Path, name: str = "colours") -> Path:
-    """A bundle with verified fp32 and int8 graphs of any size and all outputs, below a folder of its own."""
+def make_bundle(root: Path) -> None:
+    """``colours`` below a folder: a bundle with verified fp32 and int8 graphs of any size and all outputs."""
     network = make_network(root)
     samples = folder_samples(root / "images", root / "masks", "{stem}.png", None)
     calibration = Calibration(sorted((root / "images").iterdir()))
     export_bundle(
         network,
-        root / name,
+        root / "colours",
         precisions=("fp32", "int8"),
         confidence=True,
         logits=True,
         calibration=calibration,
         samples=samples,
     )
-    return root / name
 
 
 def many_images(count: int = 64) -> list[NDArray[np.uint8]]:

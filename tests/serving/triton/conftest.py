@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from protoseg_deploy.exporting import export_bundle
+from tests.made_once import made_once, session_folder
 from tests.serving.triton.environment import NoTritonError, triton_environment
 from tests.serving.triton.server import TritonAddress, triton_server
 from tests.serving.triton.writing import added
@@ -17,9 +18,12 @@ MOST_IMAGES, MOST_PIXELS = 8, 1_000_000
 @pytest.fixture(scope="session")
 def fixed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network in graphs for images of 40x56, never verified."""
-    folder = tmp_path_factory.mktemp("fixed") / "bundle"
-    export_bundle(bundle.parent / "best.safetensors", folder, precisions=("fp32", "fp16"), size=(40, 56), verify=False)
-    return folder
+    network = bundle.parent / "best.safetensors"
+
+    def make(folder: Path) -> None:
+        export_bundle(network, folder, precisions=("fp32", "fp16"), size=(40, 56), verify=False)
+
+    return made_once(session_folder(tmp_path_factory) / "served-fixed", make)
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,11 @@ from protoseg_deploy.cli.arguments import (
 from protoseg_deploy.cli.verb import Verb
 from protoseg_deploy.serving.triton.options import (
     GPU_DELAY_MS,
+    LARGEST_BATCH,
     MAX_BATCH,
+    MOST_INSTANCES,
     MOST_PIXELS,
+    MOST_THREADS,
     TRITON_BACKENDS,
     WARMUP_SIZE,
     ModelOptions,
@@ -54,10 +57,16 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Name of the model; one for each BUNDLE.  [default: its folder]",
 )
-@click.option("--max-batch", type=click.IntRange(min=1), help=f"Largest batch.  [default: {MAX_BATCH}]")
-@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Copies of the model.")
+@click.option("--max-batch", type=click.IntRange(1, LARGEST_BATCH), help=f"Largest batch.  [default: {MAX_BATCH}]")
+@click.option(
+    "--instances", type=click.IntRange(1, MOST_INSTANCES), default=1, show_default=True, help="Copies of the model."
+)
 @click.option("--gpu", is_flag=True, help="Run on GPUs; --instances is then the number on each.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each instance.  [default: the library's]")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, MOST_THREADS),
+    help="CPU threads of each instance.  [default: the library's]",
+)
 @click.option(
     "--delay",
     "delay_ms",
@@ -131,7 +140,7 @@ def command(
         allow_unverified=allow_unverified,
     )
     arguments = [_argument(text, precision, out) for text in bundles]
-    called = _names([path for path, _ in arguments], names)
+    called = _names([path for path, _ in arguments], names, ensemble=ensemble)
     for name in called:
         check_name(name)
     artefacts = [find_artefact(path, options, graph, engine) for path, graph in arguments]
@@ -160,16 +169,19 @@ def _argument(text: str, precision: str | None, out: Path) -> "tuple[Path, Preci
     return path, argument.precision
 
 
-def _names(paths: "Sequence[Path]", names: tuple[str, ...]) -> list[str]:
-    """A name for every bundle. Raises UsageError where they are not one for each, or two are the same."""
+def _names(paths: "Sequence[Path]", names: tuple[str, ...], *, ensemble: bool) -> list[str]:
+    """A name for every bundle. Raises UsageError where they are not one for each, or two models get the same."""
     from protoseg_deploy.errors import UsageError
+    from protoseg_deploy.serving.triton.config import DECODE_SUFFIX, ENSEMBLE_SUFFIX
 
     if names and len(names) != len(paths):
         raise UsageError(
             f"{len(names)} names for {len(paths)} bundles", "Give one --name for each, in their order, or none."
         )
     called = list(names) or [path.resolve().name for path in paths]
-    twice = next((name for name in called if called.count(name) > 1), None)
+    suffixes = ("", DECODE_SUFFIX, ENSEMBLE_SUFFIX) if ensemble else ("",)
+    models = [name + suffix for name in called for suffix in suffixes]
+    twice = next((name for name in models if models.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"two models would have the name {twice}", "Give each a --name.")
     return called

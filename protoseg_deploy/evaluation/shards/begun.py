@@ -1,5 +1,6 @@
 """What a folder of results says of the prediction it was begun with: the same one goes on there, and no other."""
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from protoseg_deploy import __version__
+from protoseg_deploy.bundles.digests import file_sha256
 from protoseg_deploy.documents import dump_document, parse_document
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.class_maps import Tiling
@@ -100,12 +102,26 @@ def begin(store: LocalStore | RemoteStore, begun: Begun, plan: Path) -> bool:
                 f"{store.root} is not empty, and no sharded prediction was begun there: it holds {shown}",
                 "Choose a new folder as --out; nothing was written.",
             ) from None
-        with store.writing(PLAN_TABLE) as file, plan.open("rb") as source:
-            shutil.copyfileobj(source, file)
+        _write_table(store, plan)
         store.write(PLAN, dump_document(begun.model_dump(mode="json")) + b"\n")
         return False
     _require_same(parse_document(content, f"{store.root}/{PLAN}", Begun, _HINT), begun, store.root)
+    if not _is_there(store, plan):
+        _write_table(store, plan)
     return True
+
+
+def _is_there(store: LocalStore | RemoteStore, plan: Path) -> bool:
+    """Whether workers will read this plan: it may have been removed, or damaged on the way."""
+    try:
+        return hashlib.sha256(store.read(PLAN_TABLE)).hexdigest() == file_sha256(plan)
+    except FileNotFoundError:
+        return False
+
+
+def _write_table(store: LocalStore | RemoteStore, plan: Path) -> None:
+    with store.writing(PLAN_TABLE) as file, plan.open("rb") as source:
+        shutil.copyfileobj(source, file)
 
 
 def _require_same(before: Begun, now: Begun, root: str) -> None:

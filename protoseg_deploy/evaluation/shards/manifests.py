@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ def read_manifest(manifest: str) -> Iterator[str]:
                 empty = False
                 if not faults:
                     yield name
-        except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             reason = "not a text file" if isinstance(error, UnicodeError) else reason.splitlines()[0]
             raise UsageError(f"--manifest {manifest} cannot be read: {reason}", _HINT) from None
@@ -92,6 +93,11 @@ def _name_fault(name: str) -> str:
         return "an empty path"
     if ("\0" in name or len(name) > _LONGEST_PLAIN) and "://" not in name:
         return path_fault(name) or ""
+    if not name.isascii():
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+            return path_fault(name) or ""
     return ""
 
 
@@ -104,15 +110,21 @@ def _csv_rows(path: Path) -> Iterator[Line]:
     with open_regular(path):  # no folder, no named pipe
         pass
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file)
-        header = [column.strip() for column in next(rows, [])]
-        if header.count(COLUMN) != 1:
-            raise ValueError(f"its first line names the columns {', '.join(header) or '(none)'}, not one {COLUMN!r}")
-        place = header.index(COLUMN)
-        for row in rows:
-            if row:
-                short = len(row) <= place
-                yield rows.line_num, None if short else row[place], f"no column {COLUMN!r}" if short else ""
+        rows = csv.reader(file, strict=True)
+        start = 1
+        try:
+            header = [column.strip() for column in next(rows, [])]
+            if header.count(COLUMN) != 1:
+                found = ", ".join(header) or "(none)"
+                raise ValueError(f"its first line names the columns {found}, not one {COLUMN!r}")
+            place, start = header.index(COLUMN), rows.line_num + 1
+            for row in rows:
+                if row:
+                    short = len(row) <= place
+                    yield rows.line_num, None if short else row[place], f"no column {COLUMN!r}" if short else ""
+                start = rows.line_num + 1
+        except csv.Error as error:
+            raise ValueError(f"the row that begins at line {start} is no CSV, are its quotes closed? {error}") from None
 
 
 def _json_lines(path: Path) -> Iterator[Line]:

@@ -19,6 +19,7 @@ from protoseg_deploy.evaluation.class_maps import (
 )
 from protoseg_deploy.evaluation.computing import CheckedRuntime
 from protoseg_deploy.evaluation.result_names import PLAN_TABLE
+from protoseg_deploy.evaluation.shards.libraries import pa
 from protoseg_deploy.evaluation.shards.masks import MaskWriter, encode_mask, open_masks
 from protoseg_deploy.evaluation.shards.notes import ShardNotes
 from protoseg_deploy.evaluation.shards.plan import PlanReader
@@ -67,8 +68,12 @@ class _Worker:
         try:
             local = isinstance(self._store, LocalStore)
             self._plan = PlanReader(plan if local else self._store.read(PLAN_TABLE))
-        except OSError as error:
-            raise UsageError(f"{plan} cannot be read here: {error.strerror or error}") from None
+        except (OSError, pa.ArrowException) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise UsageError(
+                f"{plan} cannot be read here: {reason}",
+                "Every machine has to see it under this path; where it is damaged, repeat the command.",
+            ) from None
         self._runtime = CheckedRuntime(spec.runtime.open(spec.threads))
         self._artefact = artefact_sha256(self._runtime.info)
         if self._artefact != spec.artefact_sha256:

@@ -13,7 +13,7 @@ from protoseg_deploy.bundles.service import ServiceFacts
 from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.tensorrt.sidecar import Profile, check_engine_file, read_sidecar
-from protoseg_deploy.serving.triton.options import WARMUP_SIZE, ModelOptions
+from protoseg_deploy.serving.triton.options import MOST_WARMUP_PIXELS, WARMUP_SIZE, ModelOptions
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,20 @@ def find_artefact(
             f"`protoseg verify {path} {images}` compares it with the network it was made from; --allow-unverified "
             "serves it all the same.",
         )
+    _check_warmup(artefact, options)
     return artefact
+
+
+def _check_warmup(artefact: TritonArtefact, options: ModelOptions) -> None:
+    """Raises UsageError where the first request, which the model is tried with, is one that it refuses."""
+    height, width = artefact.image_size(options.warmup_size)
+    most = options.max_pixels if options.backend == "python" else max(options.max_pixels, MOST_WARMUP_PIXELS)
+    if height * width > most:
+        raise UsageError(
+            f"a warm-up image of {height}x{width} pixels is larger than a request may be, which is {most / 1e6:g} "
+            "megapixels",
+            "Give a smaller --warmup-size or a larger --max-megapixels.",
+        )
 
 
 def _graph(path: Path, options: ModelOptions, precision: Precision | None) -> TritonArtefact:

@@ -117,6 +117,14 @@ def check_decodable(name: str, artefact: TritonArtefact) -> None:
         )
 
 
+def kind_of(config: Any) -> str | None:
+    """Which of the models around one a configuration of this program is of, by its suffix; None: it made none such."""
+    if PARAMETER in config.parameters:
+        return ENSEMBLE_SUFFIX if config.HasField("ensemble_scheduling") else ""
+    decodes = config.name.endswith(DECODE_SUFFIX) and {"exif", "alpha", "max_pixels"} <= set(config.parameters)
+    return DECODE_SUFFIX if decodes else None
+
+
 def versions_of(config: Any, source: str) -> dict[int, ServiceFacts]:
     """Facts by version, as a configuration of this program notes them.
 

@@ -25,12 +25,13 @@ from protoseg_deploy.files import (
     write_atomically,
 )
 from protoseg_deploy.locks import sole_writer
-from protoseg_deploy.serving.triton.config import DECODE_SUFFIX, versions_of
+from protoseg_deploy.serving.triton.config import DECODE_SUFFIX, ENSEMBLE_SUFFIX, kind_of, versions_of
 from protoseg_deploy.serving.triton.library import CONFIG_FILE, config_text, parse_config
 
 Content = bytes | Path
 """Of a file: what is written, or the file that is copied."""
 _LOCK = ".protoseg.lock"
+_KINDS = {"": "a model of a bundle", DECODE_SUFFIX: "the decoder of a model", ENSEMBLE_SUFFIX: "an ensemble"}
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,15 @@ class ModelFolder:
     """Those whose folders are there, in order."""
 
     @classmethod
-    def read(cls, path: Path) -> "ModelFolder":
+    def read(cls, path: Path, suffix: str = "") -> "ModelFolder":
         """What is there.
 
+        Args:
+            path: of the folder.
+            suffix: `DECODE_SUFFIX`, `ENSEMBLE_SUFFIX`, or none: which of the models around one it is to be.
+
         Raises:
-            UsageError: it was not made by this program, or is reached through a link.
+            UsageError: it was not made by this program or is one of another kind, or is reached through a link.
             ProtosegError: its configuration is damaged.
         """
         require_inside(path.parent, path)
@@ -61,8 +66,14 @@ class ModelFolder:
             raise _foreign(path) from None
         except OSError as error:
             raise ProtosegError(f"cannot read {place}: {error.strerror or error}") from None
-        if config.name != path.name or not (PARAMETER in config.parameters or config.name.endswith(DECODE_SUFFIX)):
+        found = kind_of(config)
+        if config.name != path.name or found is None:
             raise _foreign(path)
+        if found != suffix:
+            raise UsageError(
+                f"{path} is {_KINDS[found]}, not {_KINDS[suffix]}: it is not replaced",
+                "Choose another --name, or remove the folder.",
+            )
         noted = versions_of(config, str(place))
         numbers = sorted(int(entry.name) for entry in path.iterdir() if entry.is_dir() and entry.name.isdecimal())
         unknown = [number for number in numbers if number not in noted]
@@ -124,6 +135,18 @@ class ModelFolder:
                 shutil.rmtree(staging, ignore_errors=True)
         for name in sorted(self.changed(files), key=lambda name: name == CONFIG_FILE):
             write_atomically(self.path / name, _bytes(files[name]))
+
+
+def has_ensemble(repository: Path, name: str) -> bool:
+    """Whether a model has an ensemble that this program has made.
+
+    Raises:
+        ProtosegError: the configuration of that is damaged.
+    """
+    try:
+        return ModelFolder.read(repository / (name + ENSEMBLE_SUFFIX), ENSEMBLE_SUFFIX).config is not None
+    except UsageError:
+        return False
 
 
 @contextmanager

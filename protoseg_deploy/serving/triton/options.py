@@ -10,6 +10,9 @@ TRITON_BACKENDS: tuple[TritonBackend, ...] = get_args(TritonBackend)
 MAX_BATCH = 8
 MOST_PIXELS = 50_000_000
 """Of one request, all its images together, unless options say otherwise."""
+MOST_WARMUP_PIXELS = 200_000_000
+"""Of the warm-up image, where Triton's own backends set no limit: it is a file in the repository."""
+MOST_INSTANCES, LARGEST_BATCH, MOST_THREADS = 1024, 65_536, 4096
 GPU_DELAY_MS = 2.0
 """How long a batch that is not full waits on a GPU. On a CPU a larger batch gains less than the wait costs."""
 WARMUP_SIZE = (512, 512)

@@ -22,7 +22,7 @@ from protoseg_deploy.serving.triton.config import (
     tensors_of,
 )
 from protoseg_deploy.serving.triton.library import CONFIG_FILE, config_text
-from protoseg_deploy.serving.triton.model_folder import Content, ModelFolder, writing
+from protoseg_deploy.serving.triton.model_folder import Content, ModelFolder, has_ensemble, writing
 from protoseg_deploy.serving.triton.options import ModelOptions
 from protoseg_deploy.serving.triton.warmup import warmup_image
 
@@ -65,10 +65,9 @@ def add_model(repository: Path, name: str, artefact: TritonArtefact, options: Mo
     """
     check_name(name)
     with writing(repository):
-        models = {
-            suffix: ModelFolder.read(repository / (name + suffix)) for suffix in ("", DECODE_SUFFIX, ENSEMBLE_SUFFIX)
-        }
-        encoded = options.ensemble or models[ENSEMBLE_SUFFIX].config is not None
+        encoded = options.ensemble or has_ensemble(repository, name)
+        suffixes = ("", DECODE_SUFFIX, ENSEMBLE_SUFFIX) if encoded else ("",)
+        models = {suffix: ModelFolder.read(repository / (name + suffix), suffix) for suffix in suffixes}
         if encoded:
             check_decodable(name, artefact)
         there = models[""]

@@ -131,6 +131,10 @@ BAD = [
     ("key.jsonl", b'{"image": "a.jpg"}\n{"path": "b.jpg"}\n["c.jpg"]\n', "key.jsonl:2: no text under the key 'image'"),
     ("list.parquet", b"PAR1 and nothing", "list.parquet cannot be read"),
     ("nul.jsonl", b'{"image": "a\\u0000.jpg"}', "nul.jsonl:1: a path cannot hold the character NUL"),
+    ("half.jsonl", b'{"image": "a\\ud800.jpg"}', "half.jsonl:1: no file name in utf-8 can hold the character U+D800"),
+    ("half.txt", b'"s3://bucket/a\\ud800.jpg"\n', "half.txt:1: no file name in utf-8 can hold the character U+D800"),
+    ("open.csv", b'image\na.jpg\n"b.jpg\nc.jpg\nd.jpg\n', "the row that begins at line 3 is no CSV"),
+    ("huge.csv", b"image\na.jpg\n" + b"x" * 140_000, "the row that begins at line 3 is no CSV"),
     ("long.csv", b"image\n" + b"x" * 300 + b"\n", "long.csv:2: a file or folder name of more than 255 bytes"),
 ]
 

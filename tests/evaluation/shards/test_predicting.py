@@ -1,6 +1,7 @@
 """What a sharded prediction leaves in its folder, and how it goes on."""
 
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.evaluation.shards import begun
 from protoseg_deploy.evaluation.shards.predicting import Workforce
 from tests.evaluation.shards.conftest import Predict, everything, expected, write_images
 from tests.runtimes.small_graphs import make_graph, metadata, tensor, write
@@ -163,6 +165,30 @@ def test_a_killed_begin_is_begun_again(predict: Predict, images: Path, tmp_path:
     predict(images, out)
     predict(images, tmp_path / "whole")
     assert everything(out) == everything(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"torn", b"PAR1" * 9])
+def test_a_plan_that_is_gone_or_damaged_is_written_again(
+    predict: Predict, images: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    predict(images, whole)
+    shutil.copytree(whole, out)
+    (out / "results/shard-00000.parquet").unlink()
+    (out / "plan.parquet").unlink()
+    if content is not None:
+        (out / "plan.parquet").write_bytes(content)
+    predict(images, out)
+    assert everything(out) == everything(whole)
+
+
+def test_a_plan_that_a_machine_reads_otherwise_is_named(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(begun, "_write_table", lambda store, plan: store.write("plan.parquet", b"torn"))
+    with pytest.raises(UsageError, match=r"plan\.parquet cannot be read here") as caught:
+        predict(images, tmp_path / "out")
+    assert "repeat the command" in caught.value.hint
 
 
 def test_the_file_of_another_prediction_is_not_counted(predict: Predict, images: Path, tmp_path: Path) -> None:

@@ -109,6 +109,56 @@ def test_what_others_have_made_is_not_touched(bundle: Path, models: Path) -> Non
     assert (models / "ours/notes.txt").read_text() == "mine"
 
 
+def test_a_decoder_of_others_is_not_touched_for_an_ensemble(bundle: Path, models: Path) -> None:
+    for name in ("net_decode", "net_encoded"):
+        (models / name / "1").mkdir(parents=True)
+        (models / name / "1/model.py").write_text("mine")
+        (models / name / "config.pbtxt").write_text(f'name: "{name}"\nbackend: "python"\n')
+        before = tree(models)
+        done = serve_repo(bundle, "--out", models, "--name", "net", "--ensemble")
+        assert done.exit_code == 2
+        assert f"{name} is no model that `protoseg serve-repo` has made" in done.stderr
+        assert tree(models) == before
+        shutil.rmtree(models / name)
+
+
+def test_models_do_not_take_the_names_of_other_models_parts(bundle: Path, models: Path) -> None:
+    added(bundle, "--out", models, "--name", "net_encoded")
+    added(bundle, "--out", models, "--name", "dish", "--ensemble")
+    before = tree(models)
+    for words, said in (
+        (("--name", "net", "--ensemble"), "net_encoded is a model of a bundle, not an ensemble"),
+        (("--name", "dish_encoded"), "dish_encoded is an ensemble, not a model of a bundle"),
+        (("--name", "dish_decode"), "dish_decode is the decoder of a model, not a model of a bundle"),
+        ((bundle, "--name", "x_encoded", "--name", "x", "--ensemble"), "two models would have the name x_encoded"),
+    ):
+        done = serve_repo(bundle, "--out", models, *words)
+        assert done.exit_code == 2
+        assert said in done.stderr.replace("\n", " ")
+        assert tree(models) == before
+    added(bundle, "--out", models, "--name", "net")
+    assert {path.name for path in models.glob("net*")} == {"net", "net_encoded"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--warmup-size", "99999x99999"), "a warm-up image of 99999x99999 pixels is larger"),
+        (("--backend", "python", "--max-megapixels", 0.2), "a warm-up image of 512x512 pixels is larger"),
+        (("--max-batch", 10**12), "--max-batch"),
+        (("--instances", 10**12), "--instances"),
+        (("--threads", 10**12), "--threads"),
+    ],
+)
+def test_values_that_no_server_could_run_are_refused(
+    bundle: Path, models: Path, words: tuple[object, ...], said: str
+) -> None:
+    done = serve_repo(bundle, "--out", models, *words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert not models.exists()
+
+
 def test_nothing_is_written_through_a_link(bundle: Path, models: Path, tmp_path: Path) -> None:
     models.mkdir()
     (tmp_path / "elsewhere").mkdir()

@@ -26,64 +26,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from protoseg_deploy.benchmarking.distribution import FEWEST_RUNS, LatencyStats, latency_stats
 from protoseg_deploy.benchmarking.inputs import require_memory
 from protoseg_deploy.benchmarking.machine import Machine, describe_machine, gpu_memory_used_mib
 from protoseg_deploy.benchmarking.memory import resident_peak_bytes
+from protoseg_deploy.benchmarking.neighbours import LIMIT_CORES, NeighbourLoad
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array
 
 BOUNDARIES = ("session", "array")
 
-UNSTABLE_ABOVE_PERCENT = 10.0
-"""Coefficient of variation from which a figure is flagged as unstable."""
-
 _TURN = 5
 """Timed iterations per turn."""
-_FEWEST_RUNS = 20
+_SECONDS = 5.0
 _WARMUP_WINDOW = 5
 _WARMUP_SPREAD = 0.05
-
-
-@dataclass(frozen=True)
-class LatencyStats:
-    """Distribution of the latency of one call with the whole batch, in milliseconds."""
-
-    runs: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    mean_ms: float
-    min_ms: float
-    max_ms: float
-    std_ms: float
-    variation_percent: float
-    """Standard deviation over mean."""
-    images_per_second: float
-    """Batch over mean latency: throughput of sequential calls."""
-    warmup_runs: int
-    settled: bool
-    """Whether the warm-up ended because the latency was stable, not because its time was up."""
-
-    @property
-    def unstable(self) -> bool:
-        return not self.settled or self.variation_percent > UNSTABLE_ABOVE_PERCENT
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "latency_p50_ms": self.p50_ms,
-            "latency_p90_ms": self.p90_ms,
-            "latency_p99_ms": self.p99_ms,
-            "latency_mean_ms": self.mean_ms,
-            "latency_min_ms": self.min_ms,
-            "latency_max_ms": self.max_ms,
-            "latency_std_ms": self.std_ms,
-            "variation_percent": self.variation_percent,
-            "images_per_second": self.images_per_second,
-            "runs": self.runs,
-            "warmup_runs": self.warmup_runs,
-            "settled": self.settled,
-            "unstable": self.unstable,
-        }
 
 
 @dataclass(frozen=True)
@@ -104,7 +61,14 @@ class LatencyReport:
     """Peak of PyTorch's allocations on the GPU; None on a CPU and for other libraries."""
     gpu_memory_used_mib: float | None
     """In use on the GPU after the runs, by everything on it; None on a CPU."""
+    neighbours_cores: float | None
+    """Cores that other programs kept busy meanwhile; None: it took too little time to tell."""
     machine: Machine
+
+    @property
+    def steady(self) -> bool:
+        """Whether nothing speaks against the figures of both boundaries."""
+        return self.session.steady and self.array.steady
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, units in the keys. The figures at the top are those of the ``array`` boundary."""
@@ -127,6 +91,7 @@ class LatencyReport:
             "process_peak_memory_mib": self.process_peak_memory_mib,
             "gpu_peak_memory_mib": self.gpu_peak_memory_mib,
             "gpu_memory_used_mib": self.gpu_memory_used_mib,
+            "neighbours_cores": self.neighbours_cores,
             "machine": self.machine.to_dict(),
         }
 
@@ -154,23 +119,13 @@ class _Series:
         self.call()
         self.nanoseconds.extend(_timed(self.call) for _ in range(_TURN))
 
-    def stats(self, batch: int, runs: int | None) -> LatencyStats:
-        taken = np.array(self.nanoseconds[:runs], dtype=np.float64) / 1e6
-        p50, p90, p99 = np.percentile(taken, [50, 90, 99])
-        mean, std = float(taken.mean()), float(taken.std())
-        return LatencyStats(
-            runs=len(taken),
-            p50_ms=float(p50),
-            p90_ms=float(p90),
-            p99_ms=float(p99),
-            mean_ms=mean,
-            min_ms=float(taken.min()),
-            max_ms=float(taken.max()),
-            std_ms=std,
-            variation_percent=100 * std / mean,
-            images_per_second=1000 * batch / mean,
+    def stats(self, batch: int, doubts: Sequence[str]) -> LatencyStats:
+        return latency_stats(
+            [taken / 1e6 for taken in self.nanoseconds],
+            batch=batch,
             warmup_runs=self.warmup_runs,
             settled=self.settled,
+            doubts=doubts,
         )
 
 
@@ -180,7 +135,7 @@ def measure_interleaved(
     batch: int = 1,
     size: tuple[int, int] | None = None,
     runs: int | None = None,
-    seconds: float = 5.0,
+    seconds: float | None = None,
     warmup_seconds: float = 5.0,
     images: UInt8Array | None = None,
 ) -> list[LatencyReport]:
@@ -190,9 +145,8 @@ def measure_interleaved(
         runtimes: what to measure.
         batch: images per call.
         size: height and width of random images; 512x512, or the fixed input size of a runtime, when absent.
-        runs: timed iterations of each runtime at each boundary; as many as fit into `seconds` (at least 20) when
-            absent.
-        seconds: time for each runtime at each boundary.
+        runs: the fewest timed iterations of each runtime at each boundary; 20 when absent.
+        seconds: the least time for each runtime at each boundary; when absent 5, or 0 where `runs` is given.
         warmup_seconds: the longest a warm-up may take, for each runtime at each boundary.
         images: ``[B,H,W,3]`` uint8 RGB to use instead of random ones; `batch` and `size` are then theirs.
 
@@ -217,7 +171,11 @@ def measure_interleaved(
         torch.cuda.reset_peak_memory_stats()
     machine = describe_machine()
     series = {boundary: [_Series(_call(runtime, images, boundary)) for runtime in runtimes] for boundary in BOUNDARIES}
-    _measure([one for boundary in BOUNDARIES for one in series[boundary]], runs, seconds, warmup_seconds)
+    seconds = (_SECONDS if runs is None else 0.0) if seconds is None else seconds
+    neighbours = _measure(
+        [one for boundary in BOUNDARIES for one in series[boundary]], runs or FEWEST_RUNS, seconds, warmup_seconds
+    )
+    doubts = [] if (neighbours or 0.0) <= LIMIT_CORES else [f"other programs used {neighbours:.1f} cores meanwhile"]
     return [
         LatencyReport(
             info=runtime.info,
@@ -225,11 +183,12 @@ def measure_interleaved(
             height=height,
             width=width,
             input=kind,
-            session=series["session"][number].stats(batch, runs),
-            array=series["array"][number].stats(batch, runs),
+            session=series["session"][number].stats(batch, doubts),
+            array=series["array"][number].stats(batch, doubts),
             process_peak_memory_mib=round(resident_peak_bytes() / 2**20, 1),
             gpu_peak_memory_mib=_torch_peak_mib(runtime.info),
             gpu_memory_used_mib=round(gpu_memory_used_mib(), 1) if runtime.info.device == "cuda" else None,
+            neighbours_cores=neighbours,
             machine=machine,
         )
         for number, runtime in enumerate(runtimes)
@@ -240,23 +199,25 @@ def _call(runtime: Runtime, images: UInt8Array, boundary: str) -> Callable[[], o
     return runtime.bind(images) if boundary == "session" else lambda: runtime.predict(images)
 
 
-def _measure(series: list[_Series], runs: int | None, seconds: float, warmup_seconds: float) -> None:
+def _measure(series: list[_Series], runs: int, seconds: float, warmup_seconds: float) -> float | None:
+    """Returns the cores that other programs used meanwhile, see `NeighbourLoad`."""
     for one in series:
         one.warm_up(warmup_seconds)
     order = list(series)
-    wanted = runs or _FEWEST_RUNS
     end = time.perf_counter() + seconds * len(series)
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
+    load = NeighbourLoad()
     try:
-        while len(series[0].nanoseconds) < wanted or (runs is None and time.perf_counter() < end):
+        while len(series[0].nanoseconds) < runs or time.perf_counter() < end:
             for one in order:
                 one.take_turn()
             order.reverse()
     finally:
         if collecting:
             gc.enable()
+    return load.cores()
 
 
 def _timed(call: Callable[[], object]) -> int:

@@ -3,6 +3,7 @@
 import os
 import platform
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Machine:
     logical_cores: int | None
     usable_cores: int
     """Logical cores this process may run on."""
+    cpu_governor: str | None
+    """How the clock is chosen, where the system tells: anything but ``performance`` may slow short measurements."""
     memory_gib: float
     gpu: str | None
     os: str
@@ -37,6 +40,8 @@ class Machine:
     libraries: dict[str, str]
     load_average_1min: float | None
     """Runnable processes over the last minute, when the measurement began: load from other programs shows here."""
+    date: str
+    """When the measurement began, UTC, YYYY-MM-DD."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,12 +56,14 @@ def describe_machine() -> Machine:
         physical_cores=psutil.cpu_count(logical=False),
         logical_cores=psutil.cpu_count(),
         usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1),
+        cpu_governor=_governor(),
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         os=platform.platform(),
         python=platform.python_version(),
         libraries={name: found for name in _LIBRARIES if (found := _version(name)) is not None},
         load_average_1min=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        date=datetime.now(UTC).date().isoformat(),
     )
 
 
@@ -64,6 +71,13 @@ def gpu_memory_used_mib() -> float:
     """Memory in use on the current GPU by all processes and libraries, in MiB."""
     free, total = torch.cuda.mem_get_info()
     return (total - free) / 2**20
+
+
+def _governor() -> str | None:
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
 
 
 def _cpu_model() -> str:

@@ -1,23 +1,21 @@
-"""``protoseg bench``: latency and memory of runs, bundles, ONNX files and engines."""
+"""``protoseg bench``: latency, accuracy and memory of runs, bundles, ONNX files and engines."""
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from protoseg_deploy.cli.arguments import (
     PATH,
+    Number,
     backend_option,
-    describe_runtime,
     device_option,
     height_and_width,
     json_option,
-    note,
-    note_verification,
     precision_option,
     print_json,
-    print_table,
+    progress_bar,
     runtime_argument,
     timeout_option,
 )
@@ -26,8 +24,9 @@ from protoseg_deploy.cli.verb import Verb
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from protoseg_deploy.benchmarking.latency import LatencyReport
-    from protoseg_deploy.benchmarking.machine import Machine
+    from protoseg_deploy.benchmarking.accuracy import Accuracy
+    from protoseg_deploy.benchmarking.regression import Change, EarlierRow
+    from protoseg_deploy.cli.bench_output import Row
     from protoseg_deploy.runtimes.base import Runtime
 
 _THREADS_PER_CORE = 8
@@ -41,6 +40,15 @@ def _as_many_as_help(_context: click.Context, _option: click.Parameter, threads:
     return threads
 
 
+class _Percent(Number):
+    """A number with or without a percent sign."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value.removesuffix("%") if isinstance(value, str) else value, param, ctx)
+
+
 @click.command(name="bench", cls=Verb, short_help="Measure the latency of runtimes.")
 @click.argument("runtime_texts", nargs=-1, required=True, metavar="RUNTIME[@PRECISION][@BACKEND]...")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per call.")
@@ -51,6 +59,8 @@ def _as_many_as_help(_context: click.Context, _option: click.Parameter, threads:
     help="Height and width of the images.  [default: 512x512, or the artefact's fixed size]",
 )
 @click.option("--images", type=PATH, help="Folder of images to use, resized to --size.  [default: random noise]")
+@click.option("--masks", type=PATH, help="Masks of --images: measures the mIoU of each RUNTIME as well.")
+@click.option("--mask-template", default="{stem}.png", show_default=True, help="Path of a mask below --masks.")
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -60,8 +70,17 @@ def _as_many_as_help(_context: click.Context, _option: click.Parameter, threads:
 @click.option(
     "--runs",
     type=click.IntRange(min=1, max=10_000_000),
-    help="Timed iterations for each of `session` and `array`.  [default: as many as fit into 5 seconds]",
+    help="Least number of timed iterations for each of `session` and `array`.  [default: 20]",
 )
+@click.option(
+    "--seconds",
+    type=Number(0, 86_400),
+    help="Least time for each of them.  [default: 5, or 0 with --runs]",
+)
+@click.option("--strict", is_flag=True, help="Exit with 3 if a latency is not steady.")
+@click.option("--compare", type=PATH, metavar="OLD.json", help="Exit with 1 if slower than in this output of --json.")
+@click.option("--max-slowdown", type=_Percent(0), metavar="PERCENT", help="Allowed by --compare.  [default: 10%]")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the table that compares the RUNTIMEs as Markdown.")
 @click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @precision_option
 @backend_option
@@ -70,23 +89,24 @@ def _as_many_as_help(_context: click.Context, _option: click.Parameter, threads:
 @json_option
 def command(
     runtime_texts: tuple[str, ...],
-    batch: int,
     size: tuple[int, int] | None,
     images: Path | None,
-    threads: int | None,
-    runs: int | None,
-    last: bool,
+    masks: Path | None,
     precision: str | None,
     backend: str | None,
-    device: str,
+    as_markdown: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Measure the latency of RUNTIME, after a warm-up until the latency is stable.
+    """Measure the latency of RUNTIME, after a warm-up until the latency is stable; with --masks also its accuracy.
 
     Two latencies are reported. `session` is the computation alone, with inputs already on the device;
     normalisation, resizing, upsampling and argmax are part of the graph. `array` is what a program waits for: from
     uint8 images in memory to uint8 class maps in memory. Neither includes reading and decoding files. For a server
     both are whole requests. Images per second are computed from the mean.
+
+    A latency that is not steady is flagged, and images per second are withheld: the warm-up did not stabilise, it
+    varies by more than 10 % or drifts by more than 5 %, other programs used the processor, or there were few runs.
 
     RUNTIME is a run folder, a bundle folder, an .onnx or .engine file, or a model on a server:
     http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL. For a bundle, @ selects a precision and a backend:
@@ -97,114 +117,89 @@ def command(
     \b
     protoseg bench bundles/mine --size 360x480
     protoseg bench bundles/mine bundles/mine@int8 bundles/mine@bf16@openvino --size 512 --threads 2
-    protoseg bench runs/mine bundles/mine --size 360x480 --threads 2
-    protoseg bench bundles/mine --images photos --batch 8 --json | jq .latency_p50_ms
+    protoseg bench bundles/mine bundles/mine@int8 --images val/images --masks val/masks
+    protoseg bench bundles/mine --images photos --batch 8 --json > before.json
+    protoseg bench bundles/mine --images photos --batch 8 --compare before.json --max-slowdown 15%
     """
+    from protoseg_deploy.cli import bench_output as output
+    from protoseg_deploy.errors import UsageError
+
+    if masks is not None and images is None:
+        raise UsageError("--masks goes with --images: the images they belong to")
+    compare, max_slowdown = options["compare"], options["max_slowdown"]
+    if compare is None and max_slowdown is not None:
+        raise UsageError("--max-slowdown goes with --compare: what to compare with")
+    earlier = _earlier(compare)
+    arguments = [runtime_argument(text, precision, backend) for text in runtime_texts]
+    which = "last" if options["last"] else "best"
+    runtimes = [
+        argument.open(device=options["device"], threads=options["threads"], which=which) for argument in arguments
+    ]
+    output.note_doubts(runtime_texts, runtimes)
+    accuracies = _accuracies(runtimes, images, masks, options["mask_template"], quiet=as_json or as_markdown)
+    rows = _measured(runtime_texts, runtimes, accuracies, images, size, options)
+    output.note_unsteady(rows)
+    allowed = 10.0 if max_slowdown is None else max_slowdown
+    changes = _changes(earlier, rows, allowed, compare)
+    if as_json:
+        print_json(output.document(rows, changes))
+    elif as_markdown:
+        click.echo(output.markdown(rows), nl=False)
+    else:
+        output.print_cards(rows)
+    output.note_changes(changes, allowed)
+    if any(change.slower for change in changes):
+        click.get_current_context().exit(1)
+    if options["strict"] and not all(row.report.steady for row in rows):
+        click.get_current_context().exit(3)
+
+
+def _earlier(path: Path | None) -> "tuple[EarlierRow, ...]":
+    from protoseg_deploy.benchmarking.regression import read_earlier
+
+    return () if path is None else read_earlier(path)
+
+
+def _accuracies(
+    runtimes: "Sequence[Runtime]", images: Path | None, masks: Path | None, mask_template: str, *, quiet: bool
+) -> "Sequence[Accuracy | None]":
+    from protoseg_deploy.benchmarking.accuracy import measure_accuracy
+    from protoseg_deploy.evaluation.samples import folder_samples
+
+    if images is None or masks is None:
+        return [None] * len(runtimes)
+    samples = folder_samples(images, masks, mask_template)
+    with progress_bar("evaluating", hidden=quiet) as progress:
+        return measure_accuracy(runtimes, samples, progress=progress)
+
+
+def _measured(
+    texts: "Sequence[str]",
+    runtimes: "Sequence[Runtime]",
+    accuracies: "Sequence[Accuracy | None]",
+    images: Path | None,
+    size: tuple[int, int] | None,
+    options: dict[str, Any],
+) -> "list[Row]":
     from protoseg_deploy.benchmarking.inputs import read_batch
     from protoseg_deploy.benchmarking.latency import measure_interleaved
+    from protoseg_deploy.cli.bench_output import Row
+    from protoseg_deploy.runtimes.base import artefact_sha256
 
-    arguments = [runtime_argument(text, precision, backend) for text in runtime_texts]
-    which = "last" if last else "best"
-    runtimes = [argument.open(device=device, threads=threads, which=which) for argument in arguments]
-    _note_doubts(runtime_texts, runtimes)
+    batch = options["batch"]
     if images is not None:
         size = size or next((runtime.info.fixed_size for runtime in runtimes if runtime.info.fixed_size), None)
     pictures = None if images is None else read_batch(images, batch, runtimes[0].info.reading, size)
-    reports = measure_interleaved(runtimes, batch=batch, size=size, runs=runs, images=pictures)
-    _note_unstable(runtime_texts, reports)
-    if as_json:
-        documents = [
-            {**report.to_dict(), **describe_runtime(report.info), "runtime": text}
-            for text, report in zip(runtime_texts, reports, strict=True)
-        ]
-        print_json(documents[0] if len(reports) == 1 else _comparison(runtime_texts, reports, documents))
-        return
-    for text, report in zip(runtime_texts, reports, strict=True):
-        _print_card(text, report)
-    if len(reports) > 1:
-        _print_ratios(runtime_texts, reports)
-    _print_machine(reports[0].machine)
-
-
-def _note_doubts(texts: tuple[str, ...], runtimes: "Sequence[Runtime]") -> None:
-    """Say what speaks against taking a latency for that of the network on its hardware."""
-    for text, runtime in zip(texts, runtimes, strict=True):
-        note_verification(runtime.info)
-        emulated = runtime.info.emulated
-        if emulated:
-            note(f"{text}: {emulated}. Its latency here says nothing about hardware that has the type.")
-
-
-def _note_unstable(texts: tuple[str, ...], reports: "Sequence[LatencyReport]") -> None:
-    for text, report in zip(texts, reports, strict=True):
-        for boundary, stats in (("session", report.session), ("array", report.array)):
-            if stats.unstable:
-                why = f"varies by {stats.variation_percent:.0f} %" if stats.settled else "did not stabilise in warm-up"
-                note(f"{text}: unstable: the {boundary} latency {why}; is the machine busy?")
-
-
-def _comparison(
-    texts: tuple[str, ...], reports: "list[LatencyReport]", documents: list[dict[str, object]]
-) -> dict[str, object]:
-    first = reports[0]
-    return {
-        "runtimes": documents,
-        "ratios": [
-            {
-                "runtime": text,
-                "against": texts[0],
-                "session_p50_ratio": report.session.p50_ms / first.session.p50_ms,
-                "array_p50_ratio": report.array.p50_ms / first.array.p50_ms,
-            }
-            for text, report in zip(texts[1:], reports[1:], strict=True)
-        ],
-    }
-
-
-def _print_ratios(texts: tuple[str, ...], reports: "Sequence[LatencyReport]") -> None:
-    first = reports[0]
-    print_table(
-        ["p50 latency against the first", "session", "array"],
-        [
-            (
-                text,
-                f"{report.session.p50_ms / first.session.p50_ms:.2f}x",
-                f"{report.array.p50_ms / first.array.p50_ms:.2f}x",
-            )
-            for text, report in zip(texts, reports, strict=True)
-        ],
+    digests = [artefact_sha256(runtime.info) for runtime in runtimes]
+    reports = measure_interleaved(
+        runtimes, batch=batch, size=size, runs=options["runs"], seconds=options["seconds"], images=pictures
     )
+    return [Row(*parts) for parts in zip(texts, digests, reports, accuracies, strict=True)]
 
 
-def _print_machine(machine: "Machine") -> None:
-    click.echo(
-        f"{machine.gpu + ', ' if machine.gpu else ''}{machine.cpu}, {machine.physical_cores} cores "
-        f"({machine.usable_cores} of {machine.logical_cores} logical ones usable), {machine.memory_gib} GiB, "
-        f"load {machine.load_average_1min}\n{machine.os}, Python {machine.python}, "
-        + ", ".join(f"{name} {version}" for name, version in machine.libraries.items())
-    )
+def _changes(
+    earlier: "tuple[EarlierRow, ...]", rows: "Sequence[Row]", allowed: float, source: Path | None
+) -> "list[Change]":
+    from protoseg_deploy.benchmarking.regression import changes_since
 
-
-def _print_card(text: str, report: "LatencyReport") -> None:
-    info = report.info
-    session, array = report.session, report.array
-    rows = [
-        ("p50 latency (ms)", f"{session.p50_ms:.2f}", f"{array.p50_ms:.2f}"),
-        ("p90 latency (ms)", f"{session.p90_ms:.2f}", f"{array.p90_ms:.2f}"),
-        ("p99 latency (ms)", f"{session.p99_ms:.2f}", f"{array.p99_ms:.2f}"),
-        ("mean latency (ms)", f"{session.mean_ms:.2f}", f"{array.mean_ms:.2f}"),
-        ("min latency (ms)", f"{session.min_ms:.2f}", f"{array.min_ms:.2f}"),
-        ("standard deviation (ms)", f"{session.std_ms:.2f}", f"{array.std_ms:.2f}"),
-        ("images per second", f"{session.images_per_second:.1f}", f"{array.images_per_second:.1f}"),
-        ("timed iterations", session.runs, array.runs),
-        ("warm-up runs", session.warmup_runs, array.warmup_runs),
-    ]
-    print_table(["", "session", "array"], rows, title=f"{text} ({info.kind}, {info.precision}, {info.device})")
-    source = "random noise" if report.input == "random" else "real images"
-    threads = f", {info.threads} threads" if info.threads else ""
-    gpu = f", GPU memory in use {report.gpu_memory_used_mib} MiB" if report.gpu_memory_used_mib is not None else ""
-    click.echo(
-        f"{info.backend}{threads}; {report.batch} x {report.height}x{report.width} px of {source}\n"
-        f"{info.parameters / 1e6:.2f} M parameters, file {info.file_bytes / 1e6:.2f} MB, "
-        f"process peak memory {report.process_peak_memory_mib} MiB{gpu}\n"
-    )
+    return [] if source is None else changes_since(earlier, [row.to_dict() for row in rows], allowed, source)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protoseg_deploy.data.folders import Sample
 from protoseg_deploy.errors import DataError, ProtosegError, UsageError
@@ -64,6 +65,7 @@ def evaluate(
     masks: MaskReading | None = None,
     batch: int | None = None,
     progress: Callable[[int, int], object] | None = None,
+    observe: Callable[[UInt8Array, NDArray[np.integer]], object] | None = None,
 ) -> Evaluation:
     """Compare a runtime's class maps with masks, pixel by pixel.
 
@@ -78,6 +80,7 @@ def evaluate(
             Images are always read as the runtime says.
         batch: images per call; 1 on a CPU and 4 on a GPU, or fewer if an engine takes no more, when absent.
         progress: called with (images done, images in all).
+        observe: called with the class maps of each batch and the masks, ``[B,H,W]``.
 
     Raises:
         DataError: unreadable images or masks, sizes that differ, mask values that are no class: all of them, by file.
@@ -109,6 +112,8 @@ def evaluate(
                 raise _failure(error, info, images, [str(sample.image) for sample in read]) from error
             predict_ns += time.perf_counter_ns() - begin
             matrix.update(predicted, truth)
+            if observe is not None:
+                observe(predicted, truth)
             done += len(images)
             if progress is not None:
                 progress(done, len(samples))

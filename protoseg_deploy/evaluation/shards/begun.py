@@ -102,12 +102,12 @@ def begin(store: LocalStore | RemoteStore, begun: Begun, plan: Path) -> bool:
                 f"{store.root} is not empty, and no sharded prediction was begun there: it holds {shown}",
                 "Choose a new folder as --out; nothing was written.",
             ) from None
-        _write_table(store, plan)
+        write_table(store, plan)
         store.write(PLAN, dump_document(begun.model_dump(mode="json")) + b"\n")
         return False
     _require_same(parse_document(content, f"{store.root}/{PLAN}", Begun, _HINT), begun, store.root)
     if not _is_there(store, plan):
-        _write_table(store, plan)
+        write_table(store, plan)
     return True
 
 
@@ -119,7 +119,7 @@ def _is_there(store: LocalStore | RemoteStore, plan: Path) -> bool:
         return False
 
 
-def _write_table(store: LocalStore | RemoteStore, plan: Path) -> None:
+def write_table(store: LocalStore | RemoteStore, plan: Path) -> None:
     with store.writing(PLAN_TABLE) as file, plan.open("rb") as source:
         shutil.copyfileobj(source, file)
 

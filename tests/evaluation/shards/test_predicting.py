@@ -185,7 +185,7 @@ def test_a_plan_that_is_gone_or_damaged_is_written_again(
 def test_a_plan_that_a_machine_reads_otherwise_is_named(
     predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(begun, "_write_table", lambda store, plan: store.write("plan.parquet", b"torn"))
+    monkeypatch.setattr(begun, "write_table", lambda store, plan: store.write("plan.parquet", b"torn"))
     with pytest.raises(UsageError, match=r"plan\.parquet cannot be read here") as caught:
         predict(images, tmp_path / "out")
     assert "repeat the command" in caught.value.hint

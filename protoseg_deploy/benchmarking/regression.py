@@ -1,0 +1,145 @@
+"""Whether something became slower than an earlier measurement, for continuous integration."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from protoseg_deploy.documents import read_document
+from protoseg_deploy.errors import UsageError
+
+
+class _Machine(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    cpu: str
+    gpu: str | None = None
+
+
+class EarlierRow(BaseModel):
+    """What is compared, of one runtime of an earlier ``bench --json``."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    runtime: str
+    batch: int
+    height: int
+    width: int
+    threads: int
+    digest: str = ""
+    latency_p50_ms: float = Field(gt=0)
+    latency_p50_low_ms: float = Field(gt=0)
+    latency_p50_high_ms: float = Field(gt=0)
+    steady: bool
+    machine: _Machine
+
+    @property
+    def conditions(self) -> tuple[Any, ...]:
+        """What has to be equal for a comparison."""
+        return self.runtime, self.batch, self.height, self.width, self.threads
+
+
+class _Several(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    runtimes: tuple[EarlierRow, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """The latency of one runtime, then and now."""
+
+    runtime: str
+    before_ms: float
+    """Median at the ``array`` boundary."""
+    now_ms: float
+    slower: bool
+    """By more than is allowed, and not by chance: the confidence intervals of the medians do not meet."""
+    doubts: tuple[str, ...]
+    """What speaks against comparing the two."""
+
+    @property
+    def percent(self) -> float:
+        """How much slower; negative: faster."""
+        return 100 * (self.now_ms / self.before_ms - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, units in the keys."""
+        return {
+            "runtime": self.runtime,
+            "before_p50_ms": self.before_ms,
+            "now_p50_ms": self.now_ms,
+            "slowdown_percent": self.percent,
+            "slower": self.slower,
+            "doubts": list(self.doubts),
+        }
+
+
+def read_earlier(path: Path) -> tuple[EarlierRow, ...]:
+    """Rows of a file that ``protoseg bench --json`` wrote.
+
+    Raises:
+        UsageError: there is no such file.
+        ProtosegError: it cannot be read, or is something else.
+    """
+    hint = "It has to be the output of `protoseg bench … --json` of this version."
+    shape: TypeAdapter[EarlierRow | _Several] = TypeAdapter(EarlierRow | _Several)
+    try:
+        found = read_document(path, shape, hint)
+    except FileNotFoundError:
+        raise UsageError(f"--compare: no such file: {path}", "Write one with `protoseg bench … --json`.") from None
+    return found.runtimes if isinstance(found, _Several) else (found,)
+
+
+def changes_since(
+    earlier: Sequence[EarlierRow], documents: Sequence[Mapping[str, Any]], max_slowdown_percent: float, source: Path
+) -> list[Change]:
+    """Compare a measurement with an earlier one, row by row.
+
+    Args:
+        earlier: see `read_earlier`.
+        documents: rows of this measurement, as ``--json`` writes them.
+        max_slowdown_percent: allowed.
+        source: the file of `earlier`, for messages.
+
+    Raises:
+        UsageError: a row has no counterpart of the same runtime, batch, size and threads.
+    """
+    known = {row.conditions: row for row in earlier}
+    changes = []
+    for document in documents:
+        now = EarlierRow.model_validate(document)
+        before = known.get(now.conditions)
+        if before is None:
+            there = "; ".join(_described(row) for row in earlier)
+            raise UsageError(
+                f"--compare {source} has no {_described(now)}; it has {there}",
+                "Measure with the same arguments, or write a new file with --json.",
+            )
+        apart = now.latency_p50_low_ms > before.latency_p50_high_ms
+        too_much = now.latency_p50_ms > before.latency_p50_ms * (1 + max_slowdown_percent / 100)
+        changes.append(
+            Change(
+                now.runtime, before.latency_p50_ms, now.latency_p50_ms, apart and too_much, tuple(_doubts(before, now))
+            )
+        )
+    return changes
+
+
+def _doubts(before: EarlierRow, now: EarlierRow) -> list[str]:
+    doubts = []
+    if before.machine != now.machine:
+        doubts.append(f"the earlier machine was another one ({before.machine.gpu or before.machine.cpu})")
+    if not before.steady:
+        doubts.append("the earlier latency was not steady")
+    if not now.steady:
+        doubts.append("the latency is not steady")
+    if before.digest != now.digest:
+        doubts.append("the artefact is another one")
+    return doubts
+
+
+def _described(row: EarlierRow) -> str:
+    return f"{row.runtime} ({row.batch} x {row.height}x{row.width}, {row.threads} threads)"

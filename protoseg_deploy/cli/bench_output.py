@@ -1,0 +1,190 @@
+"""What ``protoseg bench`` prints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from protoseg_deploy.benchmarking.accuracy import Accuracy
+from protoseg_deploy.benchmarking.distribution import LatencyStats
+from protoseg_deploy.benchmarking.latency import LatencyReport
+from protoseg_deploy.benchmarking.machine import Machine
+from protoseg_deploy.benchmarking.regression import Change
+from protoseg_deploy.cli.arguments import describe_runtime, note, note_verification, print_table
+from protoseg_deploy.runtimes.base import Runtime
+
+_NOT_STEADY = "not steady"
+_ON_CARDS = ("digest", "95 %", "p95 (ms)", "MB")
+"""Columns that a terminal has no room for."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One runtime that was measured."""
+
+    text: str
+    """As on the command line."""
+    digest: str
+    report: LatencyReport
+    accuracy: Accuracy | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, units in the keys."""
+        accuracy = self.accuracy.to_dict() if self.accuracy else {}
+        facts = {**describe_runtime(self.report.info), "runtime": self.text, "digest": self.digest}
+        return {**self.report.to_dict(), **facts, **accuracy}
+
+
+def document(rows: Sequence[Row], changes: Sequence[Change]) -> dict[str, Any]:
+    """The JSON document: the row of a runtime alone, or of several with their ratios."""
+    documents = [row.to_dict() for row in rows]
+    for entry, change in zip(documents, changes, strict=False):
+        entry["compared"] = change.to_dict()
+    if len(rows) == 1:
+        return documents[0]
+    first = rows[0].report
+    ratios = [
+        {
+            "runtime": row.text,
+            "against": rows[0].text,
+            "session_p50_ratio": row.report.session.p50_ms / first.session.p50_ms,
+            "array_p50_ratio": row.report.array.p50_ms / first.array.p50_ms,
+        }
+        for row in rows[1:]
+    ]
+    return {"runtimes": documents, "ratios": ratios}
+
+
+def note_doubts(texts: Sequence[str], runtimes: Sequence[Runtime]) -> None:
+    """Say what speaks against taking a latency for that of the network on its hardware."""
+    for text, runtime in zip(texts, runtimes, strict=True):
+        note_verification(runtime.info)
+        emulated = runtime.info.emulated
+        if emulated:
+            note(f"{text}: {emulated}. Its latency here says nothing about hardware that has the type.")
+
+
+def note_unsteady(rows: Sequence[Row]) -> None:
+    """Say which figures are not those of a quiet machine, and why."""
+    for row in rows:
+        for boundary, stats in (("session", row.report.session), ("array", row.report.array)):
+            if not stats.steady:
+                note(f"{row.text}: the {boundary} latency is not steady: {'; '.join(stats.doubts)}.")
+
+
+def note_changes(changes: Sequence[Change], allowed_percent: float) -> None:
+    """Say how much slower or faster each runtime is than it was."""
+    for change in changes:
+        verdict = f"slower than the allowed {allowed_percent:g} %" if change.slower else "within what is allowed"
+        doubts = f" ({'; '.join(change.doubts)})" if change.doubts else ""
+        note(
+            f"{change.runtime}: {change.before_ms:.2f} ms then, {change.now_ms:.2f} ms now "
+            f"({change.percent:+.1f} %): {verdict}{doubts}."
+        )
+
+
+def print_cards(rows: Sequence[Row]) -> None:
+    """All figures for people, with the machine."""
+    for row in rows:
+        _print_card(row)
+    if len(rows) > 1 or rows[0].accuracy is not None:
+        columns, cells = _summary(rows)
+        shown = [number for number, column in enumerate(columns) if column not in _ON_CARDS]
+        print_table([columns[number] for number in shown], [[line[number] for number in shown] for line in cells])
+    _print_machine(rows[0].report.machine)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table that compares the rows, with what is needed to measure it again."""
+    columns, cells = _summary(rows)
+    first = rows[0].report
+    lines = [[_cell(text) for text in line] for line in ([*columns], *cells)]
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    table.insert(1, f"|{'---|' * len(columns)}")
+    source = "random noise" if first.input == "random" else "real images"
+    conditions = (
+        f"{first.batch} x {first.height}x{first.width} px of {source}. {_machine(first.machine)}. {first.machine.date}."
+    )
+    return "\n".join([*table, "", conditions, ""])
+
+
+def _summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of the table that compares runtimes; latencies are those of the ``array`` boundary."""
+    judged = any(row.accuracy for row in rows)
+    columns = ["runtime", "digest"]
+    columns += ["mIoU % (95 %)", "agreement %"] if judged else []
+    columns += ["p50 (ms)", "95 %", "p95 (ms)", "p50 / first", "images/s", "MB"]
+    return columns, [_cells(row, rows[0]) for row in rows]
+
+
+def _cells(row: Row, first: Row) -> list[str]:
+    found, stats = row.accuracy, row.report.array
+    cells = [row.text, row.digest[:12] or "–"]
+    if found is not None:
+        cells += [
+            f"{found.miou_percent:.2f} ({found.miou_low_percent:.1f}–{found.miou_high_percent:.1f})",
+            f"{found.agreement_percent:.3f}",
+        ]
+    return [
+        *cells,
+        f"{stats.p50_ms:.2f}",
+        f"{stats.p50_low_ms:.2f}–{stats.p50_high_ms:.2f}",
+        f"{stats.p95_ms:.2f}",
+        f"{stats.p50_ms / first.report.array.p50_ms:.2f}x",
+        _throughput(stats),
+        f"{row.report.info.file_bytes / 1e6:.2f}",
+    ]
+
+
+def _throughput(stats: LatencyStats) -> str:
+    """The figure people quote, where it may be quoted."""
+    return f"{stats.images_per_second:.1f}" if stats.steady else _NOT_STEADY
+
+
+def _print_card(row: Row) -> None:
+    report, info = row.report, row.report.info
+    both = (report.session, report.array)
+    rows: list[tuple[object, ...]] = [
+        ("p50 latency (ms)", *(f"{stats.p50_ms:.2f}" for stats in both)),
+        ("  95 % interval", *(f"{stats.p50_low_ms:.2f}–{stats.p50_high_ms:.2f}" for stats in both)),
+        ("p90 latency (ms)", *(f"{stats.p90_ms:.2f}" for stats in both)),
+        ("p95 latency (ms)", *(f"{stats.p95_ms:.2f}" for stats in both)),
+        ("p99 latency (ms)", *(f"{stats.p99_ms:.2f}" for stats in both)),
+        ("max latency (ms)", *(f"{stats.max_ms:.2f}" for stats in both)),
+        ("mean latency (ms)", *(f"{stats.mean_ms:.2f}" for stats in both)),
+        ("variation (%)", *(f"{stats.variation_percent:.1f}" for stats in both)),
+        ("images per second", *(_throughput(stats) for stats in both)),
+        ("timed iterations", *(stats.runs for stats in both)),
+        ("warm-up runs", *(stats.warmup_runs for stats in both)),
+    ]
+    print_table(["", "session", "array"], rows, title=f"{row.text} ({info.kind}, {info.precision}, {info.device})")
+    source = "random noise" if report.input == "random" else "real images"
+    threads = f", {info.threads} threads" if info.threads else ""
+    gpu = f", GPU memory in use {report.gpu_memory_used_mib} MiB" if report.gpu_memory_used_mib is not None else ""
+    digest = f", sha256 {row.digest[:12]}" if row.digest else ""
+    click.echo(
+        f"{info.backend}{threads}; {report.batch} x {report.height}x{report.width} px of {source}\n"
+        f"{info.parameters / 1e6:.2f} M parameters, file {info.file_bytes / 1e6:.2f} MB{digest}, "
+        f"process peak memory {report.process_peak_memory_mib} MiB{gpu}\n"
+    )
+
+
+def _print_machine(machine: Machine) -> None:
+    click.echo(
+        f"{_machine(machine)}\n{machine.os}, Python {machine.python}, "
+        + ", ".join(f"{name} {version}" for name, version in machine.libraries.items())
+    )
+
+
+def _machine(machine: Machine) -> str:
+    governor = f", governor {machine.cpu_governor}" if machine.cpu_governor else ""
+    return (
+        f"{machine.gpu + ', ' if machine.gpu else ''}{machine.cpu}, {machine.physical_cores} cores "
+        f"({machine.usable_cores} of {machine.logical_cores} logical ones usable){governor}, "
+        f"{machine.memory_gib} GiB, load {machine.load_average_1min}"
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

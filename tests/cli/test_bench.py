@@ -1,0 +1,81 @@
+"""``bench`` beyond latencies: accuracy beside them, steadiness, earlier measurements."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from protoseg_deploy.runtimes import opening
+from tests.cli.test_judging import run
+from tests.fake_runtime import FakeRuntime
+
+FAST = ("--size", 8, "--runs", 25)
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is opened takes the red channel for the class."""
+    monkeypatch.setattr(opening, "open_runtime", lambda path, **_: FakeRuntime())
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    image = np.random.default_rng(0).integers(0, 4, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "images/a.png")
+    Image.fromarray(image[..., 0]).save(tmp_path / "masks/a_m.png")
+    return tmp_path
+
+
+def test_accuracy_stands_beside_latency(data: Path) -> None:
+    folders = ("--images", data / "images", "--masks", data / "masks", "--mask-template", "{stem}_m.png")
+    found = json.loads(run("bench", "a", "b", *folders, *FAST, "--json").stdout)
+    assert [one["miou_percent"] for one in found["runtimes"]] == [100, 100]
+    table = run("bench", "a", "b", *folders, *FAST, "--markdown").stdout
+    head, line, first, second = table.splitlines()[:4]
+    assert head.startswith("| runtime | digest | mIoU % (95 %) |")
+    assert first.startswith("| a | – | 100.00 (100.0–100.0) | 100.000 |")
+    assert len({text.count("|") for text in (head, line, first, second)}) == 1
+    assert "mIoU" in run("bench", "a", *folders, *FAST).stdout
+
+
+def test_masks_need_their_images(data: Path) -> None:
+    assert "--masks goes with --images" in run("bench", "a", "--masks", data / "masks", exit_code=2).stderr
+
+
+def test_what_is_not_steady_is_refused_where_asked() -> None:
+    result = run("bench", "a", "--size", 8, "--runs", 2, "--strict", exit_code=3)
+    assert "runs are few" in result.stderr
+    assert "not steady" in result.stdout
+    assert run("bench", "a", "--size", 8, "--runs", 2).exit_code == 0
+
+
+def test_an_earlier_measurement_is_compared_with(tmp_path: Path) -> None:
+    earlier = tmp_path / "old.json"
+    earlier.write_text(run("bench", "a", *FAST, "--json").stdout)
+    document = json.loads(earlier.read_text())
+    for key in [key for key in document if key.startswith("latency_")]:
+        document[key] /= 1000
+    (tmp_path / "fast.json").write_text(json.dumps(document))
+    slower = run("bench", "a", *FAST, "--compare", tmp_path / "fast.json", "--max-slowdown", "15%", exit_code=1)
+    assert "slower than the allowed 15 %" in slower.stderr
+    result = run("bench", "a", *FAST, "--compare", earlier, "--max-slowdown", "100000", "--json")
+    assert json.loads(result.stdout)["compared"]["slower"] is False
+    assert "has no b (1 x 8x8" in run("bench", "b", *FAST, "--compare", earlier, exit_code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--compare", "absent.json"), "no such file: absent.json"),
+        (("--max-slowdown", "15%"), "--max-slowdown goes with --compare"),
+        (("--compare", "x", "--max-slowdown", "-1%"), "-1"),
+        (("--compare", "x", "--max-slowdown", "much"), "much"),
+        (("--seconds", "nan"), "nan"),
+    ],
+)
+def test_wrong_arguments(arguments, message: str) -> None:
+    assert message in run("bench", "a", *arguments, exit_code=2).stderr

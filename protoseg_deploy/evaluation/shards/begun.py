@@ -120,6 +120,7 @@ def _is_there(store: LocalStore | RemoteStore, plan: Path) -> bool:
 
 
 def write_table(store: LocalStore | RemoteStore, plan: Path) -> None:
+    """Put the plan where workers read it."""
     with store.writing(PLAN_TABLE) as file, plan.open("rb") as source:
         shutil.copyfileobj(source, file)
 

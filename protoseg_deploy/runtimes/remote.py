@@ -59,6 +59,7 @@ class RemoteRuntime:
     Args:
         address: of the model.
         timeout_s: for one request.
+        tries: of a request in all; 1: never again.
 
     Raises:
         ServerError: there is no such server or model.
@@ -66,8 +67,8 @@ class RemoteRuntime:
         UsageError: the client library is not installed.
     """
 
-    def __init__(self, address: ModelAddress, *, timeout_s: float = 600.0) -> None:
-        self._address, self._timeout_s = address, timeout_s
+    def __init__(self, address: ModelAddress, *, timeout_s: float = 600.0, tries: int = _TRIES) -> None:
+        self._address, self._timeout_s, self._tries = address, timeout_s, tries
         self._connections = threading.local()
         self._facts = ServiceFacts.from_parameters(
             self._retried(lambda connection: connection.parameters()), str(address)
@@ -119,11 +120,11 @@ class RemoteRuntime:
 
     def _retried(self, call: Callable[[Connection], Any]) -> Any:
         pause = _FIRST_PAUSE_S
-        for attempt in range(_TRIES):
+        for attempt in range(self._tries):
             try:
                 return call(self._connection())
             except ServerError as error:
-                if not error.passes or attempt == _TRIES - 1:
+                if not error.passes or attempt == self._tries - 1:
                     raise
                 self._connections.__dict__.clear()
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that clients do not come back all at once

@@ -12,12 +12,19 @@ from protoseg_deploy.runtimes.tensorrt.sidecar import sidecar_file, write_sideca
 PROFILE = Profile(min=(1, 32, 32), opt=(1, 96, 128), max=(4, 256, 256))
 
 
-def add_engine(folder: Path, name: str = "fp32-sm86") -> bytes:
-    """Put one into a bundle, for batches up to 4; its content."""
+def add_engine(folder: Path, name: str = "fp32-sm86", content: bytes | None = None, **changes: object) -> bytes:
+    """Put one into a bundle, for batches up to 4; its content.
+
+    Args:
+        folder: the bundle.
+        name: of the engine.
+        content: of its file; absent: no engine that anything computes.
+        changes: of its sidecar.
+    """
     graph, metadata = open_graph(folder, "fp32")
     engine = folder / "engines" / f"{name}.engine"
     engine.parent.mkdir(exist_ok=True)
-    engine.write_bytes(f"plan {name}".encode())
+    engine.write_bytes(content or f"plan {name}".encode())
     sidecar = EngineSidecar(
         engine="tensorrt",
         library_version="10.13.3.9",
@@ -37,13 +44,14 @@ def add_engine(folder: Path, name: str = "fp32-sm86") -> bytes:
         build_seconds=1.0,
         metadata=metadata,
     )
+    sidecar = EngineSidecar.model_validate({**sidecar.model_dump(), **changes})
     write_sidecar(engine, sidecar)
     entry = EngineEntry(
         file=f"engines/{engine.name}",
         sidecar=f"engines/{sidecar_file(engine).name}",
         precision="fp32",
         graph=graph.file.name,
-        engine="tensorrt",
+        engine=sidecar.engine,
     )
     Bundle.open(folder).add_engine(name, entry)
     return engine.read_bytes()

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,13 @@ from protoseg_deploy.server_address import ModelAddress
 TOKEN_VARIABLE = "PROTOSEG_TOKEN"  # noqa: S105
 CERTIFICATES_VARIABLE = "SSL_CERT_FILE"
 """Certificates that are trusted in place of those of the system, PEM."""
-_TRIES = 6
+_TRIES, _TRIES_OF_WORK = 6, 8
+"""Of opening, as an address may be mistyped; and of a request: some 13 s, in which a server starts again."""
 _FIRST_PAUSE_S = 0.1
 _MISREAD = (ValueError, TypeError, LookupError, AttributeError, RecursionError, struct.error)
 """What the client library raises for an answer that is none of the protocol."""
+T = TypeVar("T")
+Answer = tuple[NDArray[Any], str]
 _EXTRA = "pip install 'protoseg-deploy[triton]' adds the client library."
 
 
@@ -41,12 +44,12 @@ class ServerError(ProtosegError):
 class Connection(Protocol):
     """One client of one protocol; used by one thread."""
 
-    def parameters(self) -> Mapping[str, str]:
-        """Parameters of the model's configuration."""
+    def parameters(self, version: str) -> Mapping[str, str]:
+        """Parameters of the model's configuration, with the facts of a version; empty: the one the server chooses."""
         ...
 
-    def infer(self, images: UInt8Array) -> NDArray[Any]:
-        """The class maps of a batch."""
+    def infer(self, images: UInt8Array) -> Answer:
+        """The class maps of a batch, and the version of the model that gave them."""
         ...
 
 
@@ -67,12 +70,11 @@ class RemoteRuntime:
         UsageError: the client library is not installed.
     """
 
-    def __init__(self, address: ModelAddress, *, timeout_s: float = 600.0, tries: int = _TRIES) -> None:
+    def __init__(self, address: ModelAddress, *, timeout_s: float = 600.0, tries: int = _TRIES_OF_WORK) -> None:
         self._address, self._timeout_s, self._tries = address, timeout_s, tries
         self._connections = threading.local()
-        self._facts = ServiceFacts.from_parameters(
-            self._retried(lambda connection: connection.parameters()), str(address)
-        )
+        self._known: set[str] = set()  # versions that are the artefact that was opened
+        self._facts = self._read_facts(address.version, min(tries, _TRIES))
         metadata = self._facts.metadata
         classes = metadata.classes.table()
         self._info = RuntimeInfo(
@@ -106,36 +108,54 @@ class RemoteRuntime:
         """See `Runtime.predict`.
 
         Raises:
-            ServerError: no answer after several tries, or the server refuses the request.
+            ServerError: no answer after several tries, the server refuses the request, or it has another artefact now.
             ProtosegError: the answer is no class map of these images.
         """
         check_images(images, self._info)
-        class_map: UInt8Array = self._retried(lambda connection: connection.infer(images))
+        class_map, version = self._retried(lambda connection: connection.infer(images), self._tries)
+        if version not in self._known:
+            self._require_same(self._read_facts(version, self._tries))
+            self._known.add(version)
         check_class_map(class_map, images, len(self._info.classes), str(self._address))
         return class_map
+
+    def _read_facts(self, version: str, tries: int) -> ServiceFacts:
+        parameters = self._retried(lambda connection: connection.parameters(version), tries)
+        return ServiceFacts.from_parameters(parameters, str(self._address))
+
+    def _require_same(self, facts: ServiceFacts) -> None:
+        """Results of one call are of one artefact, although a server exchanges its bundle while it runs."""
+        if facts.sha256 != self._facts.sha256:
+            now, then = (f"{one.metadata.precision} {one.sha256[:12]}" for one in (facts, self._facts))
+            raise ServerError(
+                self._address,
+                f"another artefact answers now, {now}; it was {then} at the beginning",
+                "The bundle was exchanged on the server meanwhile: begin again, or serve the earlier one.",
+            )
 
     def bind(self, images: UInt8Array) -> Callable[[], object]:
         """See `Runtime.bind`: a whole request, as nothing of it can be left out from here."""
         return lambda: self.predict(images)
 
-    def _retried(self, call: Callable[[Connection], Any]) -> Any:
+    def _retried(self, call: Callable[[Connection], T], tries: int) -> T:
         pause = _FIRST_PAUSE_S
-        for attempt in range(self._tries):
+        for attempt in range(tries):
             try:
                 return call(self._connection())
             except ServerError as error:
-                if not error.passes or attempt == self._tries - 1:
+                if not error.passes or attempt == tries - 1:
                     raise
                 self._connections.__dict__.clear()
+                self._known.clear()  # a server that was started again counts its versions anew
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that clients do not come back all at once
             pause *= 2
         raise AssertionError("the last try raises")
 
     def _connection(self) -> Connection:
-        found: Connection | None = getattr(self._connections, "connection", None)
-        if found is None:
-            found = self._connections.connection = _connect(self._address, self._timeout_s)
-        return found
+        if getattr(self._connections, "connection", None) is None:
+            self._connections.connection = _connect(self._address, self._timeout_s)
+        connection: Connection = self._connections.connection
+        return connection
 
 
 def _connect(address: ModelAddress, timeout_s: float) -> Connection:
@@ -162,30 +182,29 @@ class _HttpConnection:
             network_timeout=timeout_s,
         )
 
-    def parameters(self) -> Mapping[str, str]:
-        arguments = (self._address.model, self._address.version, dict(self._headers))
+    def parameters(self, version: str) -> Mapping[str, str]:
+        arguments = (self._address.model, version, dict(self._headers))
 
         def texts() -> dict[str, str]:
             found = self._client.get_model_config(*arguments).get("parameters", {})
             return {key: str(value.get("string_value", "")) for key, value in found.items()}
 
-        return of_version(self._call(texts), self._address.version)
+        return of_version(self._call(texts), version)
 
-    def infer(self, images: UInt8Array) -> NDArray[Any]:
+    def infer(self, images: UInt8Array) -> Answer:
         tensor = self._library.InferInput(INPUT, list(images.shape), "UINT8")
         tensor.set_data_from_numpy(np.ascontiguousarray(images))
         wanted = self._library.InferRequestedOutput(CLASS_MAP, binary_data=True)
 
-        def class_map() -> NDArray[Any]:
+        def answered() -> Answer:
             answer = self._client.infer(
                 self._address.model, [tensor], self._address.version, outputs=[wanted], headers=dict(self._headers)
             )
-            return _class_map(self._address, answer)
+            return _class_map(self._address, answer), str(answer.get_response().get("model_version", ""))
 
-        found: NDArray[Any] = self._call(class_map)
-        return found
+        return self._call(answered)
 
-    def _call(self, call: Callable[[], Any]) -> Any:
+    def _call(self, call: Callable[[], T]) -> T:
         try:
             return call()
         except self._library.InferenceServerException as error:
@@ -209,40 +228,37 @@ class _GrpcConnection:
         roots = os.environ.get(CERTIFICATES_VARIABLE)
         self._client = library.InferenceServerClient(address.host, ssl=address.secure, root_certificates=roots)
 
-    def parameters(self) -> Mapping[str, str]:
+    def parameters(self, version: str) -> Mapping[str, str]:
         found = self._call(
             lambda: self._client.get_model_config(
-                self._address.model, self._address.version, self._headers, client_timeout=self._timeout_s
+                self._address.model, version, self._headers, client_timeout=self._timeout_s
             )
         )
         texts = {key: str(value.string_value) for key, value in found.config.parameters.items()}
-        return of_version(texts, self._address.version)
+        return of_version(texts, version)
 
-    def infer(self, images: UInt8Array) -> NDArray[Any]:
+    def infer(self, images: UInt8Array) -> Answer:
         tensor = self._library.InferInput(INPUT, list(images.shape), "UINT8")
         tensor.set_data_from_numpy(np.ascontiguousarray(images))
         wanted = self._library.InferRequestedOutput(CLASS_MAP)
 
-        def class_map() -> NDArray[Any]:
-            answer = self._client.infer(
-                self._address.model,
-                [tensor],
-                self._address.version,
-                outputs=[wanted],
-                headers=self._headers,
-                client_timeout=self._timeout_s,
-            )
-            return _class_map(self._address, answer)
+        def answered() -> Answer:
+            place = (self._address.model, [tensor], self._address.version)
+            answer = self._client.infer(*place, outputs=[wanted], headers=self._headers, client_timeout=self._timeout_s)
+            return _class_map(self._address, answer), str(answer.get_response().model_version)
 
-        found: NDArray[Any] = self._call(class_map)
-        return found
+        return self._call(answered)
 
-    def _call(self, call: Callable[[], Any]) -> Any:
+    def _call(self, call: Callable[[], T]) -> T:
         try:
             return call()
         except self._library.InferenceServerException as error:
             status = str(error.status() or "")
-            raise _refused(self._address, error.message(), passes="UNAVAILABLE" in status) from None
+            if "UNAVAILABLE" in status:
+                raise ServerError(
+                    self._address, str(error.message())[:500], _nobody(self._address), passes=True
+                ) from None
+            raise _refused(self._address, error.message(), passes=False) from None
         except _MISREAD as error:
             raise ServerError(self._address, f"the answer is not as it should be: {str(error)[:200]}") from None
 
@@ -274,7 +290,9 @@ def _no_answer(address: ModelAddress, error: Exception) -> ServerError:
         if error.reason == "WRONG_VERSION_NUMBER":
             hint = f"The server speaks no TLS, it seems: http://{address.host}/{address.model}"
         return ServerError(address, f"no connection with TLS: {reason}", hint)
-    hint = "Is the server running, and is its address right?"
-    if not address.secure:
-        hint += " A server with TLS has https://."
-    return ServerError(address, f"no answer: {reason}", hint, passes=True)
+    return ServerError(address, f"no answer: {reason}", _nobody(address), passes=True)
+
+
+def _nobody(address: ModelAddress) -> str:
+    tls = "" if address.secure else f" A server with TLS has {address.protocol}s://."
+    return f"Is the server running, and is its address right?{tls}"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from protoseg_deploy.server_address import is_address, parse_address
 from protoseg_deploy.serving.artefact import ArtefactSpec
 from tests.serving.bundles import many_images
 from tests.serving.embedded import server_thread
+from tests.serving.small_bundles import classes_of, write_bundle
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +152,29 @@ def test_verify_finds_a_server_with_another_artefact(urls, bundle, folder, tmp_p
     assert "does not serve" in text
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("between", [1, 0])
+def test_results_are_of_one_artefact(protocol: str, between: int, tmp_path: Path) -> None:
+    """A bundle that is exchanged while its server is asked, after some answers and before the first one."""
+    folder, image = write_bundle(tmp_path / "mine"), many_images(1)[0][None]
+    write_bundle(tmp_path / "next", quarter=128)
+    with server_thread(ArtefactSpec(folder, "mine")) as (http_place, grpc_place):
+        address = f"{protocol}://{http_place if protocol == 'http' else grpc_place}/mine"
+        remote = open_runtime(address)
+        for _ in range(between):
+            np.testing.assert_array_equal(remote.predict(image)[0], classes_of(image[0]))
+        first, exchanged = remote.info.sha256, time.monotonic()
+        for name in ("model.onnx", "manifest.json"):
+            (tmp_path / "next" / name).replace(folder / name)
+        while open_runtime(address).info.sha256 == first:
+            assert time.monotonic() < exchanged + 60
+            time.sleep(0.1)
+        for _ in range(2):
+            with pytest.raises(ServerError, match="another artefact answers now") as caught:
+                remote.predict(image)
+        assert "exchanged on the server" in caught.value.hint
+
+
 def test_bench_measures_requests(urls: dict[str, str]) -> None:
     code, text = run("bench", urls["http"], "--size", "32x40", "--runs", "3", "--json")
     assert code == 0, text
@@ -163,6 +188,7 @@ def test_nobody_there(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == 1
     assert f"{scheme}://127.0.0.1:9/m: " in text
     assert "refused" in text.lower()
+    assert "Is the server running" in text
 
 
 def test_a_model_that_is_not_there(urls: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,21 @@ Found = tuple[str, int]
 outside the folder of its manifest."""
 
 
-def list_images(inputs: Sequence[str], manifest: str | None, leave_out: Sequence[Path] = ()) -> Iterator[Found]:
+def list_images(inputs: Sequence[str], manifest: str | None, leave_out: Sequence[str] = ()) -> Iterator[Found]:
     """All images, in an order that depends on nothing but what is there; repeated ones come repeatedly.
 
     Args:
         inputs: image files and folders, local or URLs.
         manifest: see `read_manifest`; read after the inputs.
-        leave_out: local folders not to enter.
+        leave_out: folders not to enter, local or URLs.
 
     Raises:
         UsageError: an input does not exist, a folder holds no images, or the manifest cannot be read.
     """
+    folders = [Path(folder) for folder in leave_out if not is_url(folder)]
+    urls = [folder for folder in leave_out if is_url(folder)]
     for given in inputs:
-        yield from _remote(given.rstrip("/")) if is_url(given) else _local(plain_path(given), leave_out)
+        yield from _remote(given, urls) if is_url(given) else _local(plain_path(given), folders)
     if manifest is not None:
         yield from _of_manifest(manifest)
 
@@ -50,8 +52,11 @@ def _local(given: str, leave_out: Sequence[Path]) -> Iterator[Found]:
         raise UsageError(f"{given}: no such file or folder")
 
 
-def _remote(url: str) -> Iterator[Found]:
-    system, path = file_system(url)
+def _remote(given: str, leave_out: Sequence[str]) -> Iterator[Found]:
+    system, path = file_system(given)
+    url = given.rstrip("/")
+    others = [file_system(folder) for folder in leave_out]
+    closed = {place.strip("/") for other, place in others if type(other) is type(system)}
     try:
         if not system.isdir(path):
             if not system.exists(path):
@@ -59,7 +64,7 @@ def _remote(url: str) -> Iterator[Found]:
             yield url, url.rfind("/") + 1
             return
         empty = True
-        for below, names in _walk(system, path):
+        for below, names in _walk(system, path, closed):
             for name in names:
                 empty = False
                 yield f"{url}/{below}{name}", len(url) + 1
@@ -71,11 +76,13 @@ def _remote(url: str) -> Iterator[Found]:
         raise UsageError(f"IMAGES: no images in {url}")
 
 
-def _walk(system: Any, path: str) -> Iterator[tuple[str, list[str]]]:
-    """Folders below a remote one, each with its sorted image names; hidden ones are skipped."""
+def _walk(system: Any, path: str, closed: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    """Folders below a remote one, each with its sorted image names; hidden ones and `closed` ones are skipped."""
     waiting = [""]
     while waiting:
         below = waiting.pop()
+        if posixpath.join(path, below).strip("/") in closed:
+            continue
         _, folders, files = next(iter(system.walk(posixpath.join(path, below), maxdepth=1)), ("", (), ()))
         yield below, sorted(name for name in files if is_image_name(name) and not name.startswith("."))
         waiting += sorted((f"{below}{name}/" for name in folders if not name.startswith(".")), reverse=True)

@@ -135,7 +135,7 @@ def predict_sharded(
     _check(workforce)
     tiling = choose_tiling(info, tile, overlap, batch)
     store = open_store(out)
-    leave_out = [store.folder / name for name in (INDEX, PACKED)] if isinstance(store, LocalStore) else []
+    leave_out = [f"{store.root}/{name}" for name in (INDEX, PACKED)]
     artefact = artefact_sha256(info)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.parquet"

@@ -17,12 +17,12 @@ SCRATCH = ".predict.scratch"
 
 _FILE = "file://"
 _DRIVE = re.compile(r"/[A-Za-z]:")
-_DRIVERS = {
+_OBJECT_STORES = {
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
     **dict.fromkeys(("gs", "gcs"), "gcsfs"),
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs"),
-    **dict.fromkeys(("http", "https"), "aiohttp"),
 }
+_DRIVERS = {**_OBJECT_STORES, **dict.fromkeys(("http", "https"), "aiohttp")}
 
 
 def is_url(text: str) -> bool:
@@ -44,8 +44,10 @@ def file_system(url: str) -> tuple[Any, str]:
     Raises:
         UsageError: fsspec, or its driver for this kind of URL, is not installed, or there is no such kind.
     """
+    protocol, _, place = url.rpartition("::")[2].partition("://")
+    if not place.strip("/"):
+        raise UsageError(f"{url} names no place", f"Write it as {protocol}://BUCKET/FOLDER.")
     fsspec = require_library("fsspec.core", "cloud", f"paths like {url} need")
-    protocol = url.partition("://")[0].rpartition("::")[2]
     try:
         found: tuple[Any, str] = fsspec.url_to_fs(url)
         return found
@@ -182,6 +184,8 @@ class RemoteStore:
     def __init__(self, root: str) -> None:
         self.root = root
         self._system, self._path = file_system(root)
+        # Object stores have no folders: drivers would make a bucket, of whatever name was mistyped.
+        self._has_folders = root.rpartition("::")[2].partition("://")[0] not in _OBJECT_STORES
 
     def read(self, name: str) -> bytes:
         try:
@@ -206,7 +210,7 @@ class RemoteStore:
     def write(self, name: str, content: bytes, *, sync: bool = True) -> None:
         place = self._place(name)
         try:
-            self._system.makedirs(place.rpartition("/")[0], exist_ok=True)
+            self._make_folder(place)
             self._system.pipe_file(place, content)
         except Exception as error:
             raise ProtosegError(f"cannot write {self.root}/{name}: {_in_one_line(error)}") from None
@@ -219,7 +223,7 @@ class RemoteStore:
                 yield file
             place = self._place(name)
             try:
-                self._system.makedirs(place.rpartition("/")[0], exist_ok=True)
+                self._make_folder(place)
                 self._system.put_file(str(local), place)
             except Exception as error:
                 raise ProtosegError(f"cannot write {self.root}/{name}: {_in_one_line(error)}") from None
@@ -227,6 +231,10 @@ class RemoteStore:
     def remove(self, name: str) -> None:
         with suppress(Exception):  # gone already; drivers have errors of their own
             self._system.rm_file(self._place(name))
+
+    def _make_folder(self, place: str) -> None:
+        if self._has_folders:
+            self._system.makedirs(place.rpartition("/")[0], exist_ok=True)
 
     def _place(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}"
@@ -238,7 +246,10 @@ def open_store(root: str) -> LocalStore | RemoteStore:
     Raises:
         UsageError: see `file_system`.
     """
-    return RemoteStore(root.rstrip("/")) if is_url(root) else LocalStore(str(Path(plain_path(root)).absolute()))
+    if is_url(root):
+        file_system(root)  # with its slashes: s3:// is none
+        return RemoteStore(root.rstrip("/"))
+    return LocalStore(str(Path(plain_path(root)).absolute()))
 
 
 def _in_one_line(error: Exception) -> str:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from protoseg_deploy.errors import DataError, ProtosegError, UsageError
+from protoseg_deploy.evaluation.shards import stores
 from protoseg_deploy.evaluation.shards.libraries import require_library
 from protoseg_deploy.evaluation.shards.notes import ShardNotes
 from protoseg_deploy.evaluation.shards.stores import is_url, open_store, read_content
@@ -110,6 +112,46 @@ def test_places_that_cannot_be_reached_are_named(predict: Predict, images: Path,
         predict(images, "nosuchthing://a/b")
     with pytest.raises(DataError, match=r"^memory://none: no such file$"):
         read_content("memory://none")
+
+
+def test_results_below_remote_images_are_no_images(
+    predict: Predict, images: Path, memory: fsspec.AbstractFileSystem
+) -> None:
+    uploaded(memory, images, "/bucket/in")
+    for place in ("memory://bucket/in/out", "memory://bucket/in/packed/"):
+        begun = predict("memory://bucket/in", place, shards=3, pack=place.endswith("/"))
+        assert predict("memory://bucket/in", place, shards=3, pack=place.endswith("/")).resumed == begun.plan.shards
+        memory.rm(place, recursive=True)
+
+
+class Buckets(MemoryFileSystem):
+    """Like drivers of object stores: to make a folder is to make the bucket."""
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        raise AssertionError(f"{path} was made")
+
+    def put_file(self, lpath: str, rpath: str, **options: object) -> None:
+        self.pipe_file(rpath, Path(lpath).read_bytes())
+
+
+def test_no_bucket_is_made(
+    predict: Predict, images: Path, memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "file_system", lambda url: (Buckets(), f"/{url.partition('://')[2]}"))
+    for pack in (False, True):
+        assert predict(images, f"s3://bucket/{pack}", pack=pack).images == 12
+
+
+@pytest.mark.parametrize("place", ["memory://", "s3:///", "simplecache::s3://"])
+def test_a_url_without_a_place_is_refused(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = everything(tmp_path)
+    for given, out in ((images, place), (place, tmp_path / "out")):
+        with pytest.raises(UsageError, match="names no place"):
+            predict(given, out)
+    assert everything(tmp_path) == before
 
 
 def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it() -> None:

@@ -5,46 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
-
-from protoseg_deploy.documents import read_document
+from protoseg_deploy.benchmarking.rows import MeasuredRow
 from protoseg_deploy.errors import UsageError
-
-
-class _Machine(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    cpu: str
-    gpu: str | None = None
-
-
-class EarlierRow(BaseModel):
-    """What is compared, of one runtime of an earlier ``bench --json``."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    runtime: str
-    batch: int
-    height: int
-    width: int
-    threads: int
-    digest: str = ""
-    latency_p50_ms: float = Field(gt=0)
-    latency_p50_low_ms: float = Field(gt=0)
-    latency_p50_high_ms: float = Field(gt=0)
-    steady: bool
-    machine: _Machine
-
-    @property
-    def conditions(self) -> tuple[Any, ...]:
-        """What has to be equal for a comparison."""
-        return self.runtime, self.batch, self.height, self.width, self.threads
-
-
-class _Several(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    runtimes: tuple[EarlierRow, ...]
 
 
 @dataclass(frozen=True)
@@ -77,29 +39,13 @@ class Change:
         }
 
 
-def read_earlier(path: Path) -> tuple[EarlierRow, ...]:
-    """Rows of a file that ``protoseg bench --json`` wrote.
-
-    Raises:
-        UsageError: there is no such file.
-        ProtosegError: it cannot be read, or is something else.
-    """
-    hint = "It has to be the output of `protoseg bench … --json` of this version."
-    shape: TypeAdapter[EarlierRow | _Several] = TypeAdapter(EarlierRow | _Several)
-    try:
-        found = read_document(path, shape, hint)
-    except FileNotFoundError:
-        raise UsageError(f"--compare: no such file: {path}", "Write one with `protoseg bench … --json`.") from None
-    return found.runtimes if isinstance(found, _Several) else (found,)
-
-
 def changes_since(
-    earlier: Sequence[EarlierRow], documents: Sequence[Mapping[str, Any]], max_slowdown_percent: float, source: Path
+    earlier: Sequence[MeasuredRow], documents: Sequence[Mapping[str, Any]], max_slowdown_percent: float, source: Path
 ) -> list[Change]:
     """Compare a measurement with an earlier one, row by row.
 
     Args:
-        earlier: see `read_earlier`.
+        earlier: see `read_rows`.
         documents: rows of this measurement, as ``--json`` writes them.
         max_slowdown_percent: allowed.
         source: the file of `earlier`, for messages.
@@ -110,12 +56,12 @@ def changes_since(
     known = {row.conditions: row for row in earlier}
     changes = []
     for document in documents:
-        now = EarlierRow.model_validate(document)
+        now = MeasuredRow.model_validate(document)
         before = known.get(now.conditions)
         if before is None:
-            there = "; ".join(_described(row) for row in earlier)
+            there = "; ".join(row.described for row in earlier)
             raise UsageError(
-                f"--compare {source} has no {_described(now)}; it has {there}",
+                f"--compare {source} has no {now.described}; it has {there}",
                 "Measure with the same arguments, or write a new file with --json.",
             )
         apart = now.latency_p50_low_ms > before.latency_p50_high_ms
@@ -128,7 +74,7 @@ def changes_since(
     return changes
 
 
-def _doubts(before: EarlierRow, now: EarlierRow) -> list[str]:
+def _doubts(before: MeasuredRow, now: MeasuredRow) -> list[str]:
     doubts = []
     if before.machine != now.machine:
         doubts.append(f"the earlier machine was another one ({before.machine.gpu or before.machine.cpu})")
@@ -139,7 +85,3 @@ def _doubts(before: EarlierRow, now: EarlierRow) -> list[str]:
     if before.digest != now.digest:
         doubts.append("the artefact is another one")
     return doubts
-
-
-def _described(row: EarlierRow) -> str:
-    return f"{row.runtime} ({row.batch} x {row.height}x{row.width}, {row.threads} threads)"

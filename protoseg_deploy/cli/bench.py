@@ -15,7 +15,6 @@ from protoseg_deploy.cli.arguments import (
     json_option,
     precision_option,
     print_json,
-    progress_bar,
     runtime_argument,
     timeout_option,
 )
@@ -24,10 +23,9 @@ from protoseg_deploy.cli.verb import Verb
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from protoseg_deploy.benchmarking.accuracy import Accuracy
-    from protoseg_deploy.benchmarking.regression import Change, EarlierRow
+    from protoseg_deploy.benchmarking.regression import Change
+    from protoseg_deploy.benchmarking.rows import MeasuredRow
     from protoseg_deploy.cli.bench_output import Row
-    from protoseg_deploy.runtimes.base import Runtime
 
 _THREADS_PER_CORE = 8
 
@@ -50,7 +48,7 @@ class _Percent(Number):
 
 
 @click.command(name="bench", cls=Verb, short_help="Measure the latency of runtimes.")
-@click.argument("runtime_texts", nargs=-1, required=True, metavar="RUNTIME[@PRECISION][@BACKEND]...")
+@click.argument("runtime_texts", nargs=-1, metavar="RUNTIME[@PRECISION][@BACKEND]...")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per call.")
 @click.option(
     "--size",
@@ -80,6 +78,7 @@ class _Percent(Number):
 @click.option("--strict", is_flag=True, help="Exit with 3 if a latency is not steady.")
 @click.option("--compare", type=PATH, metavar="OLD.json", help="Exit with 1 if slower than in this output of --json.")
 @click.option("--max-slowdown", type=_Percent(0), metavar="PERCENT", help="Allowed by --compare.  [default: 10%]")
+@click.option("--read", type=PATH, multiple=True, metavar="FILE", help="Output of --json to show in the same table.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the table that compares the RUNTIMEs as Markdown.")
 @click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @precision_option
@@ -121,7 +120,9 @@ def command(
     protoseg bench bundles/mine --images photos --batch 8 --json > before.json
     protoseg bench bundles/mine --images photos --batch 8 --compare before.json --max-slowdown 15%
     """
+    from protoseg_deploy.benchmarking.rows import read_rows
     from protoseg_deploy.cli import bench_output as output
+    from protoseg_deploy.cli.bench_measuring import judged, measured
     from protoseg_deploy.errors import UsageError
 
     if masks is not None and images is None:
@@ -129,24 +130,29 @@ def command(
     compare, max_slowdown = options["compare"], options["max_slowdown"]
     if compare is None and max_slowdown is not None:
         raise UsageError("--max-slowdown goes with --compare: what to compare with")
-    earlier = _earlier(compare)
+    shown = [row for file in options["read"] for row in read_rows(file, "--read")]
+    if shown and as_json:
+        raise UsageError("--read shows a table: it does not go with --json")
+    if not runtime_texts and (not shown or compare is not None):
+        raise UsageError("nothing to measure: no RUNTIME is named", "With --read alone, a table is shown.")
+    earlier = () if compare is None else read_rows(compare, "--compare")
     arguments = [runtime_argument(text, precision, backend) for text in runtime_texts]
     which = "last" if options["last"] else "best"
     runtimes = [
         argument.open(device=options["device"], threads=options["threads"], which=which) for argument in arguments
     ]
     output.note_doubts(runtime_texts, runtimes)
-    accuracies = _accuracies(runtimes, images, masks, options["mask_template"], quiet=as_json or as_markdown)
-    rows = _measured(runtime_texts, runtimes, accuracies, images, size, options)
+    accuracies = judged(runtimes, images, masks, options["mask_template"], quiet=as_json or as_markdown)
+    rows = measured(runtime_texts, runtimes, accuracies, images, size, options) if runtimes else []
     output.note_unsteady(rows)
     allowed = 10.0 if max_slowdown is None else max_slowdown
     changes = _changes(earlier, rows, allowed, compare)
     if as_json:
         print_json(output.document(rows, changes))
     elif as_markdown:
-        click.echo(output.markdown(rows), nl=False)
+        click.echo(output.markdown(rows, shown), nl=False)
     else:
-        output.print_cards(rows)
+        output.print_cards(rows, shown)
     output.note_changes(changes, allowed)
     if any(change.slower for change in changes):
         click.get_current_context().exit(1)
@@ -154,51 +160,8 @@ def command(
         click.get_current_context().exit(3)
 
 
-def _earlier(path: Path | None) -> "tuple[EarlierRow, ...]":
-    from protoseg_deploy.benchmarking.regression import read_earlier
-
-    return () if path is None else read_earlier(path)
-
-
-def _accuracies(
-    runtimes: "Sequence[Runtime]", images: Path | None, masks: Path | None, mask_template: str, *, quiet: bool
-) -> "Sequence[Accuracy | None]":
-    from protoseg_deploy.benchmarking.accuracy import measure_accuracy
-    from protoseg_deploy.evaluation.samples import folder_samples
-
-    if images is None or masks is None:
-        return [None] * len(runtimes)
-    samples = folder_samples(images, masks, mask_template)
-    with progress_bar("evaluating", hidden=quiet) as progress:
-        return measure_accuracy(runtimes, samples, progress=progress)
-
-
-def _measured(
-    texts: "Sequence[str]",
-    runtimes: "Sequence[Runtime]",
-    accuracies: "Sequence[Accuracy | None]",
-    images: Path | None,
-    size: tuple[int, int] | None,
-    options: dict[str, Any],
-) -> "list[Row]":
-    from protoseg_deploy.benchmarking.inputs import read_batch
-    from protoseg_deploy.benchmarking.latency import measure_interleaved
-    from protoseg_deploy.cli.bench_output import Row
-    from protoseg_deploy.runtimes.base import artefact_sha256
-
-    batch = options["batch"]
-    if images is not None:
-        size = size or next((runtime.info.fixed_size for runtime in runtimes if runtime.info.fixed_size), None)
-    pictures = None if images is None else read_batch(images, batch, runtimes[0].info.reading, size)
-    digests = [artefact_sha256(runtime.info) for runtime in runtimes]
-    reports = measure_interleaved(
-        runtimes, batch=batch, size=size, runs=options["runs"], seconds=options["seconds"], images=pictures
-    )
-    return [Row(*parts) for parts in zip(texts, digests, reports, accuracies, strict=True)]
-
-
 def _changes(
-    earlier: "tuple[EarlierRow, ...]", rows: "Sequence[Row]", allowed: float, source: Path | None
+    earlier: "tuple[MeasuredRow, ...]", rows: "Sequence[Row]", allowed: float, source: Path | None
 ) -> "list[Change]":
     from protoseg_deploy.benchmarking.regression import changes_since
 

@@ -11,6 +11,7 @@ from protoseg_deploy.benchmarking.distribution import LatencyStats
 from protoseg_deploy.benchmarking.latency import LatencyReport
 from protoseg_deploy.benchmarking.machine import Machine
 from protoseg_deploy.benchmarking.regression import Change
+from protoseg_deploy.benchmarking.rows import MeasuredRow
 from protoseg_deploy.cli.arguments import describe_runtime, note, note_verification, print_table
 from protoseg_deploy.runtimes.base import Runtime
 
@@ -34,6 +35,10 @@ class Row:
         accuracy = self.accuracy.to_dict() if self.accuracy else {}
         facts = {**describe_runtime(self.report.info), "runtime": self.text, "digest": self.digest}
         return {**self.report.to_dict(), **facts, **accuracy}
+
+    def measured(self) -> MeasuredRow:
+        """The same as it is read back from a file."""
+        return MeasuredRow.model_validate(self.to_dict())
 
 
 def document(rows: Sequence[Row], changes: Sequence[Change]) -> dict[str, Any]:
@@ -84,56 +89,63 @@ def note_changes(changes: Sequence[Change], allowed_percent: float) -> None:
         )
 
 
-def print_cards(rows: Sequence[Row]) -> None:
-    """All figures for people, with the machine."""
+def print_cards(rows: Sequence[Row], earlier: Sequence[MeasuredRow]) -> None:
+    """All figures for people, with the machine; of earlier rows what the table has."""
     for row in rows:
         _print_card(row)
-    if len(rows) > 1 or rows[0].accuracy is not None:
-        columns, cells = _summary(rows)
+    table = [*earlier, *(row.measured() for row in rows)]
+    if len(table) > 1 or table[0].miou_percent is not None or earlier:
+        columns, cells = _summary(table)
         shown = [number for number, column in enumerate(columns) if column not in _ON_CARDS]
         print_table([columns[number] for number in shown], [[line[number] for number in shown] for line in cells])
-    _print_machine(rows[0].report.machine)
+    if rows:
+        _print_machine(rows[0].report.machine)
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Row], earlier: Sequence[MeasuredRow]) -> str:
     """The table that compares the rows, with what is needed to measure it again."""
-    columns, cells = _summary(rows)
-    first = rows[0].report
+    columns, cells = _summary([*earlier, *(row.measured() for row in rows)])
     lines = [[_cell(text) for text in line] for line in ([*columns], *cells)]
     table = [f"| {' | '.join(line)} |" for line in lines]
     table.insert(1, f"|{'---|' * len(columns)}")
-    source = "random noise" if first.input == "random" else "real images"
-    conditions = (
-        f"{first.batch} x {first.height}x{first.width} px of {source}. {_machine(first.machine)}. {first.machine.date}."
-    )
-    return "\n".join([*table, "", conditions, ""])
+    if rows:
+        first, machine = rows[0].report, rows[0].report.machine
+        source = "random noise" if first.input == "random" else "real images"
+        table += [
+            "",
+            f"{first.batch} x {first.height}x{first.width} px of {source}. {_machine(machine)}. {machine.date}.",
+        ]
+    return "\n".join([*table, ""])
 
 
-def _summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def _summary(rows: Sequence[MeasuredRow]) -> tuple[list[str], list[list[str]]]:
     """Columns and cells of the table that compares runtimes; latencies are those of the ``array`` boundary."""
-    judged = any(row.accuracy for row in rows)
+    judged = any(row.miou_percent is not None for row in rows)
+    several = len({(row.machine.gpu, row.machine.cpu) for row in rows}) > 1
     columns = ["runtime", "digest"]
+    columns += ["machine"] if several else []
     columns += ["mIoU % (95 %)", "agreement %"] if judged else []
     columns += ["p50 (ms)", "95 %", "p95 (ms)", "p50 / first", "images/s", "MB"]
-    return columns, [_cells(row, rows[0]) for row in rows]
+    return columns, [_cells(row, rows[0], judged, several) for row in rows]
 
 
-def _cells(row: Row, first: Row) -> list[str]:
-    found, stats = row.accuracy, row.report.array
-    cells = [row.text, row.digest[:12] or "–"]
-    if found is not None:
-        cells += [
-            f"{found.miou_percent:.2f} ({found.miou_low_percent:.1f}–{found.miou_high_percent:.1f})",
-            f"{found.agreement_percent:.3f}",
-        ]
+def _cells(row: MeasuredRow, first: MeasuredRow, judged: bool, several: bool) -> list[str]:
+    cells = [row.runtime, row.digest[:12] or "–"]
+    if several:
+        cells.append(row.machine.gpu or row.machine.cpu)
+    if judged and row.miou_percent is not None:
+        interval = f" ({row.miou_low_percent or 0:.1f}–{row.miou_high_percent or 0:.1f})"
+        cells += [f"{row.miou_percent:.2f}{interval}", f"{row.agreement_percent or 0:.3f}"]
+    elif judged:
+        cells += ["–", "–"]
     return [
         *cells,
-        f"{stats.p50_ms:.2f}",
-        f"{stats.p50_low_ms:.2f}–{stats.p50_high_ms:.2f}",
-        f"{stats.p95_ms:.2f}",
-        f"{stats.p50_ms / first.report.array.p50_ms:.2f}x",
-        _throughput(stats),
-        f"{row.report.info.file_bytes / 1e6:.2f}",
+        f"{row.latency_p50_ms:.2f}",
+        f"{row.latency_p50_low_ms:.2f}–{row.latency_p50_high_ms:.2f}",
+        f"{row.latency_p95_ms:.2f}",
+        f"{row.latency_p50_ms / first.latency_p50_ms:.2f}x",
+        f"{row.images_per_second:.1f}" if row.steady else _NOT_STEADY,
+        f"{row.file_bytes / 1e6:.2f}",
     ]
 
 

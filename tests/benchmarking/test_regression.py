@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from protoseg_deploy.benchmarking.distribution import latency_stats
-from protoseg_deploy.benchmarking.regression import changes_since, read_earlier
+from protoseg_deploy.benchmarking.regression import changes_since
+from protoseg_deploy.benchmarking.rows import read_rows
 from protoseg_deploy.errors import ProtosegError, UsageError
 
 CONDITIONS = {"runtime": "bundles/mine", "batch": 1, "height": 64, "width": 64, "threads": 2, "digest": "a" * 64}
@@ -22,7 +23,7 @@ def document(milliseconds: float, seed: int = 0, **changes) -> dict:
 def changes(tmp_path: Path, before: dict, now: dict, allowed: float = 10.0):
     file = tmp_path / "old.json"
     file.write_text(json.dumps(before))
-    return changes_since(read_earlier(file), [now], allowed, file)
+    return changes_since(read_rows(file, "--compare"), [now], allowed, file)
 
 
 def test_what_is_slower_is_told_from_a_repeat(tmp_path: Path) -> None:
@@ -62,10 +63,10 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "old.json"
     file.write_text(content)
     with pytest.raises(ProtosegError, match=r"old\.json") as caught:
-        read_earlier(file)
+        read_rows(file, "--compare")
     assert "bench … --json" in caught.value.hint
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
-        read_earlier(tmp_path / "old.json")
+        read_rows(tmp_path / "old.json", "--compare")

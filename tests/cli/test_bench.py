@@ -67,6 +67,21 @@ def test_an_earlier_measurement_is_compared_with(tmp_path: Path) -> None:
     assert "has no b (1 x 8x8" in run("bench", "b", *FAST, "--compare", earlier, exit_code=2).stderr
 
 
+def test_rows_of_files_stand_in_the_same_table(tmp_path: Path) -> None:
+    there = tmp_path / "there.json"
+    document = json.loads(run("bench", "a", *FAST, "--json").stdout)
+    document["machine"]["cpu"] = "a small board"
+    there.write_text(json.dumps({"runtimes": [document, {**document, "miou_percent": 51.5}]}))
+    alone = run("bench", "--read", there, "--markdown").stdout.splitlines()
+    assert len(alone) == 4
+    assert "51.50" in alone[3]
+    together = run("bench", "b", *FAST, "--read", there, "--markdown").stdout.splitlines()
+    assert [line.split(" | ")[0] for line in together[2:5]] == ["| a", "| a", "| b"]
+    assert "a small board" in together[2]
+    assert "not go with --json" in run("bench", "b", "--read", there, "--json", exit_code=2).stderr
+    assert "nothing to measure" in run("bench", exit_code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -75,6 +90,7 @@ def test_an_earlier_measurement_is_compared_with(tmp_path: Path) -> None:
         (("--compare", "x", "--max-slowdown", "-1%"), "-1"),
         (("--compare", "x", "--max-slowdown", "much"), "much"),
         (("--seconds", "nan"), "nan"),
+        (("--read", "absent.json"), "--read: no such file: absent.json"),
     ],
 )
 def test_wrong_arguments(arguments, message: str) -> None:

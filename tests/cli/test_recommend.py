@@ -34,11 +34,9 @@ def test_from_a_file(measured: Path) -> None:
 
 def test_by_measuring(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "mine")
-    for folder in ("images", "masks"):
+    for folder, shape in (("images", (8, 9, 3)), ("masks", (8, 9))):
         (tmp_path / folder).mkdir()
-        Image.fromarray(np.zeros((8, 9, 3)[: 3 if folder == "images" else 2], np.uint8)).save(
-            tmp_path / folder / "a.png"
-        )
+        Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / folder / "a.png")
     folders = ("--images", tmp_path / "images", "--masks", tmp_path / "masks")
     result = run("recommend", bundle, "--target", "size<1MB", *folders, "--json", exit_code=None)
     document = json.loads(result.stdout)

@@ -79,6 +79,8 @@ class _Percent(Number):
 @click.option("--compare", type=PATH, metavar="OLD.json", help="Exit with 1 if slower than in this output of --json.")
 @click.option("--max-slowdown", type=_Percent(0), metavar="PERCENT", help="Allowed by --compare.  [default: 10%]")
 @click.option("--read", type=PATH, multiple=True, metavar="FILE", help="Output of --json to show in the same table.")
+@click.option("--plot", type=PATH, metavar="FILE", help="Picture of mIoU over latency, .png or .svg.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the table that compares the RUNTIMEs as CSV.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the table that compares the RUNTIMEs as Markdown.")
 @click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
 @precision_option
@@ -94,6 +96,7 @@ def command(
     precision: str | None,
     backend: str | None,
     as_markdown: bool,
+    as_csv: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -125,6 +128,7 @@ def command(
     from protoseg_deploy.cli.bench_measuring import judged, measured
     from protoseg_deploy.errors import UsageError
 
+    _check_outputs(options["plot"], as_json, as_markdown, as_csv)
     if masks is not None and images is None:
         raise UsageError("--masks goes with --images: the images they belong to")
     compare, max_slowdown = options["compare"], options["max_slowdown"]
@@ -142,7 +146,7 @@ def command(
         argument.open(device=options["device"], threads=options["threads"], which=which) for argument in arguments
     ]
     output.note_doubts(runtime_texts, runtimes)
-    accuracies = judged(runtimes, images, masks, options["mask_template"], quiet=as_json or as_markdown)
+    accuracies = judged(runtimes, images, masks, options["mask_template"], quiet=as_json or as_markdown or as_csv)
     rows = measured(runtime_texts, runtimes, accuracies, images, size, options) if runtimes else []
     output.note_unsteady(rows)
     allowed = 10.0 if max_slowdown is None else max_slowdown
@@ -151,13 +155,26 @@ def command(
         print_json(output.document(rows, changes))
     elif as_markdown:
         click.echo(output.markdown(rows, shown), nl=False)
+    elif as_csv:
+        click.echo(output.csv_text(rows, shown), nl=False)
     else:
         output.print_cards(rows, shown)
+    if options["plot"] is not None:
+        output.plot(rows, shown, options["plot"])
     output.note_changes(changes, allowed)
     if any(change.slower for change in changes):
         click.get_current_context().exit(1)
     if options["strict"] and not all(row.report.steady for row in rows):
         click.get_current_context().exit(3)
+
+
+def _check_outputs(plot: Path | None, *forms: bool) -> None:
+    from protoseg_deploy.errors import UsageError
+
+    if sum(forms) > 1:
+        raise UsageError("--json, --markdown and --csv print one thing each: give one of them")
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise UsageError(f"--plot {plot}: the name ends with .png or .svg")
 
 
 def _changes(

@@ -1,7 +1,10 @@
 """What ``protoseg bench`` prints."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,9 +13,11 @@ from protoseg_deploy.benchmarking.accuracy import Accuracy
 from protoseg_deploy.benchmarking.distribution import LatencyStats
 from protoseg_deploy.benchmarking.latency import LatencyReport
 from protoseg_deploy.benchmarking.machine import Machine
+from protoseg_deploy.benchmarking.pareto_plot import draw_pareto
 from protoseg_deploy.benchmarking.regression import Change
 from protoseg_deploy.benchmarking.rows import MeasuredRow
 from protoseg_deploy.cli.arguments import describe_runtime, note, note_verification, print_table
+from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import Runtime
 
 _NOT_STEADY = "not steady"
@@ -116,6 +121,32 @@ def markdown(rows: Sequence[Row], earlier: Sequence[MeasuredRow]) -> str:
             f"{first.batch} x {first.height}x{first.width} px of {source}. {_machine(machine)}. {machine.date}.",
         ]
     return "\n".join([*table, ""])
+
+
+def csv_text(rows: Sequence[Row], earlier: Sequence[MeasuredRow]) -> str:
+    """All figures of the rows, one line each, in the names of the JSON document."""
+    text = StringIO(newline="")
+    flat = [
+        {**row.model_dump(exclude={"machine"}), "doubts": "; ".join(row.doubts), **row.machine.model_dump()}
+        for row in (*earlier, *(row.measured() for row in rows))
+    ]
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def plot(rows: Sequence[Row], earlier: Sequence[MeasuredRow], path: Path) -> None:
+    """Accuracy over latency, see `draw_pareto`.
+
+    Raises:
+        UsageError: no row has an mIoU.
+        WriteError: the file cannot be written.
+    """
+    table = [*earlier, *(row.measured() for row in rows)]
+    if all(row.miou_percent is None for row in table):
+        raise UsageError("--plot shows mIoU over latency: no row has an mIoU", "Give --images and --masks.")
+    draw_pareto(table, path)
 
 
 def _summary(rows: Sequence[MeasuredRow]) -> tuple[list[str], list[list[str]]]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from protoseg_deploy.benchmarking.pareto_plot import pareto_front
 from protoseg_deploy.benchmarking.recommending import check_comparable, parse_targets, recommend
 from protoseg_deploy.benchmarking.rows import MeasuredRow
 from protoseg_deploy.errors import UsageError
@@ -80,3 +81,8 @@ def test_rows_of_different_machines_are_not_compared() -> None:
     with pytest.raises(UsageError, match="different batches: 1, 8"):
         check_comparable([row("a", 1, 1), row("b", 1, 1, batch=8)])
     check_comparable(ROWS)
+
+
+def test_the_front_is_what_no_other_one_beats() -> None:
+    rows = [*ROWS[:4], row("worse", 12, 64), row("as slow", 10, 60), row("unjudged", 1, None)]
+    assert [one.runtime for one in pareto_front(rows)] == ["quick", "close", "good", "slow"]

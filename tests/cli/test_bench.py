@@ -1,5 +1,6 @@
 """``bench`` beyond latencies: accuracy beside them, steadiness, earlier measurements."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -40,6 +41,17 @@ def test_accuracy_stands_beside_latency(data: Path) -> None:
     assert first.startswith("| a | – | 100.00 (100.0–100.0) | 100.000 |")
     assert len({text.count("|") for text in (head, line, first, second)}) == 1
     assert "mIoU" in run("bench", "a", *folders, *FAST).stdout
+
+
+def test_tables_and_pictures(data: Path) -> None:
+    folders = ("--images", data / "images", "--masks", data / "masks", "--mask-template", "{stem}_m.png")
+    for name in ("pareto.png", "pareto.svg"):
+        lines = run("bench", "a", "b", *folders, *FAST, "--csv", "--plot", data / name).stdout.splitlines()
+        rows = list(csv.DictReader(lines))
+        assert [row["runtime"] for row in rows] == ["a", "b"]
+        assert float(rows[0]["miou_percent"]) == 100
+        assert (data / name).stat().st_size > 5000
+    assert "no row has an mIoU" in run("bench", "a", *FAST, "--plot", data / "x.png", exit_code=2).stderr
 
 
 def test_masks_need_their_images(data: Path) -> None:
@@ -91,6 +103,8 @@ def test_rows_of_files_stand_in_the_same_table(tmp_path: Path) -> None:
         (("--compare", "x", "--max-slowdown", "much"), "much"),
         (("--seconds", "nan"), "nan"),
         (("--read", "absent.json"), "--read: no such file: absent.json"),
+        (("--plot", "x.pdf"), ".png or .svg"),
+        (("--json", "--csv"), "give one of them"),
     ],
 )
 def test_wrong_arguments(arguments, message: str) -> None:

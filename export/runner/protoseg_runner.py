@@ -66,6 +66,7 @@ LIBRARIES = {
 """Of engines: name, Python module, oldest major version, and where it is to be had."""
 AMPERE = (8, 0)
 """First compute capability that portable engines run on."""
+AGAIN = "Copy or export the bundle again."
 REBUILD = "Build the engine again with `protoseg build`."
 HEAVY = {"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "Attention"}
 
@@ -90,10 +91,10 @@ class Bundle:
         path = self.folder / "manifest.json"
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunnerError(f"{self.folder} is not a bundle: it has no manifest.json", exit_code=2) from None
         except (OSError, ValueError, RecursionError) as error:
-            raise RunnerError(f"{path} cannot be read: {_line(error)}", "Copy or export the bundle again.") from None
+            raise RunnerError(f"{path} cannot be read: {_line(error)}", AGAIN) from None
         if not isinstance(manifest, dict) or manifest.get("format") != 2:
             found = manifest.get("format") if isinstance(manifest, dict) else None
             raise RunnerError(f"{path} has format {found!r}; this runner reads format 2", "Use the runner beside it.")
@@ -101,9 +102,7 @@ class Bundle:
         try:
             self._parse()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunnerError(
-                f"{path} is damaged: {type(error).__name__}: {_line(error)}", "Copy or export the bundle again."
-            ) from None
+            raise RunnerError(f"{path} is damaged: {type(error).__name__}: {_line(error)}", AGAIN) from None
 
     def _parse(self) -> None:
         classes, images = self.manifest["classes"], self.manifest["input"]
@@ -134,7 +133,7 @@ class Bundle:
         """
         path = self.folder / name
         if name not in self.files or re.search(r'[\\:<>"|?*]|^/|(^|/)\.{0,2}(/|$)', name):
-            raise RunnerError(f"{self.folder / 'manifest.json'} lists no file {name!r} inside the bundle")
+            raise RunnerError(f"{self.folder / 'manifest.json'} lists no file {name!r} inside the bundle", AGAIN)
         if not path.resolve().as_posix().startswith(self.folder.resolve().as_posix().rstrip("/") + "/"):
             raise RunnerError(f"{path} is a link to a file outside the bundle", "Copy the file to where the link is.")
         digest, size = hashlib.sha256(), 0
@@ -146,15 +145,13 @@ class Bundle:
                     size += len(part)
                     kept += [part] if keep else []
         except FileNotFoundError:
-            raise RunnerError(f"{path} is missing from the bundle", "Copy or export the bundle again.") from None
+            raise RunnerError(f"{path} is missing from the bundle", AGAIN) from None
         except OSError as error:
             raise RunnerError(f"{path} cannot be read: {_line(error)}") from None
         if (digest.hexdigest(), size) != self.files[name]:
             wanted = self.files[name][1]
             detail = "its SHA-256 differs" if size == wanted else f"{size} bytes instead of {wanted}"
-            raise RunnerError(
-                f"{path} is not the file the manifest describes: {detail}", "Copy or export the bundle again."
-            )
+            raise RunnerError(f"{path} is not the file the manifest describes: {detail}", AGAIN)
         return b"".join(kept)
 
     def digest(self, artefact: str) -> str | None:
@@ -899,7 +896,10 @@ def plan_outputs(inputs: Iterable[Path], out: Path, bundle: Path | None) -> list
             if given.resolve() == results:
                 raise RunnerError(f"--out is the folder of images {given}", "Choose another --out.", 2)
             for path in sorted(given.rglob("*")):
-                if path.suffix.lower() in SUFFIXES and path.is_file() and results not in path.resolve().parents:
+                dangling = path.is_symlink() and not path.exists()
+                if path.suffix.lower() not in SUFFIXES or not (path.is_file() or dangling):
+                    continue
+                if results not in path.resolve().parents:
                     found.setdefault(path.absolute(), (path, path.relative_to(given)))
         elif given.is_file():
             found.setdefault(given.absolute(), (given, Path(given.name)))

@@ -223,6 +223,7 @@ def test_folders_that_are_no_bundles_and_command_lines_that_cannot_be(bundles: P
     (tmp_path / "manifest.json").write_text("{")
     assert "cannot be read" in refused(tmp_path)
     any_size = bundles / "any"
+    assert "is not a bundle" in refused(any_size / "model.onnx" / "x", code=2)
     assert "no such file" in refused(any_size, tmp_path / "none", "--out", tmp_path / "out", code=2)
     assert "belong together" in refused(any_size, tmp_path, code=2)
     assert "has no fp16 graph" in refused(any_size, "--precision", "fp16", code=2)
@@ -303,11 +304,18 @@ def test_one_bad_image_does_not_stop_the_others(bundles: Path, tmp_path: Path) -
     np.save(photos / "d.npy", np.zeros((3, 4), np.uint8))
     write_png(photos / "e.png", (2**15, 2**15, 8, 0), b"")  # a header that claims a gigapixel
     (photos / "notes.txt").write_text("no image")
+    (photos / "f.png").symlink_to(photos / "gone.png")
     result = call(bundles / "any", photos, "--out", tmp_path / "masks", "--json")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     document = json.loads(result.stdout)
-    assert sorted(Path(one["image"]).name for one in document["failed"]) == ["b.tif", "c.jpg", "d.npy", "e.png"]
+    assert sorted(Path(one["image"]).name for one in document["failed"]) == [
+        "b.tif",
+        "c.jpg",
+        "d.npy",
+        "e.png",
+        "f.png",
+    ]
     written = sorted(path.relative_to(tmp_path / "masks").as_posix() for path in (tmp_path / "masks").rglob("*.*"))
     assert written == ["deep/a.jpg.png", "deep/a.png.png"]
     assert not set(KINDS) & {path.name for path in (tmp_path / "masks").iterdir()}

@@ -1,6 +1,7 @@
 """A recipe of everything a run can have, and a run of it that was stopped."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -15,6 +16,11 @@ from tests.training.crashing import STEPS
 
 @pytest.fixture
 def recipe(scenes):
+    """See `full_recipe`."""
+    return full_recipe(scenes)
+
+
+def full_recipe(scenes):
     """Every kind of state a run can have: dropout, class frequencies, thresholds, a bank, warm-up."""
     return with_values(
         recipe_from_dict(recipe_tree(scenes), "test recipe"),
@@ -34,16 +40,23 @@ def recipe(scenes):
 
 
 @pytest.fixture
-def stopped(recipe, tmp_path, monkeypatch):
-    """The folder of a run that was stopped after 5 of its steps, and that of one that was not."""
+def stopped(stopped_once, tmp_path):
+    """The folder of a run that was stopped after 5 of its steps, and that of one that was not: copies to go on with."""
+    return tuple(shutil.copytree(stopped_once / name, tmp_path / name) for name in ("run", "whole"))
+
+
+@pytest.fixture(scope="session")
+def stopped_once(scenes, tmp_path_factory):
+    """Trained once for `stopped`."""
+    folder, recipe = tmp_path_factory.mktemp("stopped"), full_recipe(scenes)
 
     def interrupted(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return validate(*arguments)
 
-    train(recipe, tmp_path / "whole", build_method, quiet=True)
-    with monkeypatch.context() as patch:
+    train(recipe, folder / "whole", build_method, quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "validate", interrupted)
         with pytest.raises(Interrupted, match="after step 5"):
-            train(recipe, tmp_path / "run", build_method, quiet=True)
-    return tmp_path / "run", tmp_path / "whole"
+            train(recipe, folder / "run", build_method, quiet=True)
+    return folder

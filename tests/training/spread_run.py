@@ -1,4 +1,4 @@
-"""A program: takes the steps of a recipe, alone or under torchrun, and writes what came of them.
+"""Takes the steps of recipes, here or as a program under torchrun, and keeps what came of them.
 
 Batch normalisation over half a batch is another computation, so it is replaced by normalisation of each image.
 Everything is computed in double precision. In single precision one process and two differ by so much rounding that now
@@ -7,6 +7,7 @@ difference then is says nothing of the program.
 """
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -33,27 +34,48 @@ def build_without_batch_norm(*arguments, **options):
     return network
 
 
-def main(recipe_path, out, *overrides):
+@contextmanager
+def comparable():
+    """Networks without batch normalisation, in double precision, for a block."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
     loop.build_network = build_without_batch_norm
-    recipe = load_recipe(recipe_path, overrides)
-    recipe = resolved_recipe(recipe, class_table(recipe.data))
-    with process_group(recipe.train):
-        sets = find_data(recipe.data, need_unlabeled=True, need_val=True)
-        trainer = Trainer(recipe, Run(Path(out)), sets, build_method, quiet=True)
-        trainer.student.train()
-        losses = []
-        for step in range(recipe.train.steps):
-            averages = StepAverages(1)
-            outcome = trainer.train_step(trainer.batches.batch(step).to(trainer.compute.device))
-            trainer.step += 1
-            averages.add(outcome.result, outcome.taken)
-            losses.append(averages.read()[0])
-        parts = {"method": trainer.method, "student": trainer.student, "teacher": trainer.ema.network}
-        states = {name: part.state_dict() for name, part in parts.items()}
-        torch.save({"losses": losses, **states}, f"{out}-{world().rank}.pt")
+    try:
+        yield
+    finally:
+        loop.build_network = build_network
+        torch.set_default_dtype(kept)
+
+
+def take_steps(recipe, out):
+    """What the steps of a recipe give: their losses, and the states of the method and of both networks."""
+    sets = find_data(recipe.data, need_unlabeled=True, need_val=True)
+    trainer = Trainer(recipe, Run(Path(out)), sets, build_method, quiet=True)
+    trainer.student.train()
+    losses = []
+    for step in range(recipe.train.steps):
+        averages = StepAverages(1)
+        outcome = trainer.train_step(trainer.batches.batch(step).to(trainer.compute.device))
+        trainer.step += 1
+        averages.add(outcome.result, outcome.taken)
+        losses.append(averages.read()[0])
+    parts = {"method": trainer.method, "student": trainer.student, "teacher": trainer.ema.network}
+    return {"losses": losses, **{name: part.state_dict() for name, part in parts.items()}}
+
+
+def take_steps_of_file(path, overrides=()):
+    """`take_steps` of the recipe in a file."""
+    recipe = load_recipe(path, overrides)
+    with comparable():
+        return take_steps(resolved_recipe(recipe, class_table(recipe.data)), Path(path).with_suffix(""))
+
+
+def main(*recipes):
+    with process_group(load_recipe(recipes[0]).train):
+        for recipe in map(Path, recipes):
+            torch.save(take_steps_of_file(recipe), recipe.with_name(f"{recipe.stem}-{world().rank}.pt"))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
     main(*sys.argv[1:])

@@ -6,6 +6,7 @@ import signal
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of programs that tests start: there is a test on every core already
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from protoseg_deploy.recipe import Recipe, recipe_from_dict
 from tests.exporting import families
+from tests.exporting.tracing import traced_once_in
 from tests.made_once import session_folder
 
 torch.set_num_threads(1)
@@ -28,6 +30,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def _shared_graphs(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Graphs of backbone families are exported once for all processes of a session."""
     families.folder = session_folder(tmp_path_factory) / "families"
+
+
+@pytest.fixture(scope="module")
+def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For tests of what surrounds the tracing, see `traced_once_in`."""
+    with traced_once_in(session_folder(tmp_path_factory) / "traces"):
+        yield
 
 
 COLORS = {0: (40, 40, 40), 1: (200, 60, 40), 2: (40, 90, 210)}

@@ -10,10 +10,8 @@ from click.testing import CliRunner, Result
 
 from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.cli import cli
-from protoseg_deploy.exporting import export_bundle
-from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
-from protoseg_deploy.recipe import ClassTable, Model
 from protoseg_deploy.runtimes.tensorrt import read_sidecar
+from tests.runtimes.conftest import runtime_bundles
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -28,15 +26,7 @@ def run(*arguments: object, exit_code: int = 0) -> Result:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of an untrained network in fp32, fp16 and bf16."""
-    folder = tmp_path_factory.mktemp("export")
-    spec = NetworkSpec(
-        Model(backbone="resnet10t", weights="none", decoder="lraspp", decoder_channels=16),
-        ClassTable(("a", "b"), ((0, 0, 0), (255, 0, 0))),
-    )
-    torch.manual_seed(0)
-    save_network(folder / "run" / "best.safetensors", build_segmenter(spec).state_dict(), spec)
-    export_bundle(folder / "run", folder / "bundle", precisions=("fp32", "fp16", "bf16"), verify=False)
-    return folder / "bundle"
+    return runtime_bundles(tmp_path_factory) / "bundle"
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from protoseg_deploy.cli import cli
-from protoseg_deploy.cli.arguments import note, print_json, print_table
+from protoseg_deploy.cli.arguments import print_json, print_table
 from protoseg_deploy.cli.verb import Verb
-from protoseg_deploy.errors import DataError
 from tests.conftest import recipe_tree
 
 PROTOSEG = [sys.executable, "-m", "protoseg_deploy"]
@@ -81,14 +80,6 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
     assert (tmp_path / "result").read_text() == "mine"
 
 
-def say_everything():
-    """As verbs do, with names from outside."""
-    name = os.fsdecode("straße \xff".encode("latin-1")) + "[/red][bold]\x1b[31m\nx\u202e"
-    print_table(["class [/red]", "mIoU – % ± ×"], [[name, "–"]], title=f"title {name}")
-    note(f"note – {name}")
-    raise DataError("– faults", [f"{name}: bad"])
-
-
 @pytest.mark.parametrize(
     "variables",
     [
@@ -101,7 +92,7 @@ def say_everything():
 def test_whatever_the_encoding_everything_is_said_in_it(variables):
     program = (
         "from unittest import mock; from protoseg_deploy.cli import cli; from protoseg_deploy.cli.verb import Verb\n"
-        "from tests.cli.test_output import say_everything\n"
+        "from tests.cli.saying import say_everything\n"
         "mock.patch.object(Verb, 'invoke', lambda self, ctx: say_everything()).start(); cli(['recipe', 'list'])"
     )
     environment = {

@@ -14,6 +14,7 @@ from protoseg_deploy.evaluation.samples import run_samples
 from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model, dump_recipe, recipe_from_dict
+from tests.exporting.tracing import traced_once_in
 from tests.made_once import made_once, session_folder
 
 NAMES = ("red", "green", "blue", "grey")
@@ -89,7 +90,8 @@ def every_precision(colour_run: Path) -> Path:
     def make(folder: Path) -> None:
         calibration = Calibration(sorted((colour_run.parent / "data" / "images").iterdir()))
         samples = run_samples(colour_run)
-        export_bundle(colour_run, folder, precisions=PRECISIONS, calibration=calibration, samples=samples)
+        with traced_once_in(colour_run.parent.parent / "traces"):
+            export_bundle(colour_run, folder, precisions=PRECISIONS, calibration=calibration, samples=samples)
 
     return made_once(colour_run.parent / "bundles" / "every", make)
 

@@ -21,6 +21,8 @@ from protoseg_deploy.exporting import bundle as bundle_module
 from protoseg_deploy.exporting import export_bundle, verify_bundle
 from protoseg_deploy.models import DeployedSegmenter, load_network
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 def contents(folder: Path) -> dict[str, str]:
     return {

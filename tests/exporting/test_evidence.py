@@ -22,6 +22,8 @@ from protoseg_deploy.models.tensor_checks import NotFiniteError
 from protoseg_deploy.runtimes import open_runtime
 from tests.exporting.planting import edit_graph, swap_red_and_blue
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @pytest.fixture
 def run(colour_run: Path, tmp_path: Path) -> Path:

@@ -26,6 +26,8 @@ from protoseg_deploy.runtimes.openvino import why_no_bf16
 from protoseg_deploy.runtimes.tensorrt import Profile
 from tests.exporting.planting import align_the_corners, beyond_fp16, double_a_scale, edit_graph, swap_red_and_blue
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @pytest.fixture
 def bundle(every_precision: Path, tmp_path: Path) -> Path:

@@ -26,6 +26,8 @@ from protoseg_deploy.runtimes.opening import open_runtime
 from tests.data.image_files import deep_png
 from tests.exporting.conftest import COLORS, scene
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 READING = ImageReading(bands=(3, 2, 1), alpha="ignore", value_range=(0, 4080), exif="ignore")
 
 

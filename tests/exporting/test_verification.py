@@ -21,6 +21,8 @@ from protoseg_deploy.evaluation.samples import run_samples
 from protoseg_deploy.exporting import export_bundle, verify_bundle, worst_picture
 from tests.exporting.planting import Fault, align_the_corners, edit_graph, forget_the_mean, swap_red_and_blue
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @pytest.fixture
 def bundle(good_bundle: Path, tmp_path: Path) -> Path:

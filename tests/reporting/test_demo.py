@@ -9,13 +9,29 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from protoseg_deploy.benchmarking.latency import measure_interleaved
 from protoseg_deploy.cli import cli
 from protoseg_deploy.data import scenes
 from protoseg_deploy.errors import WriteError
 from protoseg_deploy.reporting import demo
 from protoseg_deploy.training import Interrupted, Run
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 SHORT = ["train.steps=2", "train.eval_every=2", "train.workers=0"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def measured_shortly():
+    """Latencies are measured for an instant: two seconds a network is for figures that somebody looks at."""
+
+    def shortly(runtimes, *, images, seconds, warmup_seconds):
+        assert seconds >= 1
+        return measure_interleaved(runtimes, images=images, seconds=0.05, warmup_seconds=0.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "measure_interleaved", shortly)
+        yield
 
 
 @pytest.fixture(scope="module")

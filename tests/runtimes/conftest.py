@@ -10,6 +10,7 @@ import torch
 from protoseg_deploy.exporting import export_bundle
 from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
 from protoseg_deploy.recipe import ClassTable, Model
+from tests.exporting.tracing import traced_once_in
 from tests.made_once import made_once, session_folder
 
 CPU = "CPUExecutionProvider"
@@ -18,8 +19,15 @@ CLASSES = ClassTable(("sky", "road", "tree"), ((10, 20, 30), (0, 255, 0), (1, 2,
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``run`` (best and last differ), ``bundle`` (any size, three precisions) and ``fixed`` (40x56)."""
-    return made_once(session_folder(tmp_path_factory) / "runtimes", _make_bundles)
+    """See `runtime_bundles`."""
+    return runtime_bundles(tmp_path_factory)
+
+
+def runtime_bundles(factory: pytest.TempPathFactory) -> Path:
+    """``run`` (best and last differ), ``bundle`` (any size, three precisions) and ``fixed`` (40x56), unverified."""
+    shared = session_folder(factory)
+    with traced_once_in(shared / "traces"):
+        return made_once(shared / "runtimes", _make_bundles)
 
 
 def _make_bundles(root: Path) -> None:
@@ -28,7 +36,9 @@ def _make_bundles(root: Path) -> None:
     )
     for seed, which in enumerate(("best", "last")):
         torch.manual_seed(seed)
-        save_network(root / "run" / f"{which}.safetensors", build_segmenter(spec).state_dict(), spec)
+        network = build_segmenter(spec)
+        torch.nn.init.normal_(network.head.weight, std=3.0)  # so that more than one class is predicted
+        save_network(root / "run" / f"{which}.safetensors", network.state_dict(), spec)
     export_bundle(root / "run", root / "bundle", precisions=("fp32", "fp16", "bf16"))
     export_bundle(root / "run", root / "fixed", size=(40, 56))
 

@@ -10,15 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from protoseg_deploy.cli import cli
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.exporting import export_bundle
-from protoseg_deploy.models import NetworkSpec, build_segmenter, save_network
-from protoseg_deploy.recipe import ClassTable, Model
 from protoseg_deploy.runtimes import open_runtime
 from tests.exporting.families import FAMILIES, Family, exported
 
@@ -27,25 +23,16 @@ openvino = pytest.importorskip("openvino")
 from protoseg_deploy.runtimes import openvino as openvino_module  # noqa: E402
 from protoseg_deploy.runtimes.openvino import OpenVinoRuntime, why_no_bf16  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 CAPABILITIES = openvino_module.shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 ROOT = Path(__file__).resolve().parents[2]
 NO_BF16 = why_no_bf16()
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("openvino")
-    spec = NetworkSpec(
-        Model(backbone="resnet10t", weights="none", decoder="lraspp", decoder_channels=16),
-        ClassTable(("sky", "road", "tree"), ((10, 20, 30), (0, 255, 0), (1, 2, 3))),
-        ignore_index=254,
-    )
-    torch.manual_seed(0)
-    network = build_segmenter(spec)
-    torch.nn.init.normal_(network.head.weight, std=3.0)  # so that more than one class is predicted
-    save_network(root / "run" / "best.safetensors", network.state_dict(), spec)
-    export_bundle(root / "run", root / "bundle", precisions=("fp32", "fp16", "bf16"))
-    return root / "bundle"
+def bundle(folder: Path) -> Path:
+    return folder / "bundle"
 
 
 def patches(seed: int, batch: int, height: int, width: int) -> np.ndarray:

@@ -78,6 +78,7 @@ def command(
     \b
     protoseg serve bundles/mine
     protoseg serve bundles/mine bundles/mine@int8 --name mine --name mine-int8 --port 9000
+    protoseg serve bundles/mine/engines/fp16-sm86.engine
     PROTOSEG_TOKEN=SECRET protoseg serve bundles/mine --host 0.0.0.0 --tls-certificate cert.pem --tls-key key.pem
     """
     _require_extra()

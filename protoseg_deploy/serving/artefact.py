@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 
 from protoseg_deploy.bundles.contract import CLASS_MAP, Port, graph_ports
 from protoseg_deploy.bundles.finding import find_graph, open_graph
-from protoseg_deploy.bundles.graph import read_graph
-from protoseg_deploy.bundles.manifest import MANIFEST_FILE
+from protoseg_deploy.bundles.graph import Graph, read_graph
+from protoseg_deploy.bundles.manifest import ENGINE_FOLDER, MANIFEST_FILE
+from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.bundles.service import ServiceFacts
 from protoseg_deploy.choices import Backend, Precision
 from protoseg_deploy.errors import UsageError
+from protoseg_deploy.evaluation.computing import check_batch
 from protoseg_deploy.runtimes.backends import SPECS
 from protoseg_deploy.runtimes.base import GraphRuntime, UInt8Array
 from protoseg_deploy.runtimes.onnx import OnnxRuntime
 from protoseg_deploy.runtimes.opening import open_runtime
+from protoseg_deploy.runtimes.tensorrt.sidecar import check_engine_file, read_sidecar
 
 _KEPT_PIXELS = 4_000_000
 """Memory for larger batches is not kept for the next one."""
@@ -39,7 +42,7 @@ class ArtefactSpec:
     """What to serve and how."""
 
     path: Path
-    """A bundle, or an ``.onnx`` file of one."""
+    """A bundle, or an ``.onnx`` or ``.engine`` file of one."""
     name: str
     """Of the model."""
     precision: Precision | None = None
@@ -58,7 +61,7 @@ class Artefact:
     spec: ArtefactSpec
     facts: ServiceFacts
     ports: tuple[Port, ...]
-    """Outputs of the graph."""
+    """Outputs of the graph or engine."""
     instances: tuple[GraphRuntime, ...]
     device: str
 
@@ -68,9 +71,19 @@ class Artefact:
         png = (CLASS_MAP_PNG,) if len(self.facts.metadata.classes.names) <= 256 else ()
         return (*(port.name for port in self.ports), *png, IMAGE_PNG)
 
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """Height and width that it takes; None: more than one."""
+        return self.instances[0].info.fixed_size
+
+    @property
+    def size_range(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """Smallest and largest height and width of an engine; None: no such bound."""
+        return self.instances[0].info.size_range
+
     def input_shape(self) -> tuple[int, int, int, int]:
         """Of ``images``; -1: any."""
-        height, width = self.facts.metadata.fixed_size or (-1, -1)
+        height, width = self.fixed_size or (-1, -1)
         return (-1, height, width, 3)
 
     def output_shape(self, port: Port) -> tuple[int, ...]:
@@ -99,34 +112,29 @@ def open_artefact(spec: ArtefactSpec) -> Artefact:
 
     Raises:
         NotVerifiedError: it is not verified, and nobody allowed that.
-        UsageError: it is no graph of a bundle, or see `open_runtime`.
+        UsageError: it is no graph or engine, takes no single images, or see `open_runtime`.
         ProtosegError: it is damaged, or cannot be computed.
     """
-    library = SPECS[spec.backend or "onnxruntime"].library
+    library = "" if _is_engine(spec.path) else SPECS[spec.backend or "onnxruntime"].library
     if not spec.path.exists():
         raise UsageError(f"there is no {spec.path}", "Check the path; a bundle is made by protoseg export.")
-    if not _is_graph(spec.path):
+    if not _is_graph(spec.path) and not _is_engine(spec.path):
         raise UsageError(
-            f"{spec.path} is not a bundle, nor an .onnx file",
+            f"{spec.path} is not a bundle, nor an .onnx or .engine file",
             "A run is exported first: protoseg export RUN --bundle DIR.",
         )
-    graph, metadata = open_graph(spec.path, spec.precision, library=library)
+    graph, metadata = _described(spec, library)
     if graph.verified is not True and not spec.allow_unverified:
-        state = "has failed its verification" if graph.verified is False else "was never verified"
-        with_backend = f" with --backend {library}" if library else ""
-        raise NotVerifiedError(
-            f"{spec.path} ({metadata.precision}) {state}{with_backend}: it is not served",
-            f"Run `protoseg verify {spec.path} --images DIR{f' --backend {library}' if library else ''}`, or allow it "
-            "with --allow-unverified: its metadata will tell clients.",
-            graph.digest(),
-            graph.verified,
-        )
+        raise _not_verified(spec, graph, metadata, library)
     instances = tuple(_open_instance(spec) for _ in range(spec.instances))
     # What was checked above is what was opened, or the bundle was exchanged in between.
     if find_graph(spec.path, spec.precision, library=library).digest() != graph.digest():
         raise UsageError(f"{spec.path} was replaced while it was opened", "Try again.")
-    _, ports = graph_ports(read_graph(graph.file).graph)
     info = instances[0].info
+    if _is_engine(spec.path):
+        ports = [_engine_port(name, metadata, info.fixed_size) for name in instances[0].outputs]
+    else:
+        _, ports = graph_ports(read_graph(graph.file).graph)
     facts = ServiceFacts.of(graph, metadata, info.backend)
     return Artefact(spec, facts, tuple(ports), instances, info.device)
 
@@ -134,7 +142,7 @@ def open_artefact(spec: ArtefactSpec) -> Artefact:
 def default_name(path: Path) -> str:
     """The name of a model that nobody named: its bundle's folder, without what cannot stand in an address."""
     place = path.resolve()
-    folder = place if place.is_dir() or place.suffix != ".onnx" else place.parent
+    folder = _bundle_folder(place) if place.suffix in (".onnx", ".engine") else place
     return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "-_.") else "-" for sign in folder.name)
 
 
@@ -143,11 +151,11 @@ def bundle_identity(path: Path) -> frozenset[tuple[str, int, int, int]] | None:
 
     Every file counts: a copy may bring the manifest long before the graph that it is about.
     """
-    folder = path.parent if path.suffix == ".onnx" and not path.is_dir() else path
+    folder = _bundle_folder(path) if path.suffix in (".onnx", ".engine") else path
     found = set()
     try:
         (folder / MANIFEST_FILE).stat()
-        for file in folder.iterdir():
+        for file in (*folder.iterdir(), *(path.parent.iterdir() if _is_engine(path) else ())):
             status = file.stat()
             if S_ISREG(status.st_mode):
                 found.add((file.name, status.st_ino, status.st_size, status.st_mtime_ns))
@@ -157,9 +165,28 @@ def bundle_identity(path: Path) -> frozenset[tuple[str, int, int, int]] | None:
 
 
 def compute_outputs(runtime: GraphRuntime, images: UInt8Array, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Outputs of a graph for a batch, see `GraphRuntime.compute`; what is made of them later does not count."""
-    wanted = {CLASS_MAP if name in (CLASS_MAP_PNG, IMAGE_PNG) else name for name in outputs}
-    return runtime.compute(images, sorted(wanted))
+    """Outputs for a batch, see `GraphRuntime.compute`; what is made of them later does not count.
+
+    A batch that is too large for an engine is computed in parts.
+    """
+    wanted = sorted({CLASS_MAP if name in (CLASS_MAP_PNG, IMAGE_PNG) else name for name in outputs})
+    most = runtime.info.batch_range[1] if runtime.info.batch_range else len(images)
+    if len(images) <= most:
+        return runtime.compute(images, wanted)
+    parts = [runtime.compute(images[start : start + most], wanted) for start in range(0, len(images), most)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
+
+
+def _not_verified(spec: ArtefactSpec, graph: Graph, metadata: GraphMetadata, library: str) -> NotVerifiedError:
+    state = "has failed its verification" if graph.verified is False else "was never verified"
+    backend = f" --backend {library}" if library else ""
+    return NotVerifiedError(
+        f"{spec.path} ({metadata.precision}) {state}{' with' if backend else ''}{backend}: it is not served",
+        f"Run `protoseg verify {_bundle_folder(spec.path)} --images DIR{backend}`, or allow it with "
+        "--allow-unverified: its metadata will tell clients.",
+        graph.digest(),
+        graph.verified,
+    )
 
 
 def _open_instance(spec: ArtefactSpec) -> GraphRuntime:
@@ -168,11 +195,46 @@ def _open_instance(spec: ArtefactSpec) -> GraphRuntime:
     )
     if not isinstance(runtime, GraphRuntime):
         raise UsageError(f"{spec.path} is not a graph: it cannot be served", "Serve a bundle or an .onnx file.")
+    check_batch(runtime.info, None)
     if isinstance(runtime, OnnxRuntime):
         runtime.release_memory_above(_KEPT_PIXELS)
     height, width = runtime.info.fixed_size or (256, 256)
+    if runtime.info.size_range is not None:
+        (lowest, narrowest), (highest, widest) = runtime.info.size_range
+        height, width = max(lowest, min(height, highest)), max(narrowest, min(width, widest))
     runtime.predict(np.full((1, height, width, 3), 127, np.uint8))
     return runtime
+
+
+def _described(spec: ArtefactSpec, library: str) -> tuple[Graph, GraphMetadata]:
+    """The files of a graph or an engine, and what it says of itself, both compared with the bundle around it."""
+    if not _is_engine(spec.path):
+        return open_graph(spec.path, spec.precision, library=library)
+    graph = find_graph(spec.path)
+    sidecar = read_sidecar(spec.path)
+    check_engine_file(spec.path, sidecar)
+    return graph, sidecar.metadata  # the runtime compares them with the manifest
+
+
+def _engine_port(name: str, metadata: GraphMetadata, size: tuple[int, int] | None) -> Port:
+    """An output of an engine, which was compared with the contract when it was opened."""
+    classes = len(metadata.classes.names)
+    axes = size or ("height", "width")
+    if name == "logits":
+        return Port(name, "float32", ("batch", classes, *axes))
+    return Port(name, "uint8" if classes <= 256 or name != CLASS_MAP else "int32", ("batch", *axes))
+
+
+def _bundle_folder(path: Path) -> Path:
+    """The folder that is, or would be, the bundle of a file; a folder as it is."""
+    if path.is_dir():
+        return path
+    folder = path.absolute().parent
+    return folder.parent if path.suffix == ".engine" and folder.name == ENGINE_FOLDER else folder
+
+
+def _is_engine(path: Path) -> bool:
+    return path.suffix == ".engine" and not path.is_dir()
 
 
 def _is_graph(path: Path) -> bool:

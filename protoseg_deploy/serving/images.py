@@ -54,6 +54,28 @@ def images_of(
     return images
 
 
+def require_size(images: UInt8Array, size_range: tuple[tuple[int, int], tuple[int, int]] | None) -> None:
+    """Refuse images that are too small or too large for an engine.
+
+    Args:
+        images: ``[N,H,W,3]``.
+        size_range: smallest and largest height and width; None: any.
+
+    Raises:
+        RequestError: they are.
+    """
+    if size_range is None:
+        return
+    (lowest, narrowest), (highest, widest) = size_range
+    height, width = images.shape[1:3]
+    if not (lowest <= height <= highest and narrowest <= width <= widest):
+        raise RequestError(
+            "invalid",
+            f"the model takes images of {lowest}x{narrowest} to {highest}x{widest} pixels (height x width), "
+            f"not {height}x{width}",
+        )
+
+
 def palette_pngs(class_maps: NDArray[Any], colors: tuple[tuple[int, int, int], ...]) -> tuple[bytes, ...]:
     """Each ``[H,W]`` class map of at most 256 classes as a palette PNG, its indices the classes."""
     palette = bytes(channel for color in colors for channel in color)

@@ -12,7 +12,7 @@ from protoseg_deploy.evaluation.computing import is_out_of_memory
 from protoseg_deploy.runtimes.base import UInt8Array
 from protoseg_deploy.serving.artefact import CLASS_MAP_PNG, IMAGE_PNG, Artefact, compute_outputs
 from protoseg_deploy.serving.batching import Batcher, Batching, Outputs
-from protoseg_deploy.serving.images import image_pngs, images_of, palette_pngs
+from protoseg_deploy.serving.images import image_pngs, images_of, palette_pngs, require_size
 from protoseg_deploy.serving.limits import LARGE_REQUEST_BYTES, Limits
 from protoseg_deploy.serving.metrics import Metrics
 from protoseg_deploy.serving.requests import (
@@ -100,9 +100,10 @@ class Model:
         if len(request.inputs) != 1:
             raise RequestError("invalid", f"the model has one input, {INPUT!r}; the request has {len(request.inputs)}")
         tensor, metadata = request.inputs[0], self.artefact.facts.metadata
-        read = functools.partial(images_of, tensor, metadata.reading, metadata.fixed_size, self.limits)
+        read = functools.partial(images_of, tensor, metadata.reading, self.artefact.fixed_size, self.limits)
         small = tensor.datatype == "UINT8" and isinstance(tensor.data, bytes | memoryview)
         images = read() if small else await asyncio.to_thread(read)
+        require_size(images, self.artefact.size_range)
         read_s = time.perf_counter() - started
         outputs, timing = await self.batcher.submit(images, names)
         encoding = time.perf_counter()

@@ -1,11 +1,13 @@
 """A built engine as a runtime."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT, check_class_map
@@ -73,7 +75,7 @@ class TensorRTRuntime:
         self._buffers = {_INPUT: GrowingBuffer(torch.uint8, self._device)}
         self._buffers.update((name, GrowingBuffer(dtype, self._device)) for name, dtype in self._outputs.items())
         self._host_images = GrowingBuffer(torch.uint8, None)
-        self._host_class_map = GrowingBuffer(self._outputs[_CLASS_MAP], None)
+        self._host_outputs = {name: GrowingBuffer(dtype, None) for name, dtype in self._outputs.items()}
         self._info = _info(path, sidecar, gpu, manifest)
 
     @property
@@ -90,20 +92,33 @@ class TensorRTRuntime:
         Raises:
             ProtosegError: TensorRT fails on the engine, or what it gives is no class map of these images.
         """
+        class_map: UInt8Array = self.compute(images, (_CLASS_MAP,))[_CLASS_MAP]
+        return class_map
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `GraphRuntime.outputs`."""
+        return tuple(self._outputs)
+
+    def compute(self, images: UInt8Array, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """See `GraphRuntime.compute`. Raises as `predict`."""
         self._check(images)
         staged = self._host_images.view(images.shape)
         staged.numpy()[...] = images
         binding = self._placed_binding(images.shape)
-        found = self._host_class_map.view(tuple(binding.outputs[_CLASS_MAP].shape))
+        found = {name: self._host_outputs[name].view(tuple(binding.outputs[name].shape)) for name in outputs}
         with time_limit(f"a call of {self._path}"):
             with torch.cuda.stream(self._stream):
                 binding.images.copy_(staged, non_blocking=True)
                 self._launcher.launch(binding)
-                found.copy_(binding.outputs[_CLASS_MAP], non_blocking=True)
+                for name, tensor in found.items():
+                    tensor.copy_(binding.outputs[name], non_blocking=True)
             self._stream.synchronize()
-        class_map: UInt8Array = found.numpy().copy()  # the memory is written again by the next call
-        check_class_map(class_map, images, len(self._info.classes), self._path)
-        return class_map
+        # The memory is written again by the next call.
+        arrays: dict[str, NDArray[Any]] = {name: tensor.numpy().copy() for name, tensor in found.items()}
+        if _CLASS_MAP in arrays:
+            check_class_map(arrays[_CLASS_MAP], images, len(self._info.classes), self._path)
+        return arrays
 
     def bind(self, images: UInt8Array) -> Callable[[], Tensor]:
         """See `Runtime.bind`; the call returns the class map on the GPU, the same memory at every call."""

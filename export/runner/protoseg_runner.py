@@ -564,7 +564,7 @@ class EngineSession:
             self._gpu.use()
             if images.shape != self._shape:
                 self._place(images.shape)
-            class_maps = np.empty(self._context.get_tensor_shape("class_map"), self._types["class_map"])
+            class_maps = np.empty(tuple(self._context.get_tensor_shape("class_map")), self._types["class_map"])
             self._gpu.copy_in(self._memory["images"], images)
             if not self._context.execute_async_v3(self._gpu.stream):
                 raise RunnerError(f"{self._name} failed while running: {self._reasons()}")

@@ -61,6 +61,10 @@ class MeasuredRow(_Document):
         """The same for people."""
         return f"{self.runtime} ({self.batch} x {self.height}x{self.width}, {self.threads} threads)"
 
+    def shown(self, condition: str) -> str:
+        """`batch`, `size` or `threads`, for people."""
+        return f"{self.height}x{self.width}" if condition == "size" else str(getattr(self, condition))
+
 
 class _Several(_Document):
     runtimes: tuple[MeasuredRow, ...]

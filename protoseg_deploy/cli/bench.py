@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from protoseg_deploy.benchmarking.regression import Change
     from protoseg_deploy.benchmarking.rows import MeasuredRow
+    from protoseg_deploy.cli.arguments import RuntimeArgument
     from protoseg_deploy.cli.bench_output import Row
+    from protoseg_deploy.runtimes.base import Runtime
 
 _THREADS_PER_CORE = 8
 
@@ -75,6 +77,12 @@ class _Percent(Number):
     type=Number(0, 86_400),
     help="Least time for each of them.  [default: 5, or 0 with --runs]",
 )
+@click.option(
+    "--sweep",
+    multiple=True,
+    metavar="KEY=A,B...",
+    help="Measure all combinations: --sweep batch=1,2,4 size=256,512 threads=1,2",
+)
 @click.option("--strict", is_flag=True, help="Exit with 3 if a latency is not steady.")
 @click.option("--compare", type=PATH, metavar="OLD.json", help="Exit with 1 if slower than in this output of --json.")
 @click.option("--max-slowdown", type=_Percent(0), metavar="PERCENT", help="Allowed by --compare.  [default: 10%]")
@@ -120,14 +128,18 @@ def command(
     protoseg bench bundles/mine --size 360x480
     protoseg bench bundles/mine bundles/mine@int8 bundles/mine@bf16@openvino --size 512 --threads 2
     protoseg bench bundles/mine bundles/mine@int8 --images val/images --masks val/masks
+    protoseg bench bundles/mine bundles/mine@int8 --sweep batch=1,2,4,8 threads=1,2 --plot sweep.png
     protoseg bench bundles/mine --images photos --batch 8 --json > before.json
     protoseg bench bundles/mine --images photos --batch 8 --compare before.json --max-slowdown 15%
     """
     from protoseg_deploy.benchmarking.rows import read_rows
     from protoseg_deploy.cli import bench_output as output
-    from protoseg_deploy.cli.bench_measuring import judged, measured
+    from protoseg_deploy.cli.bench_measuring import is_sweep, judged, measured, sweep_points
     from protoseg_deploy.errors import UsageError
 
+    sweep = (*options["sweep"], *(text for text in runtime_texts if options["sweep"] and is_sweep(text)))
+    runtime_texts = tuple(text for text in runtime_texts if text not in sweep)
+    points = sweep_points(sweep)
     _check_outputs(options["plot"], as_json, as_markdown, as_csv)
     if masks is not None and images is None:
         raise UsageError("--masks goes with --images: the images they belong to")
@@ -141,13 +153,15 @@ def command(
         raise UsageError("nothing to measure: no RUNTIME is named", "With --read alone, a table is shown.")
     earlier = () if compare is None else read_rows(compare, "--compare")
     arguments = [runtime_argument(text, precision, backend) for text in runtime_texts]
-    which = "last" if options["last"] else "best"
-    runtimes = [
-        argument.open(device=options["device"], threads=options["threads"], which=which) for argument in arguments
-    ]
-    output.note_doubts(runtime_texts, runtimes)
-    accuracies = judged(runtimes, images, masks, options["mask_template"], quiet=as_json or as_markdown or as_csv)
-    rows = measured(runtime_texts, runtimes, accuracies, images, size, options) if runtimes else []
+    rows: list[Row] = []
+    for number, point in enumerate(points if runtime_texts else ()):
+        conditions = {**options, "size": size, **point}
+        runtimes = _opened(arguments, conditions)
+        if number == 0:
+            output.note_doubts(runtime_texts, runtimes)
+            quiet = as_json or as_markdown or as_csv
+            accuracies = judged(runtimes, images, masks, options["mask_template"], quiet=quiet)
+        rows += measured(runtime_texts, runtimes, accuracies, images, conditions)
     output.note_unsteady(rows)
     allowed = 10.0 if max_slowdown is None else max_slowdown
     changes = _changes(earlier, rows, allowed, compare)
@@ -166,6 +180,11 @@ def command(
         click.get_current_context().exit(1)
     if options["strict"] and not all(row.report.steady for row in rows):
         click.get_current_context().exit(3)
+
+
+def _opened(arguments: "Sequence[RuntimeArgument]", options: dict[str, Any]) -> "list[Runtime]":
+    which = "last" if options["last"] else "best"
+    return [argument.open(device=options["device"], threads=options["threads"], which=which) for argument in arguments]
 
 
 def _check_outputs(plot: Path | None, *forms: bool) -> None:

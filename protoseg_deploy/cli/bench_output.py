@@ -16,10 +16,13 @@ from protoseg_deploy.benchmarking.machine import Machine
 from protoseg_deploy.benchmarking.pareto_plot import draw_pareto
 from protoseg_deploy.benchmarking.regression import Change
 from protoseg_deploy.benchmarking.rows import MeasuredRow
+from protoseg_deploy.benchmarking.sweep_plot import draw_sweep
 from protoseg_deploy.cli.arguments import describe_runtime, note, note_verification, print_table
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import Runtime
 
+CONDITIONS = ("batch", "size", "threads")
+"""Under which a runtime is measured; what `--sweep` varies."""
 _NOT_STEADY = "not steady"
 _ON_CARDS = ("digest", "95 %", "p95 (ms)", "MB")
 """Columns that a terminal has no room for."""
@@ -137,13 +140,16 @@ def csv_text(rows: Sequence[Row], earlier: Sequence[MeasuredRow]) -> str:
 
 
 def plot(rows: Sequence[Row], earlier: Sequence[MeasuredRow], path: Path) -> None:
-    """Accuracy over latency, see `draw_pareto`.
+    """Latency over what was varied, see `draw_sweep`; else accuracy over latency, see `draw_pareto`.
 
     Raises:
         UsageError: no row has an mIoU.
         WriteError: the file cannot be written.
     """
     table = [*earlier, *(row.measured() for row in rows)]
+    if varied := _varied(table):
+        draw_sweep(table, varied, path)
+        return
     if all(row.miou_percent is None for row in table):
         raise UsageError("--plot shows mIoU over latency: no row has an mIoU", "Give --images and --masks.")
     draw_pareto(table, path)
@@ -155,15 +161,23 @@ def _summary(rows: Sequence[MeasuredRow]) -> tuple[list[str], list[list[str]]]:
     several = len({(row.machine.gpu, row.machine.cpu) for row in rows}) > 1
     columns = ["runtime", "digest"]
     columns += ["machine"] if several else []
+    varied = _varied(rows)
+    columns += varied
     columns += ["mIoU % (95 %)", "agreement %"] if judged else []
     columns += ["p50 (ms)", "95 %", "p95 (ms)", "p50 / first", "images/s", "MB"]
-    return columns, [_cells(row, rows[0], judged, several) for row in rows]
+    return columns, [_cells(row, rows[0], judged, several, varied) for row in rows]
 
 
-def _cells(row: MeasuredRow, first: MeasuredRow, judged: bool, several: bool) -> list[str]:
+def _varied(rows: Sequence[MeasuredRow]) -> list[str]:
+    """Conditions in which the rows differ."""
+    return [name for name in CONDITIONS if len({row.shown(name) for row in rows}) > 1]
+
+
+def _cells(row: MeasuredRow, first: MeasuredRow, judged: bool, several: bool, varied: Sequence[str]) -> list[str]:
     cells = [row.runtime, row.digest[:12] or "–"]
     if several:
         cells.append(row.machine.gpu or row.machine.cpu)
+    cells += [row.shown(name) for name in varied]
     if judged and row.miou_percent is not None:
         interval = f" ({row.miou_low_percent or 0:.1f}–{row.miou_high_percent or 0:.1f})"
         cells += [f"{row.miou_percent:.2f}{interval}", f"{row.agreement_percent or 0:.3f}"]

@@ -115,7 +115,7 @@ def _measure(
     every = [one for text in texts for one in _precisions(text)]
     runtimes = [runtime_argument(text, None, None).open(device=device, which="best", threads=threads) for text in every]
     accuracies = judged(runtimes, images, masks, mask_template, quiet=False)
-    rows = measured(every, runtimes, accuracies, images, size, {"batch": 1, "runs": None, "seconds": None})
+    rows = measured(every, runtimes, accuracies, images, {"batch": 1, "size": size, "runs": None, "seconds": None})
     note_unsteady(rows)
     return [row.measured() for row in rows]
 

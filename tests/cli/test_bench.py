@@ -54,6 +54,17 @@ def test_tables_and_pictures(data: Path) -> None:
     assert "no row has an mIoU" in run("bench", "a", *FAST, "--plot", data / "x.png", exit_code=2).stderr
 
 
+def test_a_sweep_measures_every_combination(tmp_path: Path) -> None:
+    arguments = ("bench", "a", "b", "--runs", 5, "--sweep", "batch=1,2,3", "size=8,4x6")
+    rows = json.loads(run(*arguments, "--json").stdout)["runtimes"]
+    found = [(row["runtime"], row["batch"], row["height"], row["width"]) for row in rows]
+    assert found == [(name, batch, *size) for batch in (1, 2, 3) for size in ((8, 8), (4, 6)) for name in ("a", "b")]
+    table = run(*arguments, "--markdown", "--plot", tmp_path / "sweep.svg").stdout.splitlines()
+    assert table[0].startswith("| runtime | digest | batch | size |")
+    assert table[5].startswith("| b | – | 1 | 4x6 |")
+    assert "images per call" in (tmp_path / "sweep.svg").read_text()
+
+
 def test_masks_need_their_images(data: Path) -> None:
     assert "--masks goes with --images" in run("bench", "a", "--masks", data / "masks", exit_code=2).stderr
 
@@ -105,6 +116,10 @@ def test_rows_of_files_stand_in_the_same_table(tmp_path: Path) -> None:
         (("--read", "absent.json"), "--read: no such file: absent.json"),
         (("--plot", "x.pdf"), ".png or .svg"),
         (("--json", "--csv"), "give one of them"),
+        (("--sweep", "batch=0"), "--sweep batch=0"),
+        (("--sweep", "size=a"), "--sweep size=a"),
+        (("--sweep", "depth=1"), "one of batch, size, threads"),
+        (("--sweep", "batch=1", "batch=2"), "is given twice"),
     ],
 )
 def test_wrong_arguments(arguments, message: str) -> None:

@@ -13,7 +13,7 @@ from protoseg_deploy.bundles.service import ServiceFacts
 from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.tensorrt.sidecar import Profile, check_engine_file, read_sidecar
-from protoseg_deploy.serving.triton.options import MOST_WARMUP_PIXELS, WARMUP_SIZE, ModelOptions
+from protoseg_deploy.serving.triton.options import MOST_WARMUP_PIXELS, ModelOptions
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class TritonArtefact:
         name = "model.onnx" if self.profile is None else "model.plan"
         return {name: self.graph.file} | {file.name: file for file in self.graph.files if file != self.graph.file}
 
-    def image_size(self, wished: tuple[int, int] | None) -> tuple[int, int]:
-        """Height and width of an image that it takes, the wished ones where it has the choice."""
+    def warmup_size(self, options: ModelOptions) -> tuple[int, int]:
+        """Height and width of the warm-up image, the wished ones where the artefact leaves the choice."""
         fixed = self.facts.metadata.fixed_size
         if fixed is not None:
             return fixed
         if self.profile is None:
-            return wished or WARMUP_SIZE
+            return options.warmup_size or options.default_warmup_size
         smallest, largest = self.profile.min[1:], self.profile.max[1:]
         height, width = (
             min(max(side, least), most)
-            for side, least, most in zip(wished or self.profile.opt[1:], smallest, largest, strict=True)
+            for side, least, most in zip(options.warmup_size or self.profile.opt[1:], smallest, largest, strict=True)
         )
         return height, width
 
@@ -90,7 +90,7 @@ def find_artefact(
 
 def _check_warmup(artefact: TritonArtefact, options: ModelOptions) -> None:
     """Raises UsageError where the first request, which the model is tried with, is one that it refuses."""
-    height, width = artefact.image_size(options.warmup_size)
+    height, width = artefact.warmup_size(options)
     most = options.max_pixels if options.backend == "python" else max(options.max_pixels, MOST_WARMUP_PIXELS)
     if height * width > most:
         raise UsageError(

@@ -51,7 +51,7 @@ def model_config(
     warmup = config.model_warmup.add(name="image", batch_size=1)
     image = warmup.inputs[INPUT]
     image.data_type, image.input_data_file = types.TYPE_UINT8, WARMUP_FILE
-    image.dims.extend((*artefact.image_size(options.warmup_size), 3))
+    image.dims.extend((*artefact.warmup_size(options), 3))
     _describe(config, versions)
     if options.threads is not None and options.backend in _THREADS:
         config.parameters[_THREADS[options.backend]].string_value = str(options.threads)

@@ -1,5 +1,6 @@
 """What a model repository is made with; light to import, so that `--help` knows it at once."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -42,6 +43,13 @@ class ModelOptions:
     ensemble: bool = False
     """Add the models that take encoded images."""
     allow_unverified: bool = False
+
+    @property
+    def default_warmup_size(self) -> tuple[int, int]:
+        """Height and width of the warm-up image where nobody names one: within what a request may have."""
+        height, width = WARMUP_SIZE
+        side = math.isqrt(self.max_pixels) if self.backend == "python" else max(WARMUP_SIZE)
+        return min(height, side), min(width, side)
 
     @property
     def on_gpu(self) -> bool:

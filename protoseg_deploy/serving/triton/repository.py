@@ -110,7 +110,7 @@ def _files(
     if options.backend == "python":
         files[f"{version}/model.py"] = _template("model.py")
     files[LABELS_FILE] = _labels(versions[max(versions)])
-    files[f"warmup/{WARMUP_FILE}"] = warmup_image(artefact.image_size(options.warmup_size)).tobytes()
+    files[f"warmup/{WARMUP_FILE}"] = warmup_image(artefact.warmup_size(options)).tobytes()
     files[CONFIG_FILE] = config_text(config)
     return files
 

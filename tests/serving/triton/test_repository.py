@@ -144,7 +144,10 @@ def test_models_do_not_take_the_names_of_other_models_parts(bundle: Path, models
     ("words", "said"),
     [
         (("--warmup-size", "99999x99999"), "a warm-up image of 99999x99999 pixels is larger"),
-        (("--backend", "python", "--max-megapixels", 0.2), "a warm-up image of 512x512 pixels is larger"),
+        (
+            ("--backend", "python", "--max-megapixels", 0.2, "--warmup-size", 512),
+            "a warm-up image of 512x512 pixels is larger",
+        ),
         (("--max-batch", 10**12), "--max-batch"),
         (("--instances", 10**12), "--instances"),
         (("--threads", 10**12), "--threads"),

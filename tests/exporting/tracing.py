@@ -15,16 +15,22 @@ from protoseg_deploy.models import DeployedSegmenter
 from tests.made_once import made_once
 
 FORWARD = DeployedSegmenter.forward
+EXPORT = torch.onnx.export
 
 
 @contextmanager
 def traced_once_in(folder: Path) -> Iterator[None]:
-    """Take traces of networks with the same layers, weights and options from a folder, for a block."""
-    export = torch.onnx.export
+    """Take traces of networks with the same layers, weights and options from a folder, for a block.
+
+    Within such a block, another one changes nothing.
+    """
+    if torch.onnx.export is not EXPORT:
+        yield
+        return
 
     def export_once(module: DeployedSegmenter, images: tuple[Tensor, ...], **options: object) -> object:
         if DeployedSegmenter.forward is not FORWARD:  # changed by a test
-            return export(module, images, **options)
+            return EXPORT(module, images, **options)
         told = {name: value for name, value in options.items() if name != "custom_translation_table"}
         shapes = [(image.dtype, image.shape) for image in images]
         digest = hashlib.sha256(repr((module, module.input_scale, shapes, sorted(told.items()))).encode())
@@ -32,7 +38,7 @@ def traced_once_in(folder: Path) -> Iterator[None]:
             digest.update(name.encode() + tensor.detach().numpy().tobytes())
 
         def make(path: Path) -> None:
-            onnx.save(export(module, images, **options).model_proto, path)
+            onnx.save(EXPORT(module, images, **options).model_proto, path)
 
         return SimpleNamespace(model_proto=onnx.load(made_once(folder / f"{digest.hexdigest()}.onnx", make)))
 
@@ -40,4 +46,4 @@ def traced_once_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.onnx.export = export
+        torch.onnx.export = EXPORT

@@ -1,6 +1,7 @@
 """OpenVINO computes the same graphs as ONNX Runtime, in the precision that the graph has."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,10 +155,10 @@ def test_bf16_is_refused_before_anything_is_computed_where_the_processor_has_non
 
 @pytest.mark.usefixtures("no_bf16")
 def test_verify_goes_on_without_what_the_processor_cannot_compute(bundle: Path, tmp_path: Path) -> None:
-    Image.fromarray(patches(0, 1, 40, 56)[0]).save(tmp_path / "image.png")
-    result = CliRunner().invoke(
-        cli, ["verify", str(bundle), "--images", str(tmp_path), "--backend", "openvino", "--json"]
-    )
+    mine, images = shutil.copytree(bundle, tmp_path / "mine"), tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(patches(0, 1, 40, 56)[0]).save(images / "image.png")
+    result = CliRunner().invoke(cli, ["verify", str(mine), "--images", str(images), "--backend", "openvino", "--json"])
     stages = {stage["stage"]: stage for stage in json.loads(result.stdout)["stages"]}
     assert stages["openvino bf16"]["status"] == "not run"
     assert "cannot compute bf16 on this processor" in stages["openvino bf16"]["reasons"][0]

@@ -186,7 +186,7 @@ FILES = [
 
 @pytest.mark.parametrize("case", [*STATES, *FILES], ids=lambda case: case.name)
 def test_checkpoint(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes
 
 
 def _replay(name: str, write: Spoil) -> Case:
@@ -212,4 +212,4 @@ REPLAYS = [
 
 @pytest.mark.parametrize("case", REPLAYS, ids=lambda case: case.name)
 def test_replay(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes

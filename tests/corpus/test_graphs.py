@@ -299,4 +299,4 @@ FILES = [
 
 @pytest.mark.parametrize("case", [*GRAPHS, *_spoilt_metadata(), *FILES], ids=lambda case: case.name)
 def test_graph(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes

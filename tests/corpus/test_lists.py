@@ -156,4 +156,4 @@ UNLABELED = [
 
 @pytest.mark.parametrize("case", [*LISTS, *UNLABELED], ids=lambda case: case.name)
 def test_list(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes

@@ -276,7 +276,7 @@ FILES = [
 
 @pytest.mark.parametrize("case", [*_spoilt(), *FILES], ids=lambda case: case.name)
 def test_manifest(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes
 
 
 def _verify(name: str, spoil: Spoil, *words: str) -> Case:
@@ -306,4 +306,4 @@ VERIFIED = [
 
 @pytest.mark.parametrize("case", VERIFIED, ids=lambda case: case.name)
 def test_verify(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes

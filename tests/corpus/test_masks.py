@@ -215,4 +215,4 @@ FLIPPED = [_damaged(f"bits-flipped-{seed}", seed) for seed in range(4)]
 
 @pytest.mark.parametrize("case", [*READ, *REFUSED, *CUT, *KEYS, *FLIPPED], ids=lambda case: case.name)
 def test_mask(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes

@@ -72,7 +72,7 @@ def _each() -> Iterator[Case]:
 
 @pytest.mark.parametrize("case", list(_each()), ids=lambda case: case.name)
 def test_every_key(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes
 
 
 def _check(text: str | bytes, *options: str) -> Callable[[Place], list[object]]:
@@ -272,4 +272,4 @@ OVERRIDES = [
 
 @pytest.mark.parametrize("case", [*ODD, *HOSTILE, *NO_FILES, *OVERRIDES], ids=lambda case: case.name)
 def test_recipe(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes

@@ -172,7 +172,7 @@ ODD = [
 
 @pytest.mark.parametrize("case", [*_contents(), *ODD], ids=lambda case: case.name)
 def test_run_file(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes
 
 
 def _read_only(name: str, verb: Callable[[Place, Path], list[object]], file: str, spoil: Spoil) -> Case:
@@ -221,4 +221,4 @@ FINISHED = [
 
 @pytest.mark.parametrize("case", FINISHED, ids=lambda case: case.name)
 def test_finished_run(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes

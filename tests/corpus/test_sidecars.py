@@ -109,4 +109,4 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_sidecar(case: Case, try_case: Callable[[Case], Ended]) -> None:
-    try_case(case)
+    assert try_case(case).code in case.codes

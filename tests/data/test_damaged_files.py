@@ -69,6 +69,7 @@ def test_bytes_that_only_begin_like_an_image(tmp_path: Path, start: bytes, rest:
     path = tmp_path / "random.png"
     path.write_bytes(start + rest)
     check(path)
+    assert path.read_bytes() == start + rest
 
 
 def check(path: Path) -> None:

@@ -121,13 +121,18 @@ class Catalog:
             if error.sha256 != current.artefact.facts.sha256:
                 _log.error("model %s: version %s stays: %s", spec.name, current.version, error)
             elif error.verified != current.artefact.facts.verified:
-                self._note_verdict(current, error)
+                self._note_verdict(current, error.verified)
+                _log.error("model %s: version %s goes on being served, though %s", *_named(current), error.message)
             return
         except (ProtosegError, OSError) as error:
             _log.error("model %s: version %s stays: %s", spec.name, current.version, error)
             return
-        if artefact.facts == current.artefact.facts:
-            return  # rewritten, or verified once more
+        verdict = artefact.facts.verified
+        if artefact.facts == current.artefact.facts.model_copy(update={"verified": verdict}):  # the same artefact
+            if verdict != current.artefact.facts.verified:
+                self._note_verdict(current, verdict)
+                _log.warning("model %s: version %s has another verdict now: verified %s", *_named(current), verdict)
+            return
         self._take(artefact, int(current.version) + 1)
         self._retire(current)
         _log.warning(
@@ -135,14 +140,12 @@ class Catalog:
             *(spec.name, int(current.version) + 1, artefact.facts.sha256[:12], current.version),
         )
 
-    def _note_verdict(self, model: Model, error: NotVerifiedError) -> None:
-        """What is served now goes on: whether that is right is for people to say, who get to know."""
+    def _note_verdict(self, model: Model, verified: bool | None) -> None:
+        """What is served goes on, and says what is known of it."""
         self.metrics.forget_facts(model)
-        model.artefact = replace(
-            model.artefact, facts=model.artefact.facts.model_copy(update={"verified": error.verified})
-        )
+        facts = model.artefact.facts.model_copy(update={"verified": verified})
+        model.artefact = replace(model.artefact, facts=facts)
         self.metrics.show_facts(model)
-        _log.error("model %s: version %s goes on being served, though %s", model.name, model.version, error.message)
 
     def _take(self, artefact: Artefact, version: int = 1) -> None:
         batching = _ON_CPU if artefact.device == "cpu" else _ON_GPU
@@ -163,3 +166,7 @@ class Catalog:
         with suppress(asyncio.CancelledError):
             await model.close()
         self.metrics.unloaded(model)
+
+
+def _named(model: Model) -> tuple[str, str]:
+    return model.name, model.version

@@ -7,7 +7,8 @@ from typing import Any
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 HEADER_SECONDS = 30.0
-"""For the line and the headers of a request, from the first byte; and for that byte on a new connection."""
+"""For the line and the headers of a request, from its first byte; of the first request, from the connection on. How
+long a connection may be idle between requests is the business of uvicorn."""
 _WISH = re.compile(rb"(?<=\r\n)upgrade:[ \t]*h2c[ \t]*\r\n", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 
@@ -32,19 +33,24 @@ class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
             if self._waiting is None:
                 self._wait()
         super().data_received(data)
+        if self._has_request():
+            self._stop_waiting()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _stop_waiting(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
-        super().connection_lost(exc)
+            self._waiting = None
 
     def _wait(self) -> None:
         self._waiting = self.loop.call_later(HEADER_SECONDS, self._close_without_request)
 
     def _close_without_request(self) -> None:
         self._waiting = None
-        if not self._has_request():
-            self.transport.close()
+        self.transport.close()
 
     def _has_request(self) -> bool:
         """Whether one is being received or answered."""

@@ -89,6 +89,21 @@ def test_requests_longer_than_headers_may_take_are_answered(small: Path, monkeyp
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
+def test_a_connection_that_is_in_use_is_kept(small: Path, monkeypatch) -> None:
+    """Also between its requests, however long it has been there."""
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.2)
+    with server_thread(ArtefactSpec(small, "small")) as (place, _):
+        client = HTTPConnection(place, timeout=60)
+        client.connect()
+        client.auto_open = False  # a connection that was closed is an error
+        for _ in range(3):
+            client.request("GET", "/v2/health/live")
+            answer = client.getresponse()
+            assert (answer.status, answer.read()) == (200, b"")
+            time.sleep(0.4)
+        client.close()
+
+
 def test_a_client_that_would_rather_speak_http_2_is_answered_in_http_1(small: Path) -> None:
     headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAEAAEAAAAIAAAABAAMAAABk"}
     with server_thread(ArtefactSpec(small, "small")) as (place, _):

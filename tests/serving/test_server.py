@@ -396,6 +396,7 @@ def test_a_verdict_that_changes_while_the_model_is_served_is_told(bundle: Path, 
         assert 'verified="not verified"' in shown[0]
         Bundle.create(mine, manifest)
         _wait_until(lambda: parameters()["verified"] == "passed")
+        assert json.loads(exchange(place, "GET", "/v2/models/mine")[2])["versions"] == ["1"]
 
 
 @pytest.mark.parametrize(

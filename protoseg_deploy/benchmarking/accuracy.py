@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import UsageError
-from protoseg_deploy.evaluation.evaluate import check_same_classes, evaluate
+from protoseg_deploy.evaluation.evaluate import evaluate
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.evaluation.samples import masks_of
 from protoseg_deploy.recipe import MaskReading
@@ -64,8 +64,11 @@ def measure_accuracy(
     first = runtimes[0].info
     for runtime in runtimes[1:]:
         if runtime.info.classes.names != first.classes.names:
-            check_same_classes(runtime.info, first.classes, str(first.path))
-            raise UsageError(f"{runtime.info.path} and {first.path} do not have the same classes")
+            raise UsageError(
+                f"{runtime.info.path} and {first.path} do not have the same classes: "
+                f"{', '.join(runtime.info.classes.names)}; {', '.join(first.classes.names)}",
+                "Only runtimes of the same classes can be compared on the same masks.",
+            )
     masks = masks or masks_of(first)
     totals = np.zeros((len(runtimes), len(samples), 3, len(first.classes)), dtype=np.int64)
     equal = np.zeros(len(runtimes), dtype=np.int64)

@@ -11,11 +11,12 @@ Closed loop
 Class maps are compared with those that the server gave to the same images before the load, one by one.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +36,10 @@ _MOST_ERRORS = 3
 
 @dataclass(frozen=True)
 class LoadPoint:
-    """What a server did at one rate, or with a number of clients. Latencies in milliseconds, of answered requests."""
+    """What a server did at one rate, or with a number of clients.
+
+    Latencies are in milliseconds, of answered requests; nan where there were none.
+    """
 
     loop: Literal["open", "closed"]
     offered_per_second: float | None
@@ -71,7 +75,7 @@ class LoadPoint:
         return self.answered_per_second >= _KEPT_UP * arrived_per_second and not self.failed and not self.growing
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, units in the keys."""
+        """JSON values, units in the keys; nan becomes None."""
         return {
             "loop": self.loop,
             "offered_per_second": self.offered_per_second,
@@ -82,12 +86,12 @@ class LoadPoint:
             "failed": self.failed,
             "wrong": self.wrong,
             "answered_per_second": self.answered_per_second,
-            "latency_p50_ms": self.p50_ms,
-            "latency_p90_ms": self.p90_ms,
-            "latency_p95_ms": self.p95_ms,
-            "latency_p99_ms": self.p99_ms,
-            "latency_max_ms": self.max_ms,
-            "client_late_ms": self.client_late_ms,
+            "latency_p50_ms": _or_none(self.p50_ms),
+            "latency_p90_ms": _or_none(self.p90_ms),
+            "latency_p95_ms": _or_none(self.p95_ms),
+            "latency_p99_ms": _or_none(self.p99_ms),
+            "latency_max_ms": _or_none(self.max_ms),
+            "client_late_ms": _or_none(self.client_late_ms),
             "kept_up": self.kept_up,
             "errors": list(self.errors),
         }
@@ -101,8 +105,9 @@ class _Log:
     begun: list[float]
     ended: list[float]
     wrong: int = 0
-    errors: list[str] | None = None
     failed: int = 0
+    errors: list[str] = field(default_factory=list)
+    """The first few."""
 
 
 class Load:
@@ -213,7 +218,7 @@ def arrivals(rate: float, seconds: float, seed: int = 0) -> NDArray[np.float64]:
 def _note(log: _Log, due: float, begun: float, ended: float, error: str, right: bool) -> None:
     if error:
         log.failed += 1
-        log.errors = [*(log.errors or []), error][:_MOST_ERRORS]
+        log.errors = [*log.errors, error][:_MOST_ERRORS]
         return
     log.wrong += not right
     log.due.append(due)
@@ -244,8 +249,12 @@ def _point(loop: Literal["open", "closed"], rate: float | None, clients: int, ar
         max_ms=float(latencies.max()) if len(latencies) else float("nan"),
         client_late_ms=float(np.median(1000 * (begun - due))) if len(due) else float("nan"),
         growing=_grows(latencies[order]),
-        errors=tuple(log.errors or ()),
+        errors=tuple(log.errors),
     )
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _grows(latencies: NDArray[np.float64]) -> bool:

@@ -1,6 +1,6 @@
 """Whether something became slower than an earlier measurement, for continuous integration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,13 @@ class Change:
 
 
 def changes_since(
-    earlier: Sequence[MeasuredRow], documents: Sequence[Mapping[str, Any]], max_slowdown_percent: float, source: Path
+    earlier: Sequence[MeasuredRow], rows: Sequence[MeasuredRow], max_slowdown_percent: float, source: Path
 ) -> list[Change]:
     """Compare a measurement with an earlier one, row by row.
 
     Args:
         earlier: see `read_rows`.
-        documents: rows of this measurement, as ``--json`` writes them.
+        rows: of this measurement.
         max_slowdown_percent: allowed.
         source: the file of `earlier`, for messages.
 
@@ -55,8 +55,7 @@ def changes_since(
     """
     known = {row.conditions: row for row in earlier}
     changes = []
-    for document in documents:
-        now = MeasuredRow.model_validate(document)
+    for now in rows:
         before = known.get(now.conditions)
         if before is None:
             there = "; ".join(row.described for row in earlier)

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import UsageError
 
+CONDITIONS = ("batch", "size", "threads")
+"""Under which a runtime is measured; what a sweep varies."""
+
 
 class _Document(BaseModel):
     """What else is in the file is of no interest here."""
@@ -62,7 +65,7 @@ class MeasuredRow(_Document):
         return f"{self.runtime} ({self.batch} x {self.height}x{self.width}, {self.threads} threads)"
 
     def shown(self, condition: str) -> str:
-        """`batch`, `size` or `threads`, for people."""
+        """One of `CONDITIONS`, for people."""
         return f"{self.height}x{self.width}" if condition == "size" else str(getattr(self, condition))
 
 

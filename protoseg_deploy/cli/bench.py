@@ -23,8 +23,6 @@ from protoseg_deploy.cli.verb import Verb
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from protoseg_deploy.benchmarking.regression import Change
-    from protoseg_deploy.benchmarking.rows import MeasuredRow
     from protoseg_deploy.cli.arguments import RuntimeArgument
     from protoseg_deploy.cli.bench_output import Row
     from protoseg_deploy.runtimes.base import Runtime
@@ -132,39 +130,31 @@ def command(
     protoseg bench bundles/mine --images photos --batch 8 --json > before.json
     protoseg bench bundles/mine --images photos --batch 8 --compare before.json --max-slowdown 15%
     """
+    from protoseg_deploy.benchmarking.regression import changes_since
     from protoseg_deploy.benchmarking.rows import read_rows
     from protoseg_deploy.cli import bench_output as output
     from protoseg_deploy.cli.bench_measuring import is_sweep, judged, measured, sweep_points
-    from protoseg_deploy.errors import UsageError
 
     sweep = (*options["sweep"], *(text for text in runtime_texts if options["sweep"] and is_sweep(text)))
     runtime_texts = tuple(text for text in runtime_texts if text not in sweep)
     points = sweep_points(sweep)
-    _check_outputs(options["plot"], as_json, as_markdown, as_csv)
-    if masks is not None and images is None:
-        raise UsageError("--masks goes with --images: the images they belong to")
-    compare, max_slowdown = options["compare"], options["max_slowdown"]
-    if compare is None and max_slowdown is not None:
-        raise UsageError("--max-slowdown goes with --compare: what to compare with")
+    compare, forms = options["compare"], (as_json, as_markdown, as_csv)
+    _check(runtime_texts, images, masks, forms, len(points) > 1, options)
     shown = [row for file in options["read"] for row in read_rows(file, "--read")]
-    if shown and as_json:
-        raise UsageError("--read shows a table: it does not go with --json")
-    if not runtime_texts and (not shown or compare is not None):
-        raise UsageError("nothing to measure: no RUNTIME is named", "With --read alone, a table is shown.")
     earlier = () if compare is None else read_rows(compare, "--compare")
     arguments = [runtime_argument(text, precision, backend) for text in runtime_texts]
     rows: list[Row] = []
-    for number, point in enumerate(points if runtime_texts else ()):
-        conditions = {**options, "size": size, **point}
-        runtimes = _opened(arguments, conditions)
+    for number, point in enumerate(points if arguments else ()):
+        wanted = {"size": size, "batch": options["batch"], "threads": options["threads"], **point}
+        runtimes = _opened(arguments, wanted.pop("threads"), options)
         if number == 0:
             output.note_doubts(runtime_texts, runtimes)
-            quiet = as_json or as_markdown or as_csv
-            accuracies = judged(runtimes, images, masks, options["mask_template"], quiet=quiet)
-        rows += measured(runtime_texts, runtimes, accuracies, images, conditions)
+            accuracies = judged(runtimes, images, masks, options["mask_template"], quiet=any(forms))
+        length = {"runs": options["runs"], "seconds": options["seconds"]}
+        rows += measured(runtime_texts, runtimes, accuracies, images, **wanted, **length)
     output.note_unsteady(rows)
-    allowed = 10.0 if max_slowdown is None else max_slowdown
-    changes = _changes(earlier, rows, allowed, compare)
+    allowed = 10.0 if options["max_slowdown"] is None else options["max_slowdown"]
+    changes = [] if compare is None else changes_since(earlier, [row.measured() for row in rows], allowed, compare)
     if as_json:
         print_json(output.document(rows, changes))
     elif as_markdown:
@@ -182,23 +172,36 @@ def command(
         click.get_current_context().exit(3)
 
 
-def _opened(arguments: "Sequence[RuntimeArgument]", options: dict[str, Any]) -> "list[Runtime]":
+def _opened(arguments: "Sequence[RuntimeArgument]", threads: int | None, options: dict[str, Any]) -> "list[Runtime]":
     which = "last" if options["last"] else "best"
-    return [argument.open(device=options["device"], threads=options["threads"], which=which) for argument in arguments]
+    return [argument.open(device=options["device"], threads=threads, which=which) for argument in arguments]
 
 
-def _check_outputs(plot: Path | None, *forms: bool) -> None:
+def _check(
+    texts: "Sequence[str]",
+    images: Path | None,
+    masks: Path | None,
+    forms: "Sequence[bool]",
+    sweeps: bool,
+    options: dict[str, Any],
+) -> None:
+    """Raises UsageError for options that do not go together, before anything is measured."""
     from protoseg_deploy.errors import UsageError
 
+    plot, read, compare = options["plot"], options["read"], options["compare"]
     if sum(forms) > 1:
         raise UsageError("--json, --markdown and --csv print one thing each: give one of them")
+    if masks is not None and images is None:
+        raise UsageError("--masks goes with --images: the images they belong to")
+    if compare is None and options["max_slowdown"] is not None:
+        raise UsageError("--max-slowdown goes with --compare: what to compare with")
+    if read and forms[0]:
+        raise UsageError("--read shows a table: it does not go with --json")
+    if not texts and (not read or compare is not None):
+        raise UsageError("nothing to measure: no RUNTIME is named", "With --read alone, a table is shown.")
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise UsageError(f"--plot {plot}: the name ends with .png or .svg")
-
-
-def _changes(
-    earlier: "tuple[MeasuredRow, ...]", rows: "Sequence[Row]", allowed: float, source: Path | None
-) -> "list[Change]":
-    from protoseg_deploy.benchmarking.regression import changes_since
-
-    return [] if source is None else changes_since(earlier, [row.to_dict() for row in rows], allowed, source)
+    if plot is not None and masks is None and not sweeps and not read:
+        raise UsageError(
+            "--plot shows mIoU over latency: no row has an mIoU", "Give --images and --masks, or a --sweep."
+        )

@@ -10,8 +10,9 @@ import click
 from protoseg_deploy.benchmarking.accuracy import Accuracy, measure_accuracy
 from protoseg_deploy.benchmarking.inputs import read_batch
 from protoseg_deploy.benchmarking.latency import measure_interleaved
+from protoseg_deploy.benchmarking.rows import CONDITIONS
 from protoseg_deploy.cli.arguments import height_and_width, progress_bar
-from protoseg_deploy.cli.bench_output import CONDITIONS, Row
+from protoseg_deploy.cli.bench_output import Row
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.samples import folder_samples
 from protoseg_deploy.runtimes.base import Runtime, artefact_sha256
@@ -72,7 +73,11 @@ def measured(
     runtimes: Sequence[Runtime],
     accuracies: Sequence[Accuracy | None],
     images: Path | None,
-    options: dict[str, Any],
+    *,
+    size: tuple[int, int] | None,
+    batch: int = 1,
+    runs: int | None = None,
+    seconds: float | None = None,
 ) -> list[Row]:
     """Latency of each runtime, with its accuracy.
 
@@ -81,14 +86,14 @@ def measured(
         runtimes: what to measure.
         accuracies: see `judged`.
         images: folder of the images to measure with; None: random noise.
-        options: `batch`, `size` (height and width, or None), `runs`, `seconds`.
+        size: height and width to resize them to; None: as the first one is.
+        batch: images of a call.
+        runs: see `measure_interleaved`.
+        seconds: likewise.
     """
-    batch, size = options["batch"], options["size"]
     if images is not None:
         size = size or next((runtime.info.fixed_size for runtime in runtimes if runtime.info.fixed_size), None)
     pictures = None if images is None else read_batch(images, batch, runtimes[0].info.reading, size)
     digests = [artefact_sha256(runtime.info) for runtime in runtimes]
-    reports = measure_interleaved(
-        runtimes, batch=batch, size=size, runs=options["runs"], seconds=options["seconds"], images=pictures
-    )
+    reports = measure_interleaved(runtimes, batch=batch, size=size, runs=runs, seconds=seconds, images=pictures)
     return [Row(*parts) for parts in zip(texts, digests, reports, accuracies, strict=True)]

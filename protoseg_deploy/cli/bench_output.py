@@ -15,14 +15,12 @@ from protoseg_deploy.benchmarking.latency import LatencyReport
 from protoseg_deploy.benchmarking.machine import Machine
 from protoseg_deploy.benchmarking.pareto_plot import draw_pareto
 from protoseg_deploy.benchmarking.regression import Change
-from protoseg_deploy.benchmarking.rows import MeasuredRow
+from protoseg_deploy.benchmarking.rows import CONDITIONS, MeasuredRow
 from protoseg_deploy.benchmarking.sweep_plot import draw_sweep
 from protoseg_deploy.cli.arguments import describe_runtime, note, note_verification, print_table
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import Runtime
 
-CONDITIONS = ("batch", "size", "threads")
-"""Under which a runtime is measured; what `--sweep` varies."""
 _NOT_STEADY = "not steady"
 _ON_CARDS = ("digest", "95 %", "p95 (ms)", "MB")
 """Columns that a terminal has no room for."""

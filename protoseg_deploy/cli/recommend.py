@@ -1,7 +1,7 @@
 """``protoseg recommend``: which artefact meets a target."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -40,13 +40,8 @@ def command(
     runtime_texts: tuple[str, ...],
     target: str,
     measured_files: tuple[Path, ...],
-    images: Path | None,
-    masks: Path | None,
-    mask_template: str,
-    size: tuple[int, int] | None,
-    threads: int | None,
-    device: str,
     as_json: bool,
+    **measuring: Any,
 ) -> None:
     """Choose among measured artefacts the one with the best mIoU that meets --target, and say why not the others.
 
@@ -65,10 +60,7 @@ def command(
     from protoseg_deploy.benchmarking.recommending import check_comparable, parse_targets, recommend
 
     targets = parse_targets(target)
-    if measured_files:
-        rows = _read(measured_files, runtime_texts)
-    else:
-        rows = _measure(runtime_texts, images, masks, mask_template, size, threads, device)
+    rows = _read(measured_files, runtime_texts) if measured_files else _measure(runtime_texts, **measuring)
     check_comparable(rows)
     found = recommend(rows, targets)
     if as_json:
@@ -115,7 +107,7 @@ def _measure(
     every = [one for text in texts for one in _precisions(text)]
     runtimes = [runtime_argument(text, None, None).open(device=device, which="best", threads=threads) for text in every]
     accuracies = judged(runtimes, images, masks, mask_template, quiet=False)
-    rows = measured(every, runtimes, accuracies, images, {"batch": 1, "size": size, "runs": None, "seconds": None})
+    rows = measured(every, runtimes, accuracies, images, size=size)
     note_unsteady(rows)
     return [row.measured() for row in rows]
 

@@ -1,5 +1,6 @@
 """Load on a server that is a function here."""
 
+import json
 import threading
 import time
 
@@ -67,6 +68,21 @@ def test_wrong_and_missing_answers_are_counted() -> None:
     assert point.wrong == pytest.approx(point.sent / 4, abs=1)
     assert 0 < len(point.errors) <= 3
     assert not point.kept_up
+
+
+def test_a_server_that_goes_away_leaves_no_latencies() -> None:
+    class Gone(Server):
+        def answer(self, images):
+            if self.answered > len(IMAGES):
+                raise ProtosegError("gone")
+            return images[..., 0]
+
+    point = Load(Gone(), IMAGES).open_loop(200, 0.1, clients=4)
+    assert point.failed == point.sent > 0
+    document = json.loads(json.dumps(point.to_dict(), allow_nan=False))
+    assert document["latency_p99_ms"] is None
+    assert document["answered_per_second"] == 0
+    assert document["errors"][0] == "gone"
 
 
 def test_a_server_that_does_not_answer_at_all_is_no_subject() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from protoseg_deploy.benchmarking.distribution import latency_stats
 from protoseg_deploy.benchmarking.regression import changes_since
-from protoseg_deploy.benchmarking.rows import read_rows
+from protoseg_deploy.benchmarking.rows import MeasuredRow, read_rows
 from protoseg_deploy.errors import ProtosegError, UsageError
 
 CONDITIONS = {"runtime": "bundles/mine", "batch": 1, "height": 64, "width": 64, "threads": 2, "digest": "a" * 64}
@@ -23,7 +23,7 @@ def document(milliseconds: float, seed: int = 0, **changes) -> dict:
 def changes(tmp_path: Path, before: dict, now: dict, allowed: float = 10.0):
     file = tmp_path / "old.json"
     file.write_text(json.dumps(before))
-    return changes_since(read_rows(file, "--compare"), [now], allowed, file)
+    return changes_since(read_rows(file, "--compare"), [MeasuredRow.model_validate(now)], allowed, file)
 
 
 def test_what_is_slower_is_told_from_a_repeat(tmp_path: Path) -> None:

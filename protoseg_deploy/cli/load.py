@@ -135,7 +135,7 @@ def _report(
         facts = {"runtime": str(info.path), "digest": info.sha256, "backend": info.backend}
         print_json({**facts, "closed": closed.to_dict(), "open": opened, "knee_per_second": knee})
         return
-    columns = ["load", "answered/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "faults", "kept up"]
+    columns = ["load", "done/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "faults", "kept up"]
     title = f"{info.path}, sha256 {info.sha256[:12]}"
     print_table(columns, [_cells(point) for point in (closed, *points)], title=title)
     if knee is not None:

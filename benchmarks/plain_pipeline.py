@@ -23,7 +23,7 @@ import json
 import statistics
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from protoseg_deploy.benchmarking.inputs import read_batch
-from protoseg_deploy.benchmarking.latency import LatencyReport, measure_interleaved
+from protoseg_deploy.benchmarking.inputs import ImageBatch
+from protoseg_deploy.benchmarking.latency import measure_interleaved
+from protoseg_deploy.benchmarking.latency_report import LatencyReport
 from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.cli.arguments import PATH, height_and_width, json_option, print_json, print_table
 from protoseg_deploy.models import Segmenter, load_network
 from protoseg_deploy.models.deployed import scale_images
 from protoseg_deploy.models.segmenter import resize_logits
 from protoseg_deploy.runtimes import Runtime, RuntimeInfo, UInt8Array, open_runtime
+from protoseg_deploy.runtimes.base import TimedPrediction
+from protoseg_deploy.runtimes.stopwatch import Mark, no_mark, timed_on_host
 
 _OPSET = 18
 _PROFILE_TURNS, _PROFILE_TURN = 12, 5
@@ -85,13 +88,20 @@ class PlainPipeline:
         self._deviation = (segmenter.std / 255).numpy().reshape(3)
 
     def predict(self, images: UInt8Array) -> UInt8Array:
-        logits = self._session.run(None, {"input": self.normalise(images)})[0]
+        return self._predict(images, no_mark)
+
+    def predict_timed(self, images: UInt8Array) -> TimedPrediction:
+        return timed_on_host(lambda mark: self._predict(images, mark))
+
+    def _predict(self, images: UInt8Array, mark: Mark) -> UInt8Array:
+        normalised = self.normalise(images)
+        mark()
+        mark()
+        logits = self._session.run(None, {"input": normalised})[0]
+        mark()
+        mark()
         class_map: UInt8Array = logits.argmax(axis=1).astype(np.uint8)
         return class_map
-
-    def bind(self, images: UInt8Array) -> Callable[[], object]:
-        normalised = self.normalise(images)
-        return lambda: self._session.run(None, {"input": normalised})
 
     def normalise(self, images: UInt8Array) -> NDArray[np.float32]:
         normalised = (images.astype(np.float32) / 255.0 - self._mean) / self._deviation
@@ -215,7 +225,7 @@ def main(
     """Compare BUNDLE with the plain pipeline made from the same weights, on this CPU."""
     manifest = Bundle.open(bundle).manifest
     segmenter, spec = load_network(Bundle.open(bundle).reference())
-    images = read_batch(folder, count, spec.reading, size)
+    images = ImageBatch(folder, count, spec.reading, size).read()
     precisions = [precision for precision in ("fp32", "int8") if precision in manifest.graphs]
     with tempfile.TemporaryDirectory() as scratch:
         graph = out or Path(scratch) / "plain.onnx"
@@ -258,12 +268,12 @@ def _differing(pipelines: dict[str, Runtime], images: UInt8Array) -> dict[str, i
 def _document(
     differing: dict[str, int], images: UInt8Array, reports: dict[str, LatencyReport], profiles: dict[str, Profile]
 ) -> dict[str, Any]:
-    plain = reports["plain"].array.p50_ms
+    plain = reports["plain"].stats.p50_ms
     return {
         name: {
             "differing_pixels": differing[name],
             "compared_pixels": int(np.prod(images.shape[:3])),
-            "speed_against_plain": round(plain / report.array.p50_ms, 3),
+            "speed_against_plain": round(plain / report.stats.p50_ms, 3),
             "latency": report.to_dict(),
             "profile": profiles[name].to_dict(),
         }
@@ -279,9 +289,9 @@ def _print(
     rows: Sequence[Sequence[str]] = [
         (
             name,
-            f"{report.array.p50_ms:.2f}",
-            f"{report.session.p50_ms:.2f}",
-            f"{first.array.p50_ms / report.array.p50_ms:.2f}x",
+            f"{report.stats.p50_ms:.2f}",
+            f"{report.boundaries['engine'].p50_ms:.2f}",
+            f"{first.stats.p50_ms / report.stats.p50_ms:.2f}x",
             f"{profiles[name].outside_percent:.1f} %",
             f"{differing[name]:,}",
             f"{report.info.file_bytes / 1e6:.1f}",

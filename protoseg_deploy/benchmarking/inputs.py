@@ -13,8 +13,8 @@ from protoseg_deploy.recipe import ImageReading
 from protoseg_deploy.runtimes.base import UInt8Array
 
 
-def read_batch(folder: Path, batch: int, reading: ImageReading, size: tuple[int, int] | None = None) -> UInt8Array:
-    """The first images of a folder as one batch ``[B,H,W,3]`` uint8 RGB; repeated where there are fewer.
+class ImageBatch:
+    """The first images of a folder; repeated where there are fewer than a batch.
 
     Args:
         folder: searched recursively.
@@ -26,22 +26,27 @@ def read_batch(folder: Path, batch: int, reading: ImageReading, size: tuple[int,
         UsageError: there is no such folder, or no memory for such a batch.
         DataError: it holds no images, or an unreadable one.
     """
-    if not folder.is_dir():
-        raise UsageError(f"--images: no such folder: {folder}")
-    faults: list[str] = []
-    found = find_images(folder, leave_out=[], key="--images", faults=faults)[:batch]
-    if faults:
-        raise DataError("nothing to measure with:", faults)
-    images = [read_image(path, reading) for path in found]
-    height, width = size or images[0].shape[:2]
-    require_memory(batch, height, width)
-    resized = [
-        image
-        if image.shape[:2] == (height, width)
-        else np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        for image in images
-    ]
-    return np.stack(list(islice(cycle(resized), batch)))
+
+    def __init__(self, folder: Path, batch: int, reading: ImageReading, size: tuple[int, int] | None = None) -> None:
+        if not folder.is_dir():
+            raise UsageError(f"--images: no such folder: {folder}")
+        faults: list[str] = []
+        self._paths = find_images(folder, leave_out=[], key="--images", faults=faults)[:batch]
+        if faults:
+            raise DataError("nothing to measure with:", faults)
+        self._batch, self._reading = batch, reading
+        self._size = size or read_image(self._paths[0], reading).shape[:2]
+        require_memory(batch, *self._size)
+
+    def read(self) -> UInt8Array:
+        """``[B,H,W,3]`` uint8 RGB, read and decoded anew."""
+        paths = islice(cycle(self._paths), self._batch)
+        return np.stack([self._resized(read_image(path, self._reading)) for path in paths])
+
+    def _resized(self, image: UInt8Array) -> UInt8Array:
+        if image.shape[:2] == self._size:
+            return image
+        return np.asarray(Image.fromarray(image).resize(self._size[::-1], Image.Resampling.BILINEAR))
 
 
 def require_memory(batch: int, height: int, width: int) -> None:

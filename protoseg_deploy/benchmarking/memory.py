@@ -40,6 +40,13 @@ def process_peak_bytes(device: torch.device) -> int:
     return resident_peak_bytes()
 
 
+def resident_bytes() -> int:
+    """Memory of this process that is resident now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def resident_peak_bytes() -> int:
     """The most memory of this process, interpreter and libraries included, that was resident at a time."""
     status = Path("/proc/self/status")

@@ -15,7 +15,7 @@ class Change:
 
     runtime: str
     before_ms: float
-    """Median at the ``array`` boundary."""
+    """Median at the boundary of the row, see `MeasuredRow`."""
     now_ms: float
     slower: bool
     """By more than is allowed, and not by chance: the confidence intervals of the medians do not meet."""
@@ -51,7 +51,7 @@ def changes_since(
         source: the file of `earlier`, for messages.
 
     Raises:
-        UsageError: a row has no counterpart of the same runtime, batch, size and threads.
+        UsageError: a row has no counterpart of the same runtime, batch, size, threads and CUDA graph.
     """
     known = {row.conditions: row for row in earlier}
     changes = []

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import UsageError
 
-CONDITIONS = ("batch", "size", "threads")
+CONDITIONS = ("batch", "size", "threads", "cuda_graph")
 """Under which a runtime is measured; what a sweep varies."""
 
 
@@ -26,7 +26,7 @@ class MeasuredOn(_Document):
 
 
 class MeasuredRow(_Document):
-    """One runtime: what it is, how it was measured, and what was found. Latencies are of the ``array`` boundary."""
+    """One runtime: what it is, how it was measured, and what was found. Latencies are of its `boundary`."""
 
     runtime: str
     digest: str = ""
@@ -38,6 +38,8 @@ class MeasuredRow(_Document):
     height: int
     width: int
     threads: int
+    cuda_graph: bool | None = None
+    boundary: str = "arrays"
     latency_p50_ms: float = Field(gt=0)
     latency_p50_low_ms: float = Field(gt=0)
     latency_p50_high_ms: float = Field(gt=0)
@@ -46,6 +48,10 @@ class MeasuredRow(_Document):
     latency_p99_ms: float = Field(gt=0)
     latency_mean_ms: float = Field(gt=0)
     images_per_second: float = Field(gt=0)
+    bound: str = ""
+    first_call_ms: float | None = None
+    load_ms: float | None = None
+    host_memory_mib: float | None = None
     steady: bool
     doubts: tuple[str, ...] = ()
     miou_percent: float | None = None
@@ -57,7 +63,7 @@ class MeasuredRow(_Document):
     @property
     def conditions(self) -> tuple[Any, ...]:
         """What has to be equal for a comparison with itself at another time."""
-        return self.runtime, self.batch, self.height, self.width, self.threads
+        return self.runtime, self.batch, self.height, self.width, self.threads, self.cuda_graph
 
     @property
     def described(self) -> str:
@@ -66,7 +72,10 @@ class MeasuredRow(_Document):
 
     def shown(self, condition: str) -> str:
         """One of `CONDITIONS`, for people."""
-        return f"{self.height}x{self.width}" if condition == "size" else str(getattr(self, condition))
+        if condition == "size":
+            return f"{self.height}x{self.width}"
+        value = getattr(self, condition)
+        return {None: "–", True: "on", False: "off"}[value] if condition == "cuda_graph" else str(value)
 
 
 class _Several(_Document):

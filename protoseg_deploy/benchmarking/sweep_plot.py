@@ -9,7 +9,7 @@ from protoseg_deploy.benchmarking.rows import MeasuredRow
 from protoseg_deploy.files import write_atomically
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LABELS = {"batch": "images per call", "size": "pixels per image", "threads": "CPU threads"}
+_LABELS = {"batch": "images per call", "size": "pixels per image", "threads": "CPU threads", "cuda_graph": "CUDA graph"}
 
 
 def draw_sweep(rows: Sequence[MeasuredRow], varied: Sequence[str], path: Path) -> None:
@@ -17,7 +17,7 @@ def draw_sweep(rows: Sequence[MeasuredRow], varied: Sequence[str], path: Path) -
 
     Args:
         rows: see `MeasuredRow`.
-        varied: `batch`, `size` and `threads`, those that were varied.
+        varied: those of `CONDITIONS` that were varied.
         path: of the file, ``.png`` or ``.svg``.
 
     Raises:
@@ -44,7 +44,7 @@ def draw_sweep(rows: Sequence[MeasuredRow], varied: Sequence[str], path: Path) -
             color=_COLORS[number % len(_COLORS)],
             label=label,
         )
-    axes.set(xlabel=_LABELS[axis], ylabel="p50 latency per image, arrays in memory (ms)")
+    axes.set(xlabel=_LABELS[axis], ylabel=f"p50 latency per image, {rows[0].boundary} (ms)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -52,4 +52,4 @@ def draw_sweep(rows: Sequence[MeasuredRow], varied: Sequence[str], path: Path) -
 
 
 def _value(row: MeasuredRow, name: str) -> int:
-    return row.height * row.width if name == "size" else int(getattr(row, name))
+    return row.height * row.width if name == "size" else int(getattr(row, name) or 0)

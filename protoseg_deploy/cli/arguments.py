@@ -116,7 +116,13 @@ class RuntimeArgument:
     backend: "Backend | None" = None
 
     def open(
-        self, *, device: str, which: str, threads: int | None = None, windows: "Windows | None" = None
+        self,
+        *,
+        device: str,
+        which: str,
+        threads: int | None = None,
+        windows: "Windows | None" = None,
+        cuda_graph: bool = True,
     ) -> "Runtime":
         """See `open_runtime`."""
         from protoseg_deploy.runtimes import opening
@@ -129,6 +135,7 @@ class RuntimeArgument:
             precision=self.precision,
             backend=self.backend,
             windows=windows,
+            cuda_graph=cuda_graph,
         )
 
 

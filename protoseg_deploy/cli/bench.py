@@ -1,6 +1,7 @@
 """``protoseg bench``: latency, accuracy and memory of runs, bundles, ONNX files and engines."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from protoseg_deploy.cli.arguments import RuntimeArgument
+    from protoseg_deploy.cli.bench_measuring import Opened
     from protoseg_deploy.cli.bench_output import Row
-    from protoseg_deploy.runtimes.base import Runtime
 
 _THREADS_PER_CORE = 8
 
@@ -68,19 +69,20 @@ class _Percent(Number):
 @click.option(
     "--runs",
     type=click.IntRange(min=1, max=10_000_000),
-    help="Least number of timed iterations for each of `session` and `array`.  [default: 20]",
+    help="Least number of timed calls of each RUNTIME.  [default: 20]",
 )
 @click.option(
     "--seconds",
     type=Number(0, 86_400),
-    help="Least time for each of them.  [default: 5, or 0 with --runs]",
+    help="Least time for each RUNTIME.  [default: 5, or 0 with --runs]",
 )
 @click.option(
     "--sweep",
     multiple=True,
     metavar="KEY=A,B...",
-    help="Measure all combinations: --sweep batch=1,2,4 size=256,512 threads=1,2",
+    help="Measure all combinations of batch=1,2,4 size=256,512 threads=1,2 cuda_graph=on,off",
 )
+@click.option("--no-cuda-graph", is_flag=True, help="TensorRT engines: launch kernel by kernel.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if a latency is not steady.")
 @click.option("--compare", type=PATH, metavar="OLD.json", help="Exit with 1 if slower than in this output of --json.")
 @click.option("--max-slowdown", type=_Percent(0), metavar="PERCENT", help="Allowed by --compare.  [default: 10%]")
@@ -98,7 +100,6 @@ def command(
     runtime_texts: tuple[str, ...],
     size: tuple[int, int] | None,
     images: Path | None,
-    masks: Path | None,
     precision: str | None,
     backend: str | None,
     as_markdown: bool,
@@ -108,10 +109,11 @@ def command(
 ) -> None:
     """Measure the latency of RUNTIME, after a warm-up until the latency is stable; with --masks also its accuracy.
 
-    Two latencies are reported. `session` is the computation alone, with inputs already on the device;
-    normalisation, resizing, upsampling and argmax are part of the graph. `array` is what a program waits for: from
-    uint8 images in memory to uint8 class maps in memory. Neither includes reading and decoding files. For a server
-    both are whole requests. Images per second are computed from the mean.
+    Latencies are reported between boundaries, each of which holds the one before. `engine` is the computation alone,
+    with normalisation, resizing, upsampling and argmax, as they are part of the graph; `copies` adds those to the
+    device and back; `arrays` is what a program waits for: from uint8 images in memory to uint8 class maps in memory.
+    Of a server, `request` is from the client and back. With --images, `file` adds reading and decoding. Loading and
+    the first call stand apart. Images per second are computed from the mean of `arrays` or `request`.
 
     A latency that is not steady is flagged, and images per second are withheld: the warm-up did not stabilise, it
     varies by more than 10 % or drifts by more than 5 %, other programs used the processor, or there were few runs.
@@ -133,25 +135,17 @@ def command(
     from protoseg_deploy.benchmarking.regression import changes_since
     from protoseg_deploy.benchmarking.rows import read_rows
     from protoseg_deploy.cli import bench_output as output
-    from protoseg_deploy.cli.bench_measuring import is_sweep, judged, measured, sweep_points
+    from protoseg_deploy.cli.bench_measuring import is_sweep, sweep_points
 
     sweep = (*options["sweep"], *(text for text in runtime_texts if options["sweep"] and is_sweep(text)))
     runtime_texts = tuple(text for text in runtime_texts if text not in sweep)
     points = sweep_points(sweep)
     compare, forms = options["compare"], (as_json, as_markdown, as_csv)
-    _check(runtime_texts, images, masks, forms, len(points) > 1, options)
+    _check(runtime_texts, images, forms, len(points) > 1, options)
     shown = [row for file in options["read"] for row in read_rows(file, "--read")]
     earlier = () if compare is None else read_rows(compare, "--compare")
     arguments = [runtime_argument(text, precision, backend) for text in runtime_texts]
-    rows: list[Row] = []
-    for number, point in enumerate(points if arguments else ()):
-        wanted = {"size": size, "batch": options["batch"], "threads": options["threads"], **point}
-        runtimes = _opened(arguments, wanted.pop("threads"), options)
-        if number == 0:
-            output.note_doubts(runtime_texts, runtimes)
-            accuracies = judged(runtimes, images, masks, options["mask_template"], quiet=any(forms))
-        length = {"runs": options["runs"], "seconds": options["seconds"]}
-        rows += measured(runtime_texts, runtimes, accuracies, images, **wanted, **length)
+    rows = _measured(arguments, points, images, size, any(forms), options) if arguments else []
     output.note_unsteady(rows)
     allowed = 10.0 if options["max_slowdown"] is None else options["max_slowdown"]
     changes = [] if compare is None else changes_since(earlier, [row.measured() for row in rows], allowed, compare)
@@ -172,15 +166,47 @@ def command(
         click.get_current_context().exit(3)
 
 
-def _opened(arguments: "Sequence[RuntimeArgument]", threads: int | None, options: dict[str, Any]) -> "list[Runtime]":
-    which = "last" if options["last"] else "best"
-    return [argument.open(device=options["device"], threads=threads, which=which) for argument in arguments]
+def _measured(
+    arguments: "Sequence[RuntimeArgument]",
+    points: "Sequence[dict[str, Any]]",
+    images: Path | None,
+    size: tuple[int, int] | None,
+    quiet: bool,
+    options: dict[str, Any],
+) -> "list[Row]":
+    """Latency of each runtime under each combination of conditions, with its accuracy."""
+    from protoseg_deploy.cli.bench_measuring import judged, judging_samples, measured, opened
+    from protoseg_deploy.cli.bench_output import note_doubts
+
+    samples = judging_samples(images, options["masks"], options["mask_template"])
+    length = {"runs": options["runs"], "seconds": options["seconds"]}
+    rows: list[Row] = []
+    for number, point in enumerate(points):
+        wanted = {"size": size, "batch": options["batch"], "threads": options["threads"], **point}
+        how = {"threads": wanted.pop("threads"), "cuda_graph": wanted.pop("cuda_graph", not options["no_cuda_graph"])}
+        which = "last" if options["last"] else "best"
+        every = [opened(argument, device=options["device"], which=which, **how) for argument in arguments]
+        if number == 0:
+            note_doubts([one.text for one in every], [one.runtime for one in every])
+        _check_cuda_graph(every, options["no_cuda_graph"] or "cuda_graph" in point)
+        found = measured(every, images, **wanted, **length)
+        if number == 0:  # after the first call, which is timed
+            accuracies = judged([one.runtime for one in every], samples, quiet=quiet)
+        rows += [replace(row, accuracy=accuracy) for row, accuracy in zip(found, accuracies, strict=True)]
+    return rows
+
+
+def _check_cuda_graph(every: "Sequence[Opened]", asked: bool) -> None:
+    """Raises UsageError where a CUDA graph is asked for or refused and nothing has one."""
+    from protoseg_deploy.errors import UsageError
+
+    if asked and all(one.runtime.info.cuda_graph is None for one in every):
+        raise UsageError("no RUNTIME launches from a CUDA graph", "TensorRT engines (`protoseg build`) do.")
 
 
 def _check(
     texts: "Sequence[str]",
     images: Path | None,
-    masks: Path | None,
     forms: "Sequence[bool]",
     sweeps: bool,
     options: dict[str, Any],
@@ -188,7 +214,7 @@ def _check(
     """Raises UsageError for options that do not go together, before anything is measured."""
     from protoseg_deploy.errors import UsageError
 
-    plot, read, compare = options["plot"], options["read"], options["compare"]
+    masks, plot, read, compare = (options[name] for name in ("masks", "plot", "read", "compare"))
     if sum(forms) > 1:
         raise UsageError("--json, --markdown and --csv print one thing each: give one of them")
     if masks is not None and images is None:

@@ -11,7 +11,7 @@ import click
 
 from protoseg_deploy.benchmarking.accuracy import Accuracy
 from protoseg_deploy.benchmarking.distribution import LatencyStats
-from protoseg_deploy.benchmarking.latency import LatencyReport
+from protoseg_deploy.benchmarking.latency_report import LatencyReport
 from protoseg_deploy.benchmarking.machine import Machine
 from protoseg_deploy.benchmarking.pareto_plot import draw_pareto
 from protoseg_deploy.benchmarking.regression import Change
@@ -34,7 +34,7 @@ class Row:
     """As on the command line."""
     digest: str
     report: LatencyReport
-    accuracy: Accuracy | None
+    accuracy: Accuracy | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, units in the keys."""
@@ -54,17 +54,17 @@ def document(rows: Sequence[Row], changes: Sequence[Change]) -> dict[str, Any]:
         entry["compared"] = change.to_dict()
     if len(rows) == 1:
         return documents[0]
-    first = rows[0].report
-    ratios = [
-        {
-            "runtime": row.text,
-            "against": rows[0].text,
-            "session_p50_ratio": row.report.session.p50_ms / first.session.p50_ms,
-            "array_p50_ratio": row.report.array.p50_ms / first.array.p50_ms,
-        }
-        for row in rows[1:]
-    ]
+    ratios = [{"runtime": row.text, "against": rows[0].text, **_ratios(row.report, rows[0].report)} for row in rows[1:]]
     return {"runtimes": documents, "ratios": ratios}
+
+
+def _ratios(report: LatencyReport, first: LatencyReport) -> dict[str, float]:
+    """Of the medians, at the boundaries that both have."""
+    ours, theirs = report.boundaries, first.boundaries
+    shared = [name for name in ours if name in theirs]
+    return {"p50_ratio": report.stats.p50_ms / first.stats.p50_ms} | {
+        f"{name}_p50_ratio": ours[name].p50_ms / theirs[name].p50_ms for name in shared
+    }
 
 
 def note_doubts(texts: Sequence[str], runtimes: Sequence[Runtime]) -> None:
@@ -79,9 +79,12 @@ def note_doubts(texts: Sequence[str], runtimes: Sequence[Runtime]) -> None:
 def note_unsteady(rows: Sequence[Row]) -> None:
     """Say which figures are not those of a quiet machine, and why."""
     for row in rows:
-        for boundary, stats in (("session", row.report.session), ("array", row.report.array)):
+        reasons: dict[tuple[str, ...], list[str]] = {}
+        for name, stats in row.report.boundaries.items():
             if not stats.steady:
-                note(f"{row.text}: the {boundary} latency is not steady: {'; '.join(stats.doubts)}.")
+                reasons.setdefault(stats.doubts, []).append(name)
+        for doubts, names in reasons.items():
+            note(f"{row.text}: the latency is not steady ({', '.join(names)}): {'; '.join(doubts)}.")
 
 
 def note_changes(changes: Sequence[Change], allowed_percent: float) -> None:
@@ -154,7 +157,7 @@ def plot(rows: Sequence[Row], earlier: Sequence[MeasuredRow], path: Path) -> Non
 
 
 def _summary(rows: Sequence[MeasuredRow]) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells of the table that compares runtimes; latencies are those of the ``array`` boundary."""
+    """Columns and cells of the table that compares runtimes; latencies are those of its boundary."""
     judged = any(row.miou_percent is not None for row in rows)
     several = len({(row.machine.gpu, row.machine.cpu) for row in rows}) > 1
     columns = ["runtime", "digest"]
@@ -199,30 +202,48 @@ def _throughput(stats: LatencyStats) -> str:
 
 def _print_card(row: Row) -> None:
     report, info = row.report, row.report.info
-    both = (report.session, report.array)
+    every = report.boundaries.values()
     rows: list[tuple[object, ...]] = [
-        ("p50 latency (ms)", *(f"{stats.p50_ms:.2f}" for stats in both)),
-        ("  95 % interval", *(f"{stats.p50_low_ms:.2f}–{stats.p50_high_ms:.2f}" for stats in both)),
-        ("p90 latency (ms)", *(f"{stats.p90_ms:.2f}" for stats in both)),
-        ("p95 latency (ms)", *(f"{stats.p95_ms:.2f}" for stats in both)),
-        ("p99 latency (ms)", *(f"{stats.p99_ms:.2f}" for stats in both)),
-        ("max latency (ms)", *(f"{stats.max_ms:.2f}" for stats in both)),
-        ("mean latency (ms)", *(f"{stats.mean_ms:.2f}" for stats in both)),
-        ("variation (%)", *(f"{stats.variation_percent:.1f}" for stats in both)),
-        ("images per second", *(_throughput(stats) for stats in both)),
-        ("timed iterations", *(stats.runs for stats in both)),
-        ("warm-up runs", *(stats.warmup_runs for stats in both)),
+        ("p50 latency (ms)", *(f"{stats.p50_ms:.2f}" for stats in every)),
+        ("  95 % interval", *(f"{stats.p50_low_ms:.2f}–{stats.p50_high_ms:.2f}" for stats in every)),
+        ("p90 latency (ms)", *(f"{stats.p90_ms:.2f}" for stats in every)),
+        ("p95 latency (ms)", *(f"{stats.p95_ms:.2f}" for stats in every)),
+        ("p99 latency (ms)", *(f"{stats.p99_ms:.2f}" for stats in every)),
+        ("max latency (ms)", *(f"{stats.max_ms:.2f}" for stats in every)),
+        ("mean latency (ms)", *(f"{stats.mean_ms:.2f}" for stats in every)),
+        ("variation (%)", *(f"{stats.variation_percent:.1f}" for stats in every)),
+        ("images per second", *(_throughput(stats) for stats in every)),
+        ("timed calls", *(stats.runs for stats in every)),
+        ("warm-up calls", *(stats.warmup_runs for stats in every)),
     ]
-    print_table(["", "session", "array"], rows, title=f"{row.text} ({info.kind}, {info.precision}, {info.device})")
+    print_table(["", *report.boundaries], rows, title=f"{row.text} ({info.kind}, {info.precision}, {info.device})")
     source = "random noise" if report.input == "random" else "real images"
-    threads = f", {info.threads} threads" if info.threads else ""
-    gpu = f", GPU memory in use {report.gpu_memory_used_mib} MiB" if report.gpu_memory_used_mib is not None else ""
+    threads = f", {info.threads} threads ({report.cores:.1f} cores busy)" if info.threads else ""
+    graph = {None: "", True: ", CUDA graph on", False: ", CUDA graph off"}[info.cuda_graph]
     digest = f", sha256 {row.digest[:12]}" if row.digest else ""
     click.echo(
-        f"{info.backend}{threads}; {report.batch} x {report.height}x{report.width} px of {source}\n"
-        f"{info.parameters / 1e6:.2f} M parameters, file {info.file_bytes / 1e6:.2f} MB{digest}, "
-        f"process peak memory {report.process_peak_memory_mib} MiB{gpu}\n"
+        f"{info.backend}{threads}{graph}; {report.batch} x {report.height}x{report.width} px of {source}\n"
+        f"{info.parameters / 1e6:.2f} M parameters, file {info.file_bytes / 1e6:.2f} MB{digest}\n"
+        f"{_before(report)}\n{_memory(report)}\n{report.diagnosis.text}\n"
     )
+
+
+def _before(report: LatencyReport) -> str:
+    """What comes before the calls that count."""
+    built, loaded = report.info.build_seconds, report.load_ms
+    parts = [f"built in {built:.1f} s"] if built is not None else []
+    parts += [f"loaded in {loaded:.0f} ms"] if loaded is not None else []
+    parts.append(f"first call {report.first_call_ms:.1f} ms")
+    if report.server_queue_ms is not None and report.server_compute_ms is not None:
+        parts.append(f"on the server {report.server_queue_ms:.2f} ms queue, {report.server_compute_ms:.2f} ms compute")
+    return ", ".join(parts)
+
+
+def _memory(report: LatencyReport) -> str:
+    parts = [f"memory of the process: peak {report.process_peak_memory_mib} MiB"]
+    parts += [f"{report.host_memory_mib} MiB for this runtime"] if report.host_memory_mib is not None else []
+    parts += [f"GPU memory in use {report.gpu_memory_used_mib} MiB"] if report.gpu_memory_used_mib is not None else []
+    return ", ".join(parts)
 
 
 def _print_machine(machine: Machine) -> None:

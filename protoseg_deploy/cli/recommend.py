@@ -1,5 +1,6 @@
 """``protoseg recommend``: which artefact meets a target."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def command(
     without mIoU, or whose artefact failed its verification are ruled out.
 
     Targets are p50, p90, p95, p99 and mean (ms or s), size (MB), throughput (images/s) and miou (%). Latencies are
-    those of the `array` boundary of `protoseg bench`. Exit code 1 if nothing meets the target.
+    those of the `arrays` boundary of `protoseg bench` (servers: `request`). Exit code 1 if nothing meets the target.
 
     \b
     protoseg bench bundles/mine bundles/mine@int8 --images val/images --masks val/masks --json > bench.json
@@ -96,7 +97,7 @@ def _measure(
     threads: int | None,
     device: str,
 ) -> "list[MeasuredRow]":
-    from protoseg_deploy.cli.bench_measuring import judged, measured
+    from protoseg_deploy.cli.bench_measuring import judged, judging_samples, measured, opened
     from protoseg_deploy.cli.bench_output import note_unsteady
     from protoseg_deploy.errors import UsageError
 
@@ -104,10 +105,12 @@ def _measure(
         raise UsageError(
             "nothing to choose from", "Give --on FILE of bench --json, or RUNTIMEs with --images and --masks."
         )
-    every = [one for text in texts for one in _precisions(text)]
-    runtimes = [runtime_argument(text, None, None).open(device=device, which="best", threads=threads) for text in every]
-    accuracies = judged(runtimes, images, masks, mask_template, quiet=False)
-    rows = measured(every, runtimes, accuracies, images, size=size)
+    samples = judging_samples(images, masks, mask_template)
+    arguments = [runtime_argument(one, None, None) for text in texts for one in _precisions(text)]
+    every = [opened(argument, device=device, which="best", threads=threads) for argument in arguments]
+    rows = measured(every, images, size=size)
+    accuracies = judged([one.runtime for one in every], samples, quiet=False)
+    rows = [replace(row, accuracy=accuracy) for row, accuracy in zip(rows, accuracies, strict=True)]
     note_unsteady(rows)
     return [row.measured() for row in rows]
 

@@ -1,12 +1,11 @@
 """A runtime whose failures say what they are: too little memory, an image it does not take, or a broken artefact."""
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, UInt8Array, check_images
+from protoseg_deploy.runtimes.base import Runtime, RuntimeInfo, TimedPrediction, UInt8Array, check_images
 
 _PROBE_SIDE = 256
 """Pixels; for artefacts that take any size."""
@@ -65,9 +64,9 @@ class CheckedRuntime:
         self._check(class_maps, images.shape[:3])
         return class_maps
 
-    def bind(self, images: UInt8Array) -> Callable[[], object]:
-        """See `Runtime.bind`."""
-        return self._runtime.bind(images)
+    def predict_timed(self, images: UInt8Array) -> TimedPrediction:
+        """See `Runtime.predict_timed`."""
+        return self._runtime.predict_timed(images)
 
     def works(self) -> bool:
         """Whether it predicts a plain grey image: then a failure before was due to the image it was given."""

@@ -159,7 +159,7 @@ def _measure(
                 iou_percent=scores["iou_percent"],
                 parameters=runtime.info.parameters,
                 file_bytes=runtime.info.file_bytes,
-                latency_p50_ms=report.array.p50_ms,
+                latency_p50_ms=report.stats.p50_ms,
                 train_seconds=trained.summary()["train_seconds"] if trained.exists() else None,
             )
         )

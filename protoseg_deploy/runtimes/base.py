@@ -1,7 +1,7 @@
 """One protocol for everything that segments: a run, a compiled file, an engine, later a server."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -61,6 +61,28 @@ class RuntimeInfo:
     """How many convolutions and matrix products compute in which type, where the library tells."""
     engine_cache: Path | None = None
     """Where ONNX Runtime's TensorRT provider keeps the engines that it builds."""
+    cuda_graph: bool | None = None
+    """Whether repeated launches are replayed from a CUDA graph; None where nothing is launched that way."""
+    build_seconds: float | None = None
+    """What building an engine took; None where nothing is built ahead."""
+
+
+@dataclass(frozen=True)
+class TimedPrediction:
+    """One call of `Runtime.predict_timed`: class maps, and what its parts took in nanoseconds.
+
+    Each span lies within the one above it.
+    """
+
+    class_map: UInt8Array
+    arrays_ns: int
+    """From uint8 images in host memory to class maps in host memory: the whole call. Of a server the request."""
+    copies_ns: int | None = None
+    """The computation with the copies to the device and back; None: nobody can tell, as of a server."""
+    engine_ns: int | None = None
+    """The computation alone: device time by events where it is launched on a CUDA stream, else the library's call."""
+    launch_ns: int | None = None
+    """Time of the host until everything was launched; None where the library returns only when it is done."""
 
 
 class Runtime(Protocol):
@@ -73,11 +95,8 @@ class Runtime(Protocol):
         """``[B,H,W,3]`` uint8 RGB to ``[B,H,W]`` class indices (uint8; int32 above 256 classes)."""
         ...
 
-    def bind(self, images: UInt8Array) -> Callable[[], object]:
-        """A call that runs the computation alone, inputs already in place on the device, and waits for its end.
-
-        What is left out against `predict` is the way of the arrays into and out of the library.
-        """
+    def predict_timed(self, images: UInt8Array) -> TimedPrediction:
+        """What `predict` does, with the times of its parts."""
         ...
 
 

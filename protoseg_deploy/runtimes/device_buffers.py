@@ -8,6 +8,7 @@ import onnxruntime as ort
 
 from protoseg_deploy.bundles.contract import CLASS_MAP, INPUT
 from protoseg_deploy.runtimes.base import UInt8Array
+from protoseg_deploy.runtimes.stopwatch import Mark
 
 
 class DeviceBuffers:
@@ -30,16 +31,15 @@ class DeviceBuffers:
         self._binding.bind_ortvalue_input(INPUT, self._source)
         self._binding.bind_ortvalue_output(CLASS_MAP, self._target)
 
-    def fill(self, images: UInt8Array) -> None:
-        self._source.update_inplace(np.ascontiguousarray(images))
-
-    def run(self) -> Any:
+    def compute(self, images: UInt8Array, mark: Mark) -> UInt8Array:
+        """Class map in memory of its own. ONNX Runtime's calls return when the device has finished."""
+        contiguous = np.ascontiguousarray(images)
+        mark()
+        self._source.update_inplace(contiguous)
+        mark()
         self._call(lambda options: self._session.run_with_iobinding(self._binding, options))
         self._binding.synchronize_outputs()
-        return self._target
-
-    def compute(self, images: UInt8Array) -> UInt8Array:
-        """Class map in memory of its own."""
-        self.fill(images)
-        class_map: UInt8Array = np.array(self.run().numpy())
+        mark()
+        class_map: UInt8Array = np.array(self._target.numpy())
+        mark()
         return class_map

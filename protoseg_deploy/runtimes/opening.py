@@ -31,6 +31,7 @@ def open_runtime(
     precision: Precision | None = None,
     backend: Backend | None = None,
     windows: "Windows | None" = None,
+    cuda_graph: bool = True,
 ) -> Runtime:
     """Open whatever segments.
 
@@ -43,6 +44,7 @@ def open_runtime(
         precision: which graph of a bundle folder; fp32 when absent. Of anything else it must be the precision it has.
         backend: the inference backend; ONNX Runtime with its CUDA or CPU provider when absent.
         windows: average the logits of overlapping windows, which runs and network files alone can do.
+        cuda_graph: an engine replays repeated launches from a CUDA graph; says nothing about anything else.
 
     Raises:
         UsageError: nothing of that kind is there, or the device, the precision or the backend is not, or it cannot
@@ -69,7 +71,7 @@ def open_runtime(
             "Backends compute bundles and .onnx files; runs are computed by PyTorch, engines by TensorRT.",
         )
     elif path.suffix == ".engine" and path.is_file():
-        runtime = _open_engine(path, device)
+        runtime = _open_engine(path, device, cuda_graph)
     elif is_run(path):
         from protoseg_deploy.runtimes.pytorch import PyTorchRuntime
 
@@ -116,9 +118,9 @@ def _open_server(text: str, precision: Precision | None, backend: Backend | None
     return runtime
 
 
-def _open_engine(path: Path, device: str) -> Runtime:
+def _open_engine(path: Path, device: str, cuda_graph: bool) -> Runtime:
     if device == "cpu":
         raise UsageError(f"{path} is an engine for a GPU: it cannot be combined with --device cpu")
     from protoseg_deploy.runtimes.tensorrt import TensorRTRuntime
 
-    return TensorRTRuntime(path)
+    return TensorRTRuntime(path, cuda_graph=cuda_graph)

@@ -18,7 +18,8 @@ from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.bundles.precisions import SPECS
 from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
+from protoseg_deploy.runtimes.base import RuntimeInfo, TimedPrediction, UInt8Array, check_images
+from protoseg_deploy.runtimes.stopwatch import Mark, no_mark, timed_on_host
 from protoseg_deploy.time_limit import time_limit
 
 _HEAVY = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution"})
@@ -95,7 +96,27 @@ class OpenVinoRuntime:
 
     def predict(self, images: UInt8Array) -> UInt8Array:
         """See `Runtime.predict`."""
-        class_map: UInt8Array = np.array(self.bind(images)())  # OpenVINO's own memory is written again by the next call
+        return self._predict(images, no_mark)
+
+    def predict_timed(self, images: UInt8Array) -> TimedPrediction:
+        """See `Runtime.predict_timed`."""
+        return timed_on_host(lambda mark: self._predict(images, mark))
+
+    def _predict(self, images: UInt8Array, mark: Mark) -> UInt8Array:
+        check_images(images, self._info)
+        tensor = self._tensor(np.require(images, requirements=["C", "W"]), shared_memory=True)
+        mark()
+        self._request.set_tensor("images", tensor)
+        mark()
+        try:
+            with time_limit(f"a call of {self._info.path}"):
+                self._request.infer()
+        except RuntimeError as error:
+            raise ProtosegError(f"OpenVINO cannot compute {self._info.path}: {_reason(error)}", _OTHER) from None
+        mark()
+        # OpenVINO's own memory is written again by the next call.
+        class_map: UInt8Array = np.array(self._request.get_tensor("class_map").data)
+        mark()
         check_class_map(class_map, images, len(self._info.classes), self._info.path)
         return class_map
 
@@ -109,23 +130,6 @@ class OpenVinoRuntime:
         class_map = self.predict(images)
         others = {name: np.array(self._request.get_tensor(name).data) for name in outputs if name != "class_map"}
         return others | ({"class_map": class_map} if "class_map" in outputs else {})
-
-    def bind(self, images: UInt8Array) -> Callable[[], Any]:
-        """See `Runtime.bind`; the call returns OpenVINO's memory with the class map, the same at every call."""
-        check_images(images, self._info)
-        kept = np.require(images, requirements=["C", "W"])
-        tensor = self._tensor(kept, shared_memory=True)
-
-        def run() -> Any:
-            self._request.set_tensor("images", tensor)
-            try:
-                with time_limit(f"a call of {self._info.path}"):
-                    self._request.infer()
-            except RuntimeError as error:
-                raise ProtosegError(f"OpenVINO cannot compute {self._info.path}: {_reason(error)}", _OTHER) from None
-            return self._request.get_tensor("class_map").data
-
-        return run
 
 
 _NO_BF16 = "OpenVINO cannot compute bf16 on this processor"

@@ -1,6 +1,5 @@
 """The trained network itself as a runtime."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ from torch import Tensor
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models import DeployedSegmenter, WindowedSegmenter, Windows, count_parameters, load_network
 from protoseg_deploy.run_folder import RunFolder, network_file
-from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
+from protoseg_deploy.runtimes.base import RuntimeInfo, TimedPrediction, UInt8Array, check_images
+from protoseg_deploy.runtimes.stopwatch import Mark, no_mark, timed_on_gpu, timed_on_host
 from protoseg_deploy.time_limit import time_limit
 
 
@@ -67,35 +67,29 @@ class PyTorchRuntime:
     def info(self) -> RuntimeInfo:
         return self._info
 
-    @torch.inference_mode()
     def predict(self, images: UInt8Array) -> UInt8Array:
         """See `Runtime.predict`."""
+        return self._predict(images, no_mark)
+
+    def predict_timed(self, images: UInt8Array) -> TimedPrediction:
+        """See `Runtime.predict_timed`."""
+        if self._device.type == "cuda":
+            return timed_on_gpu(lambda mark: self._predict(images, mark), torch.cuda.current_stream(self._device))
+        return timed_on_host(lambda mark: self._predict(images, mark))
+
+    @torch.inference_mode()
+    def _predict(self, images: UInt8Array, mark: Mark) -> UInt8Array:
         check_images(images, self._info)
+        held = torch.from_numpy(np.require(images, requirements=["C", "W"]))
         with time_limit(f"a call of {self._info.path}"):
-            class_map: UInt8Array = self._compute(self._place(images)).cpu().numpy()
-        return class_map
-
-    def bind(self, images: UInt8Array) -> Callable[[], Tensor]:
-        """See `Runtime.bind`; the call returns the class map as a tensor on the device."""
-        check_images(images, self._info)
-        placed = self._place(images)
-
-        @torch.inference_mode()
-        def run() -> Tensor:
-            with time_limit(f"a call of {self._info.path}"):
-                class_map = self._compute(placed)
-                if self._device.type == "cuda":
-                    torch.cuda.synchronize(self._device)
-            return class_map
-
-        return run
-
-    def _place(self, images: UInt8Array) -> Tensor:
-        return torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self._device)
-
-    def _compute(self, images: Tensor) -> Tensor:
-        class_map: Tensor = self._module(images)[0]
-        return class_map
+            mark()
+            placed = held.to(self._device)
+            mark()
+            class_map: Tensor = self._module(placed)[0]
+            mark()
+            found: UInt8Array = class_map.cpu().numpy()
+            mark()
+        return found
 
 
 def recipe_windows(path: Path) -> Windows | None:

@@ -1,6 +1,7 @@
 """``bench`` beyond latencies: accuracy beside them, steadiness, earlier measurements."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -124,3 +125,20 @@ def test_rows_of_files_stand_in_the_same_table(tmp_path: Path) -> None:
 )
 def test_wrong_arguments(arguments, message: str) -> None:
     assert message in run("bench", "a", *arguments, exit_code=2).stderr
+
+
+def test_cuda_graphs_are_a_matter_of_what_launches_from_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no RUNTIME launches from a CUDA graph" in run("bench", "a", *FAST, "--no-cuda-graph", exit_code=2).stderr
+    assert "cuda_graph takes" in run("bench", "a", *FAST, "--sweep", "cuda_graph=1,2", exit_code=2).stderr
+
+    def opened(path: Path, *, cuda_graph: bool, **_: object) -> FakeRuntime:
+        runtime = FakeRuntime()
+        runtime.info = dataclasses.replace(runtime.info, cuda_graph=cuda_graph, build_seconds=12.5)
+        return runtime
+
+    monkeypatch.setattr(opening, "open_runtime", opened)
+    assert json.loads(run("bench", "a", *FAST, "--no-cuda-graph", "--json").stdout)["cuda_graph"] is False
+    arguments = ("bench", "a", *FAST, "--sweep", "cuda_graph=on,off", "--plot", tmp_path / "x.png")
+    rows = run(*arguments, "--markdown").stdout.splitlines()
+    assert [row.split("|")[3].strip() for row in rows[:4]] == ["cuda_graph", "---", "on", "off"]
+    assert "built in 12.5 s, loaded in" in run("bench", "a", *FAST).stdout

@@ -72,13 +72,17 @@ def test_a_repeated_shape_gives_the_same_for_the_same_and_other_for_other_images
     np.testing.assert_array_equal(runtime.predict(first), once)
 
 
-def test_bound_runs_keep_their_own_images(engine: Path) -> None:
-    runtime = open_runtime(engine)
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_timed_calls_give_the_same_and_their_spans_are_nested(engine: Path, cuda_graph: bool) -> None:
+    runtime = open_runtime(engine, cuda_graph=cuda_graph)
     batches = [pictures(1, 96, 128, seed=seed) for seed in range(2)]
     expected = [runtime.predict(images) for images in batches]
-    bound = [runtime.bind(images) for images in batches]
     for number in (0, 0, 0, 1, 0, 1, 1, 1):
-        np.testing.assert_array_equal(bound[number]().cpu().numpy(), expected[number])
+        timed = runtime.predict_timed(batches[number])
+        np.testing.assert_array_equal(timed.class_map, expected[number])
+        assert 0 < timed.engine_ns <= timed.copies_ns <= timed.arrays_ns
+        assert timed.launch_ns > 0
+    assert runtime.info.cuda_graph == cuda_graph
 
 
 def test_tensors_on_the_gpu_are_read_in_place(engine: Path) -> None:

@@ -56,9 +56,9 @@ def test_every_runtime_gives_the_same_class_maps(folder: Path, path: str, kind: 
         assert class_map.shape == shape
         assert close_to_pytorch(class_map, folder / "run" / "best.safetensors", images)
         # what `bench` times is what `predict` computes, call after call
-        run = runtime.bind(images)
-        for _ in range(2):
-            np.testing.assert_array_equal(np.asarray(run().numpy()), class_map)
+        timed = runtime.predict_timed(images)
+        np.testing.assert_array_equal(timed.class_map, class_map)
+        assert 0 < timed.engine_ns <= timed.copies_ns <= timed.arrays_ns
         # views of larger arrays, as tiles are
         wide = np.concatenate([images, images], axis=2)[:, :, : shape[2]]
         np.testing.assert_array_equal(runtime.predict(wide), class_map)
@@ -74,7 +74,7 @@ def test_best_and_last(folder: Path) -> None:
 def test_wrong_arrays_are_refused(folder: Path, path: str) -> None:
     runtime = open_runtime(folder / path, device="cpu")
     for images in (noise(40, 40), noise(1, 40, 40).astype(np.float32), noise(1, 40, 40)[..., :2], noise(0, 40, 40)):
-        for call in (runtime.predict, runtime.bind):
+        for call in (runtime.predict, runtime.predict_timed):
             with pytest.raises(UsageError, match=r"uint8 RGB \[batch, height, width, 3\]"):
                 call(images)
 

@@ -77,12 +77,12 @@ def test_it_is_a_runtime_like_the_others(bundle: Path) -> None:
     assert class_map.dtype == np.uint8
     assert len(np.unique(class_map)) > 1
     kept = class_map.copy()
-    run = runtime.bind(first)
     np.testing.assert_array_equal(class_map, reference.predict(first))
     np.testing.assert_array_equal(runtime.predict(second), reference.predict(second))
     np.testing.assert_array_equal(class_map, kept)  # a result is the caller's own
-    for _ in range(2):
-        np.testing.assert_array_equal(run(), class_map)
+    timed = runtime.predict_timed(first)
+    np.testing.assert_array_equal(timed.class_map, class_map)
+    assert 0 < timed.engine_ns <= timed.copies_ns <= timed.arrays_ns
     other = patches(3, 1, 33, 71)
     other.flags.writeable = False
     for images in (other, other[:, ::-1], second[:, :, 8:40]):

@@ -20,7 +20,8 @@ from protoseg_deploy.bundles import Bundle
 from protoseg_deploy.cli import cli
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes import OnnxRuntime, open_runtime
-from protoseg_deploy.runtimes.remote import RemoteRuntime, ServerError
+from protoseg_deploy.runtimes.remote import RemoteRuntime
+from protoseg_deploy.runtimes.server_connections import ServerError
 from protoseg_deploy.server_address import is_address, parse_address
 from protoseg_deploy.serving.artefact import ArtefactSpec
 from tests.serving.bundles import many_images
@@ -89,7 +90,13 @@ def test_it_is_the_file_seen_from_afar(url: str, bundle: Path) -> None:
         assert getattr(remote.info, name) == getattr(local.info, name), name
     assert remote.info.sha256 == Bundle.open(bundle).graph("int8").digest()
     assert remote.info.path == url
-    assert remote.bind(many_images(1)[0][None])().shape == (1, 96, 128)
+    before = remote.server_times()
+    timed = remote.predict_timed(many_images(1)[0][None])
+    assert timed.class_map.shape == (1, 96, 128)
+    told = remote.server_times().since(before)
+    assert told.requests == 1
+    assert told.compute_ns > 0
+    assert told.queue_ns + told.compute_ns <= timed.arrays_ns
 
 
 def test_evaluate_gives_the_same_to_the_last_digit(url: str, bundle: Path, folder: Path) -> None:

@@ -55,6 +55,11 @@ class Launcher:
         self._active: Binding | None = None
         self._recording: Recording | None = None
 
+    @property
+    def records(self) -> bool:
+        """Whether repeated launches are recorded; no longer so once one could not be."""
+        return self._record is not None
+
     def output_shapes(self, shape: tuple[int, ...], names: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
         """Shapes of the outputs for a shape of the input."""
         self._forget()

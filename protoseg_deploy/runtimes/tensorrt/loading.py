@@ -33,13 +33,21 @@ def deserialize(library: Any, log: Any, path: Path, sidecar: EngineSidecar) -> t
     return runtime, engine
 
 
-def open_context(library: Any, engine: Any, sidecar: EngineSidecar) -> Any:
+def open_context(library: Any, engine: Any, sidecar: EngineSidecar, cuda_graph: bool) -> Any:
     """An execution context: the state of one engine on one stream.
+
+    Args:
+        library: see `load_library`.
+        engine: see `deserialize`.
+        sidecar: of the engine.
+        cuda_graph: whether TensorRT-RTX records launches; for TensorRT the `Launcher` does.
 
     Raises:
         ProtosegError: its memory does not fit the GPU.
     """
-    context = engine.create_execution_context() if sidecar.engine == "tensorrt" else _rtx_context(library, engine)
+    context = (
+        engine.create_execution_context() if sidecar.engine == "tensorrt" else _rtx_context(library, engine, cuda_graph)
+    )
     if context is None:
         raise ProtosegError(
             "the GPU has too little free memory for the engine", "Close other programs, or build a smaller --profile."
@@ -47,9 +55,10 @@ def open_context(library: Any, engine: Any, sidecar: EngineSidecar) -> Any:
     return context
 
 
-def _rtx_context(library: Any, engine: Any) -> Any:
+def _rtx_context(library: Any, engine: Any, cuda_graph: bool) -> Any:
     config = engine.create_runtime_config()
-    config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    strategies = library.CudaGraphStrategy
+    config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if cuda_graph else strategies.DISABLED
     # Finish the kernels of a shape when it first comes rather than in the background: else the first results come
     # from other kernels than later ones, and a benchmark measures the change.
     config.dynamic_shapes_kernel_specialization_strategy = library.DynamicShapesKernelSpecializationStrategy.EAGER

@@ -1,11 +1,11 @@
 """A built engine as a runtime."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,7 +15,8 @@ from protoseg_deploy.bundles.finding import bundle_in, check_described
 from protoseg_deploy.bundles.manifest import ENGINE_FOLDER, Manifest
 from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.errors import UsageError
-from protoseg_deploy.runtimes.base import RuntimeInfo, UInt8Array, check_images
+from protoseg_deploy.runtimes.base import RuntimeInfo, TimedPrediction, UInt8Array, check_images
+from protoseg_deploy.runtimes.stopwatch import Mark, no_mark, timed_on_gpu
 from protoseg_deploy.runtimes.tensorrt.launching import Binding, Launcher, record_cuda_graph
 from protoseg_deploy.runtimes.tensorrt.library import load_library, open_log
 from protoseg_deploy.runtimes.tensorrt.loading import deserialize, open_context, output_types
@@ -42,13 +43,14 @@ class TensorRTRuntime:
 
     Args:
         path: the engine; its sidecar lies beside it.
+        cuda_graph: replay launches of a repeated shape from a CUDA graph.
 
     Raises:
         ProtosegError: the engine or its sidecar is missing, damaged, changed, or not that of the bundle around it.
         UsageError: there is no GPU, another one than it was built for, or no library of its version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, cuda_graph: bool = True) -> None:
         sidecar = read_sidecar(path)
         check_engine_file(path, sidecar)
         manifest = bundle_of(path, sidecar)
@@ -68,8 +70,9 @@ class TensorRTRuntime:
         self._runtime, engine = deserialize(library, log, path, sidecar)
         self._outputs = output_types(library, engine, path, sidecar.metadata)
         # TensorRT-RTX records launches by itself, for every shape.
-        record = functools.partial(record_cuda_graph, self._stream) if sidecar.engine == "tensorrt" else None
-        context = open_context(library, engine, sidecar)
+        recorded = cuda_graph and sidecar.engine == "tensorrt"
+        record = functools.partial(record_cuda_graph, self._stream) if recorded else None
+        context = open_context(library, engine, sidecar, cuda_graph)
         self._launcher = Launcher(context, log, path, _INPUT, self._stream.cuda_stream, record)
         self._placed: Binding | None = None
         self._buffers = {_INPUT: GrowingBuffer(torch.uint8, self._device)}
@@ -77,10 +80,12 @@ class TensorRTRuntime:
         self._host_images = GrowingBuffer(torch.uint8, None)
         self._host_outputs = {name: GrowingBuffer(dtype, None) for name, dtype in self._outputs.items()}
         self._info = _info(path, sidecar, gpu, manifest)
+        self._cuda_graph = cuda_graph
 
     @property
     def info(self) -> RuntimeInfo:
-        return self._info
+        replayed = self._cuda_graph and (self._sidecar.engine == "tensorrt-rtx" or self._launcher.records)
+        return replace(self._info, cuda_graph=replayed)
 
     @property
     def metadata(self) -> GraphMetadata:
@@ -95,6 +100,15 @@ class TensorRTRuntime:
         class_map: UInt8Array = self.compute(images, (_CLASS_MAP,))[_CLASS_MAP]
         return class_map
 
+    def predict_timed(self, images: UInt8Array) -> TimedPrediction:
+        """See `Runtime.predict_timed`."""
+
+        def predict(mark: Mark) -> UInt8Array:
+            class_map: UInt8Array = self._compute(images, (_CLASS_MAP,), mark)[_CLASS_MAP]
+            return class_map
+
+        return timed_on_gpu(predict, self._stream)
+
     @property
     def outputs(self) -> tuple[str, ...]:
         """See `GraphRuntime.outputs`."""
@@ -102,6 +116,9 @@ class TensorRTRuntime:
 
     def compute(self, images: UInt8Array, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """See `GraphRuntime.compute`. Raises as `predict`."""
+        return self._compute(images, outputs, no_mark)
+
+    def _compute(self, images: UInt8Array, outputs: Sequence[str], mark: Mark) -> dict[str, NDArray[Any]]:
         self._check(images)
         staged = self._host_images.view(images.shape)
         staged.numpy()[...] = images
@@ -109,32 +126,20 @@ class TensorRTRuntime:
         found = {name: self._host_outputs[name].view(tuple(binding.outputs[name].shape)) for name in outputs}
         with time_limit(f"a call of {self._path}"):
             with torch.cuda.stream(self._stream):
+                mark()
                 binding.images.copy_(staged, non_blocking=True)
+                mark()
                 self._launcher.launch(binding)
+                mark()
                 for name, tensor in found.items():
                     tensor.copy_(binding.outputs[name], non_blocking=True)
+                mark()
             self._stream.synchronize()
         # The memory is written again by the next call.
         arrays: dict[str, NDArray[Any]] = {name: tensor.numpy().copy() for name, tensor in found.items()}
         if _CLASS_MAP in arrays:
             check_class_map(arrays[_CLASS_MAP], images, len(self._info.classes), self._path)
         return arrays
-
-    def bind(self, images: UInt8Array) -> Callable[[], Tensor]:
-        """See `Runtime.bind`; the call returns the class map on the GPU, the same memory at every call."""
-        self._check(images)
-        placed = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self._device)
-        binding = self._new_binding(placed)
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-
-        def run() -> Tensor:
-            with time_limit(f"a call of {self._path}"):
-                with torch.cuda.stream(self._stream):
-                    self._launcher.launch(binding)
-                self._stream.synchronize()
-            return binding.outputs[_CLASS_MAP]
-
-        return run
 
     def predict_tensor(self, images: Tensor) -> Tensor:
         """Class maps of images that are on the GPU, without a copy, without waiting, and unchecked.
@@ -213,6 +218,7 @@ def _info(path: Path, sidecar: EngineSidecar, gpu: str, manifest: Manifest | Non
         batch_range=(profile.min[0], profile.max[0]),
         verified=manifest.verified(f"{ENGINE_FOLDER}/{path.name}") if manifest else None,
         layer_types=sidecar.layers.heavy,
+        build_seconds=sidecar.build_seconds,
     )
 
 

@@ -87,6 +87,7 @@ DECODERS = Registry(
     {
         "deeplabv3plus": "protoseg_deploy.models.decoders:DeepLabV3Plus",
         "lraspp": "protoseg_deploy.models.decoders:LRASPP",
+        "fpn_lite": "protoseg_deploy.models.decoders:FPNLite",
         "fpn": "protoseg_deploy.models.decoders:SemanticFPN",
         "dpt": "protoseg_deploy.models.dpt:DPT",
     },

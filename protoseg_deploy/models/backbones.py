@@ -12,6 +12,8 @@ from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models.pretrained import cannot_fetch, pretrained_source
 from protoseg_deploy.recipe.loading import did_you_mean
 
+_MOBILE_PARAMETERS = 12_000_000
+
 
 class Backbone(nn.Module):
     """A timm model that returns its feature maps, shallow to deep, as NCHW.
@@ -43,6 +45,7 @@ class Backbone(nn.Module):
         self.mean: tuple[float, float, float] = tuple(config.mean) if config else IMAGENET_DEFAULT_MEAN
         self.std: tuple[float, float, float] = tuple(config.std) if config else IMAGENET_DEFAULT_STD
         self.is_plain_vit = len(set(self.strides)) == 1
+        self.is_mobile = _is_mobile(self.net)
         self._channels_last_output = _is_channels_last(self.net)
         self.size_multiple = 1 if self._map_sizes(97, 131, options) == self._full_cover(97, 131) else max(self.strides)
         if self.size_multiple > 1:
@@ -177,6 +180,14 @@ def _pyramid_indices(name: str) -> tuple[int, ...]:
 def _is_vit(name: str) -> bool:
     module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
     return module in {"vision_transformer", "eva", "deit", "beit"}
+
+
+def _is_mobile(net: nn.Module) -> bool:
+    """Whether a network is made for small devices: its spatial convolutions are mostly depthwise, and it is small."""
+    spatial = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1]
+    depthwise = [layer for layer in spatial if layer.groups == layer.in_channels > 1]
+    small = sum(parameter.numel() for parameter in net.parameters()) < _MOBILE_PARAMETERS
+    return small and 2 * len(depthwise) > len(spatial)
 
 
 def _is_channels_last(net: Any) -> bool:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models.backbones import Backbone
+from protoseg_deploy.recipe import Model
 
 _VIT_LEVELS = 4
 
@@ -19,9 +20,28 @@ class Decoder(nn.Module, ABC):
     min_batch = 1
     """Images that a training step needs at least."""
 
+    @classmethod
+    def preset_channels(cls, backbone: Backbone) -> int:
+        """``model.decoder_channels`` where a recipe does not say."""
+        return 256
+
     @abstractmethod
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
         """``[B,C_i,h_i,w_i]`` maps, shallow to deep, to embedding ``[B,D,h,w]`` and features ``[B,F,h,w]``."""
+
+
+def settled(spec: Model, backbone: Backbone, decoder: type[Decoder]) -> Model:
+    """A spec that leaves nothing to the decoder and the backbone: its network is the same in every later version."""
+    preset = getattr(decoder, "preset_channels", Decoder.preset_channels)
+    channels = preset(backbone) if spec.decoder_channels is None else spec.decoder_channels
+    separable = backbone.is_mobile if spec.separable is None else spec.separable
+    return spec.model_copy(update={"decoder_channels": channels, "separable": separable})
+
+
+def width_of(spec: Model) -> int:
+    """``decoder_channels`` of a settled spec."""
+    assert spec.decoder_channels is not None
+    return spec.decoder_channels
 
 
 def resize_like(feature: Tensor, reference: Tensor) -> Tensor:

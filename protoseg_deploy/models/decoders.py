@@ -13,12 +13,15 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
 from protoseg_deploy.models.backbones import Backbone
-from protoseg_deploy.models.decoder_base import Decoder, require_levels, require_pyramid, resize_like
+from protoseg_deploy.models.decoder_base import Decoder, require_levels, require_pyramid, resize_like, width_of
 from protoseg_deploy.recipe import Model
 
 
 class DeepLabV3Plus(Decoder):
-    """Atrous spatial pyramid pooling joined with low-level features (Chen et al., ECCV 2018)."""
+    """Atrous spatial pyramid pooling joined with low-level features (Chen et al., ECCV 2018).
+
+    With ``separable``, its 3x3 convolutions are depthwise separable, as in the paper.
+    """
 
     min_batch = 2
     """The pooled branch normalises one value per image and channel over the batch."""
@@ -26,15 +29,18 @@ class DeepLabV3Plus(Decoder):
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
         require_pyramid(backbone, spec.decoder)
-        width = spec.decoder_channels
-        self.aspp = ASPP(backbone.channels[-1], list(spec.aspp_dilations or _dilations(backbone.strides[-1])), width)
+        width, deep = width_of(spec), backbone.channels[-1]
+        dilations = list(spec.aspp_dilations or _dilations(backbone.strides[-1]))
+        self.aspp = ASPP(deep, dilations, width)
         self.aspp.project[-1] = nn.Dropout(spec.dropout)
+        if spec.separable:
+            for place, dilation in enumerate(dilations, start=1):
+                self.aspp.convs[place] = SeparableConv(deep, width, dilation=dilation)
         self.low_level = Conv2dNormActivation(backbone.channels[0], spec.low_level_channels, 1)
         self.embedding_channels = width + spec.low_level_channels
         self.feature_channels = width
-        self.fuse = nn.Sequential(
-            Conv2dNormActivation(self.embedding_channels, width, 3), Conv2dNormActivation(width, width, 3)
-        )
+        convolution = SeparableConv if spec.separable else Conv2dNormActivation
+        self.fuse = nn.Sequential(convolution(self.embedding_channels, width, 3), convolution(width, width, 3))
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
         low = self.low_level(pyramid[0])
@@ -46,10 +52,14 @@ class DeepLabV3Plus(Decoder):
 class LRASPP(Decoder):
     """Lite reduced atrous spatial pyramid pooling for the edge (Howard et al., ICCV 2019), at stride 8."""
 
+    @classmethod
+    def preset_channels(cls, backbone: Backbone) -> int:
+        return 128  # as published
+
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
         require_pyramid(backbone, spec.decoder)
-        deep, low, width = backbone.channels[-1], backbone.channels[1], spec.decoder_channels
+        deep, low, width = backbone.channels[-1], backbone.channels[1], width_of(spec)
         self.project = Conv2dNormActivation(deep, width, 1)
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(deep, width, 1, bias=False), nn.Sigmoid())
         self.embedding_channels = self.feature_channels = low + width
@@ -64,17 +74,27 @@ class LRASPP(Decoder):
 class SemanticFPN(Decoder):
     """Feature pyramid network whose levels are summed at the finest one (Kirillov et al., CVPR 2019).
 
-    Takes plain ViTs too: their equal-stride maps become a pyramid first (Li et al., ECCV 2022).
+    Takes plain ViTs too: their equal-stride maps become a pyramid first (Li et al., ECCV 2022). With ``separable``, its
+    3x3 convolutions are depthwise separable.
     """
 
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
         require_levels(backbone, spec.decoder)
-        width = spec.decoder_channels
+        width = width_of(spec)
         self.to_pyramid = _vit_pyramid(backbone.channels) if backbone.is_plain_vit else None
         self.fpn = FeaturePyramidNetwork(backbone.channels, width)
-        self.smooth = nn.ModuleList(Conv2dNormActivation(width, width, 3) for _ in backbone.channels)
+        convolution = Conv2dNormActivation
+        if spec.separable:
+            convolution = SeparableConv
+            self.fpn.layer_blocks = nn.ModuleList(SeparableConv(width, width) for _ in backbone.channels)
+        self.smooth = nn.ModuleList(convolution(width, width, 3) for _ in backbone.channels)
         self.embedding_channels = self.feature_channels = width
+
+    @classmethod
+    def preset_channels(cls, backbone: Backbone) -> int:
+        """Twice the channels of the finest map, 64 to 256: a decoder no heavier than what it decodes."""
+        return max(64, min(256, 2 * backbone.channels[0]))
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
         if self.to_pyramid is not None:
@@ -85,6 +105,49 @@ class SemanticFPN(Decoder):
         for level in smoothed[1:]:
             embedding = embedding + resize_like(level, smoothed[0])
         return embedding, embedding
+
+
+class FPNLite(Decoder):
+    """Feature pyramid network of narrow, depthwise separable convolutions, at stride 4.
+
+    The deepest map gets a wide view (two depthwise 5x5 convolutions and the mean of the image), then every finer level
+    is added to what comes from below and smoothed. Only convolutions and bilinear resizing: nothing that 8 bits
+    compute badly.
+    """
+
+    min_batch = 2
+    """The mean of an image is one value per channel, normalised over the batch."""
+
+    def __init__(self, backbone: Backbone, spec: Model) -> None:
+        super().__init__()
+        require_pyramid(backbone, spec.decoder)
+        width = width_of(spec)
+        self.lateral = nn.ModuleList(Conv2dNormActivation(level, width, 1) for level in backbone.channels)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), Conv2dNormActivation(backbone.channels[-1], width, 1))
+        self.context = nn.Sequential(SeparableConv(width, width, 5), SeparableConv(width, width, 5))
+        self.smooth = nn.ModuleList(SeparableConv(width, width, 5) for _ in backbone.channels[1:])
+        self.embedding_channels = self.feature_channels = width
+
+    @classmethod
+    def preset_channels(cls, backbone: Backbone) -> int:
+        return 96
+
+    def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
+        levels = [lateral(level) for lateral, level in zip(self.lateral, pyramid, strict=True)]
+        features = self.context(levels[-1] + self.pooled(pyramid[-1]))
+        for smooth, level in zip(reversed(self.smooth), reversed(levels[:-1]), strict=True):
+            features = smooth(level + resize_like(features, level))
+        return features, features
+
+
+class SeparableConv(nn.Sequential):
+    """A depthwise and a 1x1 convolution, both with batch normalisation and ReLU."""
+
+    def __init__(self, channels: int, out_channels: int, kernel: int = 3, dilation: int = 1) -> None:
+        super().__init__(
+            Conv2dNormActivation(channels, channels, kernel, dilation=dilation, groups=channels),
+            Conv2dNormActivation(channels, out_channels, 1),
+        )
 
 
 def _dilations(stride: int) -> tuple[int, int, int]:

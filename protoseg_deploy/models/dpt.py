@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from protoseg_deploy.models.backbones import Backbone
-from protoseg_deploy.models.decoder_base import Decoder, require_levels, resize_like
+from protoseg_deploy.models.decoder_base import Decoder, require_levels, resize_like, width_of
 from protoseg_deploy.recipe import Model
 
 
@@ -23,7 +23,7 @@ class DPT(Decoder):
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
         require_levels(backbone, spec.decoder)
-        width = spec.decoder_channels
+        width = width_of(spec)
         self.embedding_channels = self.feature_channels = width
         level_widths = backbone.channels
         self.reassemble: nn.ModuleList | None = None

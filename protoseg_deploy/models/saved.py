@@ -9,7 +9,7 @@ the network it describes, and every number has to be finite.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +51,8 @@ class NetworkSpec:
 
 
 _SPEC = TypeAdapter(NetworkSpec)
+_BEFORE = {"separable": False, "decoder_channels": 256}
+"""Of networks whose header does not say: there was no such key, or another default."""
 
 
 def build_segmenter(spec: NetworkSpec, *, pretrained: bool = False) -> Segmenter:
@@ -119,7 +121,8 @@ def read_network_spec(path: Path) -> NetworkSpec:
     fault = spec.classes.fault()
     if fault is not None:
         raise ProtosegError(f"the header of {path} is damaged or of another version: classes: {fault}", _HINT)
-    return spec
+    earlier = {key: value for key, value in _BEFORE.items() if key not in spec.model.model_fields_set}
+    return replace(spec, model=spec.model.model_copy(update=earlier))
 
 
 def _require_fit(path: Path, file: Any, spec: NetworkSpec) -> None:
@@ -160,7 +163,7 @@ def _planned(path: Path, spec: NetworkSpec, tensors: int) -> dict[str, Tensor]:
         spec: of the network.
         tensors: how many the file holds: a header cannot ask for more layers.
     """
-    wide = max(spec.model.decoder_channels, spec.model.low_level_channels) > path.stat().st_size
+    wide = max(spec.model.decoder_channels or 0, spec.model.low_level_channels) > path.stat().st_size
     if wide or len(spec.model.aspp_dilations or ()) > tensors:
         raise ProtosegError(f"{path}: its header describes a larger network than the file holds", _HINT)
     try:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from protoseg_deploy.models.backbones import Backbone, registered_name
-from protoseg_deploy.models.decoder_base import Decoder
+from protoseg_deploy.models.decoder_base import Decoder, settled
 from protoseg_deploy.models.pretrained import pretrained_source
 from protoseg_deploy.recipe import Features, Model
 from protoseg_deploy.registry import DECODERS
@@ -59,7 +59,9 @@ class Segmenter(nn.Module):
         self.num_classes = num_classes
         self.binary = binary
         self.backbone = Backbone(spec.backbone, spec.output_stride, pretrained)
-        self.decoder: Decoder = DECODERS.get(spec.decoder)(self.backbone, spec)
+        decoder = DECODERS.get(spec.decoder)
+        self.spec = settled(spec, self.backbone, decoder)
+        self.decoder: Decoder = decoder(self.backbone, self.spec)
         self.dropout = nn.Dropout2d(spec.dropout)
         self.head = nn.Conv2d(self.decoder.feature_channels, 1 if binary else num_classes, 1)
         self.register_buffer("mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1) * 255, persistent=False)

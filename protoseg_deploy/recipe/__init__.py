@@ -15,7 +15,7 @@ from protoseg_deploy.recipe.loading import (
 )
 from protoseg_deploy.recipe.method import Features, Method, Model, Prototypes
 from protoseg_deploy.recipe.reading import ImageReading, MaskReading, image_reading, mask_reading
-from protoseg_deploy.recipe.runs import load_run_recipe, with_draw_of
+from protoseg_deploy.recipe.runs import load_run_recipe, with_keys_of
 from protoseg_deploy.recipe.schema import Recipe
 from protoseg_deploy.recipe.shipped import (
     copy_kit,
@@ -67,5 +67,5 @@ __all__ = [
     "shipped_recipe_names",
     "shipped_recipe_path",
     "value_of",
-    "with_draw_of",
+    "with_keys_of",
 ]

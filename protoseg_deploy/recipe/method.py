@@ -29,11 +29,14 @@ class Model(Section):
     weights: Annotated[PathText, MAY_CHANGE] = "pretrained"
     """``pretrained`` (downloaded by timm), ``none``, or a .safetensors/.pth file with backbone weights."""
     decoder: Annotated[str, Choice(DECODERS.names)] = "deeplabv3plus"
-    """``lraspp`` for small devices; ``fpn`` for any backbone, plain ViTs included; ``dpt`` for ViTs."""
+    """``lraspp`` and ``fpn_lite`` for small devices; ``fpn`` for any backbone, plain ViTs too; ``dpt`` for ViTs."""
     output_stride: Literal[8, 16, 32] = 16
     """Stride of the deepest feature map, for backbones that support dilation."""
-    decoder_channels: Channels = 256
-    """Width of the decoder."""
+    decoder_channels: Channels | None = None
+    """Width of the decoder; absent: the decoder's own, see docs/methods.md."""
+    separable: bool | None = None
+    """Depthwise separable convolutions in ``deeplabv3plus`` and ``fpn``; absent: for mobile backbones, those with
+    depthwise convolutions and less than 12 million parameters."""
     low_level_channels: Channels = 48
     """``deeplabv3plus``: channels to which the stride-4 features are reduced (256 in the prototype paper)."""
     aspp_dilations: Annotated[tuple[Dilation, ...], Field(min_length=1, max_length=64), Strict(False)] | None = None

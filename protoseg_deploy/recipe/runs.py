@@ -2,15 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from protoseg_deploy.recipe.loading import load_recipe
 from protoseg_deploy.recipe.schema import Recipe
+
+_BEFORE: dict[tuple[str, str], Any] = {
+    ("data", "labeled_draw"): "random",
+    ("model", "separable"): False,
+    ("model", "decoder_channels"): 256,
+}
+"""What earlier versions did that had no such key, or another default."""
 
 
 def load_run_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read the recipe in the folder of a run.
 
-    A run writes down every key there is. One that lacks ``data.labeled_draw`` comes from a version that drew at random.
+    A run writes down every key there is. One that lacks a key comes from a version without it, see `_BEFORE`.
 
     Args:
         path: ``recipe.yaml`` of a run.
@@ -20,19 +28,17 @@ def load_run_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: as `load_recipe`.
         UsageError: as `load_recipe`.
     """
-    recipe = load_recipe(path, overrides)
-    return recipe if _draw_is_set(recipe) else _with_draw(recipe, "random")
+    return _with_unset(load_recipe(path, overrides), _BEFORE)
 
 
-def with_draw_of(then: Recipe, recipe: Recipe) -> Recipe:
-    """A recipe that does not say how labelled images are drawn, with the draw of a run that was started with it."""
-    return recipe if _draw_is_set(recipe) else _with_draw(recipe, then.data.labeled_draw)
+def with_keys_of(then: Recipe, recipe: Recipe) -> Recipe:
+    """A recipe that leaves some of the keys in `_BEFORE` open, with what a run has that was started with it."""
+    return _with_unset(recipe, {(section, key): getattr(getattr(then, section), key) for section, key in _BEFORE})
 
 
-def _draw_is_set(recipe: Recipe) -> bool:
-    """Whether a recipe says how labelled images are drawn; otherwise it is as the newest version does."""
-    return "labeled_draw" in recipe.data.model_fields_set
-
-
-def _with_draw(recipe: Recipe, draw: str) -> Recipe:
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"labeled_draw": draw})})
+def _with_unset(recipe: Recipe, values: dict[tuple[str, str], Any]) -> Recipe:
+    for (section, key), value in values.items():
+        part = getattr(recipe, section)
+        if key not in part.model_fields_set:
+            recipe = recipe.model_copy(update={section: part.model_copy(update={key: value})})
+    return recipe

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ class Trainer:
         )
         self.notes: list[str] = list(self.compute.notes)
         self.student = self.compute.place(self._new_student() if initial_weights else build_network(self.spec))
+        self.spec = replace(self.spec, model=self.student.spec)
         self.method = self.compute.synchronised(build_method(recipe, self.student, self.classes))
         self.stepper = TrainStep(recipe, self.compute, self.student, self.method)
         self.ema = self.stepper.ema

@@ -8,7 +8,7 @@ from protoseg_deploy.recipe import (
     load_run_recipe,
     resumable_keys,
     value_of,
-    with_draw_of,
+    with_keys_of,
 )
 from protoseg_deploy.text import shown
 from protoseg_deploy.training.run import Run
@@ -29,7 +29,7 @@ def recipe_to_resume(run: Run, recipe: Recipe, extend_to: int | None = None) -> 
     if not run.exists():
         raise UsageError(f"{run.folder} holds no run to resume", "Start one without --resume and --extend-to.")
     then, trained = run.recipe(), bool(run.checkpoints.paths())
-    recipe = with_draw_of(then, recipe)
+    recipe = with_keys_of(then, recipe)
     recipe = with_measured_range_of(then, recipe)
     if run.summary_path.is_file() and not trained:
         raise UsageError(f"{run.folder} is finished and keeps no checkpoint: there is nothing to resume")

@@ -27,7 +27,7 @@ from protoseg_deploy.recipe import (
     find_recipe,
     load_recipe,
     resumable_keys,
-    with_draw_of,
+    with_keys_of,
 )
 from protoseg_deploy.recipe.loading import did_you_mean
 from protoseg_deploy.registry import METHODS
@@ -152,7 +152,7 @@ def plan_runs(
             planned.append(PlannedRun(variant.name, seed, recipe, Run(folder / variant.name / f"seed-{seed}")))
     begun = next((run.run.recipe() for run in planned if run.run.exists()), None)
     if begun is not None:  # the runs of a sweep are drawn alike, also those that a newer version starts
-        planned = [replace(run, recipe=with_draw_of(begun, run.recipe)) for run in planned]
+        planned = [replace(run, recipe=with_keys_of(begun, run.recipe)) for run in planned]
     for run in planned:
         _require_same_recipe(run)
     require_no_overwriting((_recipe_file(run) for run in planned), [find_recipe(source)], "--run")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from protoseg_deploy.cli import cli
 from protoseg_deploy.errors import RecipeError, UsageError
 from protoseg_deploy.methods import build_method
-from protoseg_deploy.recipe import recipe_from_dict, resumable_keys
+from protoseg_deploy.recipe import load_run_recipe, recipe_from_dict, resumable_keys, with_keys_of
 from protoseg_deploy.training import Run, Trainer, optimization, train
 from protoseg_deploy.training.recording import lag_of_average
 from protoseg_deploy.training.step import TrainStep
@@ -334,3 +334,14 @@ def test_without_a_run_a_recipe_is_needed(tmp_path):
 
 def test_the_help_says_where_to_find_what_may_change():
     assert "protoseg recipe explain" in " ".join(command("--help").output.split())
+
+
+def test_a_run_of_a_version_without_separable_convolutions_goes_on_as_it_began(recipe, tmp_path):
+    tree = recipe.model_dump(mode="json")
+    del tree["model"]["separable"], tree["model"]["decoder_channels"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    begun = load_run_recipe(tmp_path / "recipe.yaml")
+    assert (begun.model.separable, begun.model.decoder_channels) == (False, 256)
+    given = recipe_from_dict(tree, "the same, given again")
+    assert (given.model.separable, given.model.decoder_channels) == (None, None)
+    assert with_keys_of(begun, given).model == begun.model

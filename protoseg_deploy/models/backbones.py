@@ -5,6 +5,8 @@ from typing import Any
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
@@ -21,7 +23,8 @@ class Backbone(nn.Module):
     Convolutional and hierarchical models give their stages of stride 4 and deeper. Plain ViTs give four of their
     blocks, all at the stride of the patches and through the network's last normalisation, without which blocks differ
     in scale. Most families take any image size; some want sides that are multiples of their patches, or lose border
-    pixels otherwise. `size_multiple` says which multiple to pad to (1: any size).
+    pixels otherwise; in those with TensorFlow's SAME padding the padding of every layer would depend on the size.
+    `size_multiple` says which multiple to pad to (1: any size).
 
     Args:
         name: timm model name.
@@ -47,7 +50,8 @@ class Backbone(nn.Module):
         self.is_plain_vit = len(set(self.strides)) == 1
         self.is_mobile = _is_mobile(self.net)
         self._channels_last_output = _is_channels_last(self.net)
-        self.size_multiple = 1 if self._map_sizes(97, 131, options) == self._full_cover(97, 131) else max(self.strides)
+        any_size = self._map_sizes(97, 131, options) == self._full_cover(97, 131) and not _pads_by_size(self.net)
+        self.size_multiple = 1 if any_size else max(self.strides)
         if self.size_multiple > 1:
             self._require_maps_of_any_size(options)
 
@@ -180,6 +184,12 @@ def _pyramid_indices(name: str) -> tuple[int, ...]:
 def _is_vit(name: str) -> bool:
     module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
     return module in {"vision_transformer", "eva", "deit", "beit"}
+
+
+def _pads_by_size(net: nn.Module) -> bool:
+    """Whether layers pad by SAME, as TensorFlow does: by an amount that depends on the size of their input."""
+    same = (Conv2dSame, AvgPool2dSame, MaxPool2dSame)
+    return any(isinstance(layer, same) or getattr(layer, "same_pad", False) for layer in net.modules())
 
 
 def _is_mobile(net: nn.Module) -> bool:

@@ -20,7 +20,9 @@ from protoseg_deploy.bundles.manifest import Axis, OutputSpec
 from protoseg_deploy.bundles.metadata import GraphMetadata
 from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
 from protoseg_deploy.exporting.tracing.folding import fold_deviation
+from protoseg_deploy.exporting.tracing.padding import constant_same_padding
 from protoseg_deploy.exporting.tracing.resampling import translations
+from protoseg_deploy.exporting.tracing.window_masks import compared_window_masks
 from protoseg_deploy.files import scratch_path
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, class_map_dtype
 from protoseg_deploy.time_limit import time_limit
@@ -151,7 +153,7 @@ def _trace(module: DeployedSegmenter, options: GraphOptions, names: list[str], b
     noise = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (_TRACED_BATCH, *size, 3), dtype=torch.uint8, generator=noise)
     try:
-        with time_limit(f"tracing {backbone}", times=10), _quiet(), torch.no_grad():
+        with time_limit(f"tracing {backbone}", times=10), _quiet(), _short(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (images,),
@@ -184,6 +186,13 @@ def _cannot_trace(backbone: str, options: GraphOptions, error: Exception) -> Pro
         f"{backbone} cannot be exported for images of {options.size[0]}x{options.size[1]}: {reason}",
         "Try another --size, or another backbone.",
     )
+
+
+@contextlib.contextmanager
+def _short() -> Iterator[None]:
+    """Have parts of backbones compute the same with fewer operators than timm has for images of any size."""
+    with constant_same_padding(), compared_window_masks():
+        yield
 
 
 @contextlib.contextmanager

@@ -29,6 +29,8 @@ import torch
 
 from protoseg_deploy.benchmarking.call_series import CallSeries, calls_on_arrays, calls_on_files, measure_in_turns
 from protoseg_deploy.benchmarking.distribution import FEWEST_RUNS
+from protoseg_deploy.benchmarking.energy.measuring import EnergyFigures
+from protoseg_deploy.benchmarking.energy.meters import DeviceMeters
 from protoseg_deploy.benchmarking.inputs import require_memory
 from protoseg_deploy.benchmarking.latency_report import BOUNDARIES, LatencyReport, Opening
 from protoseg_deploy.benchmarking.machine import Machine, describe_machine, gpu_memory_used_mib
@@ -53,6 +55,7 @@ def measure_interleaved(
     images: UInt8Array | None = None,
     read: Callable[[], UInt8Array] | None = None,
     openings: Sequence[Opening] | None = None,
+    energy: bool = False,
 ) -> list[LatencyReport]:
     """Latency of one or more runtimes on the same images, measured alternately.
 
@@ -66,6 +69,7 @@ def measure_interleaved(
         images: ``[B,H,W,3]`` uint8 RGB to use instead of random ones; `batch` and `size` are then theirs.
         read: reads and decodes `images` from their files; with it, ``file`` is measured, too.
         openings: of each runtime, for reports.
+        energy: measure that of each runtime, too, one after the other.
 
     Raises:
         UsageError: a runtime has another fixed input size, or there is no memory for such a batch.
@@ -89,7 +93,11 @@ def measure_interleaved(
     on_files = [] if read is None else [CallSeries(calls_on_files(runtime, read)) for runtime in runtimes]
     seconds = (_SECONDS if runs is None else 0.0) if seconds is None else seconds
     before = [_server_times(runtime) for runtime in runtimes]
-    neighbours = measure_in_turns([*on_arrays, *on_files], runs or FEWEST_RUNS, seconds, warmup_seconds)
+    with DeviceMeters([runtime.info.device for runtime in runtimes], energy) as meters:
+        with meters.watching() as seen:
+            neighbours = measure_in_turns([*on_arrays, *on_files], runs or FEWEST_RUNS, seconds, warmup_seconds)
+        costs = [meters.cost(runtime, images) for runtime in runtimes]
+    doubts = [*_doubts(runtimes, neighbours), *seen.doubts()]
     return [
         _report(
             runtime,
@@ -99,7 +107,8 @@ def measure_interleaved(
             first=firsts[number],
             opening=openings[number] if openings else None,
             server=_since(runtime, before[number]),
-            doubts=_doubts(runtimes, neighbours),
+            cost=costs[number],
+            doubts=doubts,
             neighbours=neighbours,
             machine=machine,
         )
@@ -131,6 +140,7 @@ def _report(
     first: "_First",
     opening: Opening | None,
     server: ServerTimes | None,
+    cost: tuple[EnergyFigures | None, str],
     doubts: Sequence[str],
     neighbours: float | None,
     machine: Machine,
@@ -157,6 +167,8 @@ def _report(
         process_peak_memory_mib=round(resident_peak_bytes() / 2**20, 1),
         gpu_peak_memory_mib=_torch_peak_mib(runtime.info),
         gpu_memory_used_mib=round(gpu_memory_used_mib(), 1) if on_gpu else None,
+        energy=cost[0],
+        energy_absent=cost[1],
         neighbours_cores=neighbours,
         machine=machine,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from protoseg_deploy.benchmarking.diagnosis import Diagnosis, Parts, diagnose
 from protoseg_deploy.benchmarking.distribution import LatencyStats
+from protoseg_deploy.benchmarking.energy.measuring import EnergyFigures
 from protoseg_deploy.benchmarking.machine import Machine
 from protoseg_deploy.runtimes.base import RuntimeInfo
 
@@ -54,6 +55,10 @@ class LatencyReport:
     """Peak of PyTorch's allocations on the GPU; None on a CPU and for other libraries."""
     gpu_memory_used_mib: float | None
     """In use on the GPU after the runs, by everything on it; None on a CPU."""
+    energy: EnergyFigures | None
+    """None: it was not asked for, or see `energy_absent`."""
+    energy_absent: str
+    """Why there are no figures although they were asked for."""
     neighbours_cores: float | None
     """Cores that other programs kept busy meanwhile; None: it took too little time to tell."""
     machine: Machine
@@ -122,6 +127,10 @@ class LatencyReport:
             "process_peak_memory_mib": self.process_peak_memory_mib,
             "gpu_peak_memory_mib": self.gpu_peak_memory_mib,
             "gpu_memory_used_mib": self.gpu_memory_used_mib,
+            "joules_per_image": self.energy.joules_per_image if self.energy else None,
+            "joules_per_image_net": self.energy.joules_per_image_net if self.energy else None,
+            "energy": self.energy.to_dict() if self.energy else None,
+            "energy_absent": self.energy_absent,
             "neighbours_cores": self.neighbours_cores,
             "machine": self.machine.to_dict(),
         }

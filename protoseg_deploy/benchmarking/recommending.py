@@ -9,7 +9,9 @@ from protoseg_deploy.benchmarking.rows import MeasuredRow
 from protoseg_deploy.errors import UsageError
 
 _LATENCIES = ("p50", "p90", "p95", "p99", "mean")
-_FORM = re.compile(r"\s*(?P<what>[a-z0-9]+)\s*(?P<sign><=|>=|<|>)\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|mb|%)?\s*")
+_FORM = re.compile(
+    r"\s*(?P<what>[a-z0-9]+)\s*(?P<sign><=|>=|<|>)\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|mb|%|j)?\s*"
+)
 _SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -25,7 +27,8 @@ class Target:
 
     text: str
     what: str
-    """``p50``, ``p90``, ``p95``, ``p99``, ``mean`` (ms), ``size`` (MB), ``throughput`` (images/s) or ``miou`` (%)."""
+    """``p50``, ``p90``, ``p95``, ``p99``, ``mean`` (ms), ``size`` (MB), ``throughput`` (images/s), ``energy`` (J/image)
+    or ``miou`` (%)."""
     sign: str
     value: float
 
@@ -34,7 +37,7 @@ class Target:
         found = _measured(row, self.what)
         if found is None:
             return f"its {self.what} was not measured"
-        unit = {"size": " MB", "miou": " %", "throughput": " images/s"}.get(self.what, " ms")
+        unit = {"size": " MB", "miou": " %", "throughput": " images/s", "energy": " J/image"}.get(self.what, " ms")
         return None if _SIGNS[self.sign](found, self.value) else f"{self.what} is {found:.2f}{unit}, not {self.text}"
 
 
@@ -61,11 +64,13 @@ def parse_targets(text: str) -> tuple[Target, ...]:
     targets = []
     for part in text.split(","):
         match = _FORM.fullmatch(part.lower())
-        known = (*_LATENCIES, "size", "throughput", "miou")
+        known = (*_LATENCIES, "size", "throughput", "energy", "miou")
         if match is None or match["what"] not in known:
             raise UsageError(f"--target {part.strip()!r} is no condition on {', '.join(known)}", _HINT)
         what, unit = match["what"], match["unit"]
-        allowed = ("ms", "s") if what in _LATENCIES else {"size": ("mb",), "miou": ("%",)}.get(what, ())
+        allowed = (
+            ("ms", "s") if what in _LATENCIES else {"size": ("mb",), "miou": ("%",), "energy": ("j",)}.get(what, ())
+        )
         if unit is not None and unit not in allowed:
             raise UsageError(f"--target {part.strip()!r}: {what} is not measured in {unit}", _HINT)
         value = float(match["value"]) * (1000 if unit == "s" else 1)
@@ -128,6 +133,8 @@ def _measured(row: MeasuredRow, what: str) -> float | None:
         return row.miou_percent
     if what == "size":
         return row.file_bytes / 1e6
+    if what == "energy":
+        return row.joules_per_image
     if what == "throughput":
         return row.images_per_second
     return float(getattr(row, f"latency_{what}_ms"))

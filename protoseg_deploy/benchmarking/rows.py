@@ -52,6 +52,8 @@ class MeasuredRow(_Document):
     first_call_ms: float | None = None
     load_ms: float | None = None
     host_memory_mib: float | None = None
+    joules_per_image: float | None = None
+    joules_per_image_net: float | None = None
     steady: bool
     doubts: tuple[str, ...] = ()
     miou_percent: float | None = None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from protoseg_deploy.cli.arguments import RuntimeArgument
     from protoseg_deploy.cli.bench_measuring import Opened
-    from protoseg_deploy.cli.bench_output import Row
+    from protoseg_deploy.cli.bench_card import Row
 
 _THREADS_PER_CORE = 8
 
@@ -76,6 +76,7 @@ class _Percent(Number):
     type=Number(0, 86_400),
     help="Least time for each RUNTIME.  [default: 5, or 0 with --runs]",
 )
+@click.option("--energy", is_flag=True, help="Measure joules per image as well, and the idle power.")
 @click.option(
     "--sweep",
     multiple=True,
@@ -179,7 +180,7 @@ def _measured(
     from protoseg_deploy.cli.bench_output import note_doubts
 
     samples = judging_samples(images, options["masks"], options["mask_template"])
-    length = {"runs": options["runs"], "seconds": options["seconds"]}
+    length = {name: options[name] for name in ("runs", "seconds", "energy")}
     rows: list[Row] = []
     for number, point in enumerate(points):
         wanted = {"size": size, "batch": options["batch"], "threads": options["threads"], **point}

@@ -16,7 +16,7 @@ from protoseg_deploy.benchmarking.latency_report import Opening
 from protoseg_deploy.benchmarking.memory import resident_bytes
 from protoseg_deploy.benchmarking.rows import CONDITIONS
 from protoseg_deploy.cli.arguments import RuntimeArgument, height_and_width, progress_bar
-from protoseg_deploy.cli.bench_output import Row
+from protoseg_deploy.cli.bench_card import Row
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.evaluation.samples import folder_samples
@@ -107,6 +107,7 @@ def measured(
     batch: int = 1,
     runs: int | None = None,
     seconds: float | None = None,
+    energy: bool = False,
 ) -> list[Row]:
     """Latency of each runtime; rows without accuracy.
 
@@ -117,6 +118,7 @@ def measured(
         batch: images of a call.
         runs: see `measure_interleaved`.
         seconds: likewise.
+        energy: likewise.
     """
     runtimes = [one.runtime for one in every]
     source = None
@@ -132,6 +134,7 @@ def measured(
         images=source.read() if source else None,
         read=source.read if source else None,
         openings=[one.opening for one in every],
+        energy=energy,
     )
     return [
         Row(one.text, artefact_sha256(one.runtime.info), report) for one, report in zip(every, reports, strict=True)

@@ -2,49 +2,25 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import click
 
-from protoseg_deploy.benchmarking.accuracy import Accuracy
-from protoseg_deploy.benchmarking.distribution import LatencyStats
 from protoseg_deploy.benchmarking.latency_report import LatencyReport
 from protoseg_deploy.benchmarking.machine import Machine
 from protoseg_deploy.benchmarking.pareto_plot import draw_pareto
 from protoseg_deploy.benchmarking.regression import Change
 from protoseg_deploy.benchmarking.rows import CONDITIONS, MeasuredRow
 from protoseg_deploy.benchmarking.sweep_plot import draw_sweep
-from protoseg_deploy.cli.arguments import describe_runtime, note, note_verification, print_table
+from protoseg_deploy.cli.arguments import note, note_verification, print_table
+from protoseg_deploy.cli.bench_card import NOT_STEADY, Row, print_card
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.runtimes.base import Runtime
 
-_NOT_STEADY = "not steady"
 _ON_CARDS = ("digest", "95 %", "p95 (ms)", "MB")
 """Columns that a terminal has no room for."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One runtime that was measured."""
-
-    text: str
-    """As on the command line."""
-    digest: str
-    report: LatencyReport
-    accuracy: Accuracy | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values, units in the keys."""
-        accuracy = self.accuracy.to_dict() if self.accuracy else {}
-        facts = {**describe_runtime(self.report.info), "runtime": self.text, "digest": self.digest}
-        return {**self.report.to_dict(), **facts, **accuracy}
-
-    def measured(self) -> MeasuredRow:
-        """The same as it is read back from a file."""
-        return MeasuredRow.model_validate(self.to_dict())
 
 
 def document(rows: Sequence[Row], changes: Sequence[Change]) -> dict[str, Any]:
@@ -85,6 +61,10 @@ def note_unsteady(rows: Sequence[Row]) -> None:
                 reasons.setdefault(stats.doubts, []).append(name)
         for doubts, names in reasons.items():
             note(f"{row.text}: the latency is not steady ({', '.join(names)}): {'; '.join(doubts)}.")
+        if row.report.energy_absent:
+            note(f"{row.text}: no energy is measured: {row.report.energy_absent}.")
+        if row.report.energy is not None and row.report.energy.warning:
+            note(f"{row.text}: {row.report.energy.warning}.")
 
 
 def note_changes(changes: Sequence[Change], allowed_percent: float) -> None:
@@ -101,7 +81,7 @@ def note_changes(changes: Sequence[Change], allowed_percent: float) -> None:
 def print_cards(rows: Sequence[Row], earlier: Sequence[MeasuredRow]) -> None:
     """All figures for people, with the machine; of earlier rows what the table has."""
     for row in rows:
-        _print_card(row)
+        print_card(row)
     table = [*earlier, *(row.measured() for row in rows)]
     if len(table) > 1 or table[0].miou_percent is not None or earlier:
         columns, cells = _summary(table)
@@ -165,8 +145,14 @@ def _summary(rows: Sequence[MeasuredRow]) -> tuple[list[str], list[list[str]]]:
     varied = _varied(rows)
     columns += varied
     columns += ["mIoU % (95 %)", "agreement %"] if judged else []
-    columns += ["p50 (ms)", "95 %", "p95 (ms)", "p50 / first", "images/s", "MB"]
-    return columns, [_cells(row, rows[0], judged, several, varied) for row in rows]
+    columns += ["p50 (ms)", "95 %", "p95 (ms)", "p50 / first", "images/s"]
+    columns += ["J/image"] if _metered(rows) else []
+    columns.append("MB")
+    return columns, [_cells(row, rows[0], judged, several, varied, _metered(rows)) for row in rows]
+
+
+def _metered(rows: Sequence[MeasuredRow]) -> bool:
+    return any(row.joules_per_image is not None for row in rows)
 
 
 def _varied(rows: Sequence[MeasuredRow]) -> list[str]:
@@ -174,7 +160,9 @@ def _varied(rows: Sequence[MeasuredRow]) -> list[str]:
     return [name for name in CONDITIONS if len({row.shown(name) for row in rows}) > 1]
 
 
-def _cells(row: MeasuredRow, first: MeasuredRow, judged: bool, several: bool, varied: Sequence[str]) -> list[str]:
+def _cells(
+    row: MeasuredRow, first: MeasuredRow, judged: bool, several: bool, varied: Sequence[str], metered: bool
+) -> list[str]:
     cells = [row.runtime, row.digest[:12] or "–"]
     if several:
         cells.append(row.machine.gpu or row.machine.cpu)
@@ -190,60 +178,10 @@ def _cells(row: MeasuredRow, first: MeasuredRow, judged: bool, several: bool, va
         f"{row.latency_p50_low_ms:.2f}–{row.latency_p50_high_ms:.2f}",
         f"{row.latency_p95_ms:.2f}",
         f"{row.latency_p50_ms / first.latency_p50_ms:.2f}x",
-        f"{row.images_per_second:.1f}" if row.steady else _NOT_STEADY,
+        f"{row.images_per_second:.1f}" if row.steady else NOT_STEADY,
+        *([f"{row.joules_per_image:.4g}" if row.joules_per_image is not None else "–"] if metered else []),
         f"{row.file_bytes / 1e6:.2f}",
     ]
-
-
-def _throughput(stats: LatencyStats) -> str:
-    """The figure people quote, where it may be quoted."""
-    return f"{stats.images_per_second:.1f}" if stats.steady else _NOT_STEADY
-
-
-def _print_card(row: Row) -> None:
-    report, info = row.report, row.report.info
-    every = report.boundaries.values()
-    rows: list[tuple[object, ...]] = [
-        ("p50 latency (ms)", *(f"{stats.p50_ms:.2f}" for stats in every)),
-        ("  95 % interval", *(f"{stats.p50_low_ms:.2f}–{stats.p50_high_ms:.2f}" for stats in every)),
-        ("p90 latency (ms)", *(f"{stats.p90_ms:.2f}" for stats in every)),
-        ("p95 latency (ms)", *(f"{stats.p95_ms:.2f}" for stats in every)),
-        ("p99 latency (ms)", *(f"{stats.p99_ms:.2f}" for stats in every)),
-        ("max latency (ms)", *(f"{stats.max_ms:.2f}" for stats in every)),
-        ("mean latency (ms)", *(f"{stats.mean_ms:.2f}" for stats in every)),
-        ("variation (%)", *(f"{stats.variation_percent:.1f}" for stats in every)),
-        ("images per second", *(_throughput(stats) for stats in every)),
-        ("timed calls", *(stats.runs for stats in every)),
-        ("warm-up calls", *(stats.warmup_runs for stats in every)),
-    ]
-    print_table(["", *report.boundaries], rows, title=f"{row.text} ({info.kind}, {info.precision}, {info.device})")
-    source = "random noise" if report.input == "random" else "real images"
-    threads = f", {info.threads} threads ({report.cores:.1f} cores busy)" if info.threads else ""
-    graph = {None: "", True: ", CUDA graph on", False: ", CUDA graph off"}[info.cuda_graph]
-    digest = f", sha256 {row.digest[:12]}" if row.digest else ""
-    click.echo(
-        f"{info.backend}{threads}{graph}; {report.batch} x {report.height}x{report.width} px of {source}\n"
-        f"{info.parameters / 1e6:.2f} M parameters, file {info.file_bytes / 1e6:.2f} MB{digest}\n"
-        f"{_before(report)}\n{_memory(report)}\n{report.diagnosis.text}\n"
-    )
-
-
-def _before(report: LatencyReport) -> str:
-    """What comes before the calls that count."""
-    built, loaded = report.info.build_seconds, report.load_ms
-    parts = [f"built in {built:.1f} s"] if built is not None else []
-    parts += [f"loaded in {loaded:.0f} ms"] if loaded is not None else []
-    parts.append(f"first call {report.first_call_ms:.1f} ms")
-    if report.server_queue_ms is not None and report.server_compute_ms is not None:
-        parts.append(f"on the server {report.server_queue_ms:.2f} ms queue, {report.server_compute_ms:.2f} ms compute")
-    return ", ".join(parts)
-
-
-def _memory(report: LatencyReport) -> str:
-    parts = [f"memory of the process: peak {report.process_peak_memory_mib} MiB"]
-    parts += [f"{report.host_memory_mib} MiB for this runtime"] if report.host_memory_mib is not None else []
-    parts += [f"GPU memory in use {report.gpu_memory_used_mib} MiB"] if report.gpu_memory_used_mib is not None else []
-    return ", ".join(parts)
 
 
 def _print_machine(machine: Machine) -> None:
@@ -255,6 +193,7 @@ def _print_machine(machine: Machine) -> None:
 
 def _machine(machine: Machine) -> str:
     governor = f", governor {machine.cpu_governor}" if machine.cpu_governor else ""
+    governor += f", power mode {machine.power_mode}" if machine.power_mode else ""
     return (
         f"{machine.gpu + ', ' if machine.gpu else ''}{machine.cpu}, {machine.physical_cores} cores "
         f"({machine.usable_cores} of {machine.logical_cores} logical ones usable){governor}, "

@@ -50,8 +50,9 @@ def command(
     bundle in each of its precisions, which needs --images and --masks. Nothing is estimated: rows that are not steady,
     without mIoU, or whose artefact failed its verification are ruled out.
 
-    Targets are p50, p90, p95, p99 and mean (ms or s), size (MB), throughput (images/s) and miou (%). Latencies are
-    those of the `arrays` boundary of `protoseg bench` (servers: `request`). Exit code 1 if nothing meets the target.
+    Targets are p50, p90, p95, p99 and mean (ms or s), size (MB), throughput (images/s), energy (J) and miou (%).
+    Latencies are those of the `arrays` boundary of `protoseg bench` (servers: `request`). Exit code 1 if nothing meets
+    the target.
 
     \b
     protoseg bench bundles/mine bundles/mine@int8 --images val/images --masks val/masks --json > bench.json

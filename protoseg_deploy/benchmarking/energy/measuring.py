@@ -126,7 +126,7 @@ def measure_energy(
             calls += 1
         after, end = source.joules(), time.perf_counter()
     counter = after - before if before is not None and after is not None else None
-    integral = _integral(seen.watts, begin, end)
+    integral = integrate(seen.watts, begin, end)
     joules = counter if counter is not None else integral
     if joules is None:
         raise RuntimeError(f"{source.name} tells neither energy nor power")  # no source is opened that does not
@@ -147,12 +147,15 @@ def measure_energy(
         memory_clock_mhz=_three([state.memory_clock_mhz for state in states]),
         temperature_c=_three([state.temperature_c for state in states]),
         slowed_by=seen.slowed_by,
-        warning=_warning(counter, integral),
+        warning=disagreement(counter, integral),
     )
 
 
-def _integral(watts: list[tuple[float, float]], begin: float, end: float) -> float | None:
-    """By trapezes, from `begin` to `end`; the first and the last value hold beyond their time."""
+def integrate(watts: list[tuple[float, float]], begin: float, end: float) -> float | None:
+    """Joules from samples of time (s) and power (W), by trapezes from `begin` to `end`; None without samples.
+
+    The first and the last value hold beyond their time.
+    """
     if not watts:
         return None
     inside = [(at, power) for at, power in watts if begin < at < end]
@@ -162,7 +165,8 @@ def _integral(watts: list[tuple[float, float]], begin: float, end: float) -> flo
     return sum((later - earlier) * (one + other) / 2 for (earlier, one), (later, other) in itertools.pairwise(points))
 
 
-def _warning(counter: float | None, integral: float | None) -> str:
+def disagreement(counter: float | None, integral: float | None) -> str:
+    """Says that two figures in joules are too far apart; empty where they are not, or one is missing."""
     if counter is None or integral is None or abs(counter - integral) <= _DISAGREEMENT * max(counter, integral):
         return ""
     return (

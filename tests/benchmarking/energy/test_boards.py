@@ -9,7 +9,7 @@ from protoseg_deploy.benchmarking.energy.jetson import read_power_mode
 from protoseg_deploy.benchmarking.energy.rapl import open_rapl
 from protoseg_deploy.benchmarking.energy.tegrastats import open_tegrastats, parse_line
 
-# Forms of NVIDIA's documentation and forum: Nano (JetPack 4), Xavier NX (5), AGX Orin and Orin Nano (5 and 6), Thor (7).
+# Forms of NVIDIA's documentation and forum: Nano (JetPack 4), Xavier NX (5), AGX Orin, Orin Nano (5 and 6), Thor (7).
 NANO = (
     "RAM 2541/3964MB (lfb 1x4MB) SWAP 0/1982MB (cached 0MB) IRAM 0/252kB(lfb 252kB) CPU [20%@1479,9%@1479,off,off] "
     "EMC_FREQ 5%@1600 GR3D_FREQ 10%@1300 APE 25 PLL@44C CPU@46.5C PMIC@100C GPU@45C AO@51.5C thermal@45.75C "

@@ -45,11 +45,11 @@ def test_counter_and_integral_that_disagree_are_pointed_out() -> None:
     library.counter_factor = 0.5
     found = costs(library)
     assert "% apart" in found.warning
-    assert measuring._warning(100.0, 104.9) == ""
-    assert measuring._warning(100.0, 106.0) == (
+    assert measuring.disagreement(100.0, 104.9) == ""
+    assert measuring.disagreement(100.0, 106.0) == (
         "the energy counter says 100.00 J and the integral of the power 106.00 J, 6 % apart"
     )
-    assert measuring._warning(None, 106.0) == measuring._warning(100.0, None) == ""
+    assert measuring.disagreement(None, 106.0) == measuring.disagreement(100.0, None) == ""
 
 
 def test_without_a_counter_the_power_is_integrated() -> None:
@@ -61,10 +61,10 @@ def test_without_a_counter_the_power_is_integrated() -> None:
 
 def test_the_integral_is_one_of_trapezes_between_begin_and_end() -> None:
     watts = [(-1.0, 5.0), (0.0, 10.0), (1.0, 30.0), (2.0, 10.0), (9.0, 100.0)]
-    assert measuring._integral(watts, 0.0, 2.0) == pytest.approx(40.0)
-    assert measuring._integral(watts, 0.5, 1.5) == pytest.approx((10 + 30) / 4 + (30 + 10) / 4)
-    assert measuring._integral([(0.5, 8.0)], 0.0, 2.0) == 16
-    assert measuring._integral([], 0.0, 2.0) is None
+    assert measuring.integrate(watts, 0.0, 2.0) == pytest.approx(40.0)
+    assert measuring.integrate(watts, 0.5, 1.5) == pytest.approx((10 + 30) / 4 + (30 + 10) / 4)
+    assert measuring.integrate([(0.5, 8.0)], 0.0, 2.0) == 16
+    assert measuring.integrate([], 0.0, 2.0) is None
 
 
 def test_power_is_instantaneous_where_the_driver_tells_it() -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from protoseg_deploy.cli.arguments import RuntimeArgument
-    from protoseg_deploy.cli.bench_measuring import Opened
     from protoseg_deploy.cli.bench_card import Row
+    from protoseg_deploy.cli.bench_measuring import Opened
 
 _THREADS_PER_CORE = 8
 

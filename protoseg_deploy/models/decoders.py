@@ -42,6 +42,10 @@ class DeepLabV3Plus(Decoder):
         convolution = SeparableConv if spec.separable else Conv2dNormActivation
         self.fuse = nn.Sequential(convolution(self.embedding_channels, width, 3), convolution(width, width, 3))
 
+    @classmethod
+    def preset_channels(cls, backbone: Backbone) -> int:
+        return 128 if backbone.is_mobile else 256
+
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
         low = self.low_level(pyramid[0])
         context = resize_like(self.aspp(pyramid[-1]), low)
@@ -130,7 +134,7 @@ class FPNLite(Decoder):
 
     @classmethod
     def preset_channels(cls, backbone: Backbone) -> int:
-        return 96
+        return 64
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
         levels = [lateral(level) for lateral, level in zip(self.lateral, pyramid, strict=True)]

@@ -1,6 +1,7 @@
 """Recipes and deployment kits that come with the package."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import protoseg_deploy
@@ -10,6 +11,20 @@ from protoseg_deploy.files import resolved
 
 _PACKAGE = Path(protoseg_deploy.__file__).parent
 _MADE_HERE = shutil.ignore_patterns("__pycache__", "build")
+_PARTS = {
+    "edge": (
+        "benchmarking/__init__.py",
+        "benchmarking/distribution.py",
+        "benchmarking/energy/__init__.py",
+        "benchmarking/energy/jetson.py",
+        "benchmarking/energy/measuring.py",
+        "benchmarking/energy/rapl.py",
+        "benchmarking/energy/source.py",
+        "benchmarking/energy/tegrastats.py",
+    )
+}
+"""Modules of this package that a kit takes along: they need NumPy alone, and Python 3.10."""
+_PART_OF = '"""The parts of protoseg that this kit needs; they need NumPy alone."""\n'
 
 
 def shipped_folder(name: str) -> Path:
@@ -51,8 +66,20 @@ def copy_kit(name: str, folder: Path) -> list[Path]:
     _require_vacant(folder)
     with replacing(folder, _require_empty) as replacement:
         shutil.copytree(shipped_folder("export") / name, replacement.folder, ignore=_MADE_HERE, dirs_exist_ok=True)
+        if name in _PARTS:
+            _take_along(_PARTS[name], replacement.folder)
         replacement.put_in_place()
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _take_along(modules: Sequence[str], folder: Path) -> None:
+    """Copy the runner, and modules of this package as a package of the same name."""
+    shutil.copy(shipped_folder("export") / "runner" / "protoseg_runner.py", folder)
+    package = folder / _PACKAGE.name
+    for module in modules:
+        (package / module).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(_PACKAGE / module, package / module)
+    (package / "__init__.py").write_text(_PART_OF, encoding="utf-8")
 
 
 def _require_vacant(folder: Path) -> None:

@@ -1,0 +1,380 @@
+#!/usr/bin/env python3
+"""Build, verify and measure a bundle on the device that will run it, and bring back one JSON file.
+
+    python3 edge.py bundle --images photos --out pi5.json
+    python3 edge.py bundle --images photos --masks masks --reference masks-home --precision fp32 int8 --out pi5.json
+    python3 edge.py bundle --images photos --build fp16 --size 512x1024 --out orin.json
+
+and at home
+
+    protoseg bench --read pi5.json --read orin.json
+
+Needs Python 3.10, NumPy, Pillow and ONNX Runtime or TensorRT; neither PyTorch nor an installed protoseg.
+
+Every artefact is compared with the class maps in --reference (the folder ``index`` of `protoseg predict --out`), or
+else with those of the fp32 graph on the CPU of this device. Then all are timed alternately, from arrays to arrays and
+from files, as `protoseg bench` does. Power mode, clocks, limits and energy are noted where the device tells them.
+
+Exit codes: 0 success; 1 failure, or an artefact that does not segment as it should; 2 invalid command line; 3 with
+--strict if a latency is not steady.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edge_device import describe_device, limits_now, resident_mib
+from edge_engines import build_engine
+from PIL import Image
+from protoseg_runner import SUFFIXES, Bundle, RunnerError, Segmenter
+
+from protoseg_deploy.benchmarking.distribution import FEWEST_RUNS, LatencyStats, latency_stats
+from protoseg_deploy.benchmarking.energy.measuring import EnergyFigures, idle_watts, measure_energy, watched
+from protoseg_deploy.benchmarking.energy.rapl import open_rapl
+from protoseg_deploy.benchmarking.energy.source import EnergySource
+from protoseg_deploy.benchmarking.energy.tegrastats import open_tegrastats
+
+LOWEST_AGREEMENT = {"fp32": 99.9, "fp16": 99.0, "bf16": 97.0, "int8": 95.0}
+"""Percent of the pixels, for artefacts whose limits the manifest does not tell."""
+TURN, WINDOW, SPREAD, WARMUP_S = 5, 5, 0.05, 10.0
+
+
+@dataclass
+class Artefact:
+    """A graph or an engine, and what was found out about it."""
+
+    name: str
+    segmenter: Segmenter
+    file_bytes: int
+    load_ms: float
+    first_call_ms: float = 0.0
+    agreement_percent: float = 0.0
+    miou_percent: float | None = None
+    faults: list[str] = field(default_factory=list)
+    warmup: int = 0
+    settled: bool = False
+    arrays_ms: list[float] = field(default_factory=list)
+    file_ms: list[float] = field(default_factory=list)
+    energy: EnergyFigures | None = None
+
+    def warm_up(self, images: np.ndarray) -> None:
+        """Until three windows of calls agree, or the time is up."""
+        medians: list[float] = []
+        end = time.perf_counter() + WARMUP_S
+        while not self.settled and (time.perf_counter() < end or not medians):
+            medians.append(statistics.median(_timed(lambda: self.segmenter.predict(images)) for _ in range(WINDOW)))
+            self.warmup += WINDOW
+            self.settled = len(medians) > 2 and max(medians[-3:]) <= min(medians[-3:]) * (1 + SPREAD)
+
+    def take_turn(self, images: np.ndarray, read: Callable[[], np.ndarray]) -> None:
+        """The first call of a turn does not count."""
+        self.segmenter.predict(images)
+        self.arrays_ms += [_timed(lambda: self.segmenter.predict(images)) for _ in range(TURN)]
+        self.file_ms.append(_timed(lambda: self.segmenter.predict(read())))
+
+
+def open_artefacts(arguments: argparse.Namespace) -> list[Artefact]:
+    """The graphs and engines that were asked for; without a word the fp32 and int8 graphs that there are."""
+    bundle = Bundle(arguments.bundle)
+    engines = [(name, *_engine(bundle, name)) for name in arguments.engine]
+    for precision in arguments.build:
+        print(f"building {precision}, which takes minutes", file=sys.stderr)
+        file, seconds = build_engine(bundle, precision, arguments.batch, _size(arguments, bundle), arguments.out.parent)
+        print(f"{file}: built in {seconds:.0f} s", file=sys.stderr)
+        engines.append((file.name, file, file.stat().st_size))
+    graphs = arguments.precision
+    if graphs is None:
+        graphs = [] if engines else [name for name in ("fp32", "int8") if name in bundle.graphs]
+    opened = []
+    for precision in graphs:
+        size = sum(bundle.files[name][1] for name in bundle.graphs.get(precision, ("", ()))[1])
+        options = {"provider": arguments.provider, "threads": arguments.threads}
+        opened.append(_open(f"{arguments.bundle.name}@{precision}", size, arguments.bundle, precision, **options))
+    opened += [_open(f"{arguments.bundle.name}/{name}", size, file) for name, file, size in engines]
+    return opened
+
+
+def _engine(bundle: Bundle, name: str) -> tuple[Path, int]:
+    if name not in bundle.engines:
+        raise RunnerError(
+            f"{bundle.folder} has no engine {name!r}; it has {', '.join(bundle.engines) or 'none'}", "", 2
+        )
+    file = bundle.engines[name][0]
+    return bundle.folder / file, bundle.files[file][1]
+
+
+def _open(name: str, file_bytes: int, *place: Any, **options: Any) -> Artefact:
+    begin = time.perf_counter()
+    segmenter = Segmenter(*place, **options, allow_unverified=True)  # it is compared here
+    return Artefact(name, segmenter, file_bytes, load_ms=1000 * (time.perf_counter() - begin))
+
+
+def verify(artefacts: Sequence[Artefact], images: Sequence[Path], arguments: argparse.Namespace) -> None:
+    """Compare class maps with the reference, and with masks where there are any."""
+    bundle = Bundle(arguments.bundle)
+    home = None
+    if arguments.reference is None:
+        home = Segmenter(arguments.bundle, "fp32", "cpu", arguments.threads, allow_unverified=True)
+    equal, pixels = [0] * len(artefacts), 0
+    counts = [np.zeros((len(bundle.classes),) * 2, np.int64) for _ in artefacts]
+    for path in images:
+        image = artefacts[0].segmenter.read(path)
+        expected = home.segment(image) if home else _index_mask(arguments.reference / f"{path.stem}.png")
+        truth = None if arguments.masks is None else _truth(arguments.masks / f"{path.stem}.png", bundle)
+        pixels += expected.size
+        for number, artefact in enumerate(artefacts):
+            class_map = artefact.segmenter.segment(image)
+            for mask, what in ((expected, "reference"), (truth, "mask")):
+                if mask is not None and mask.shape != class_map.shape:
+                    raise RunnerError(
+                        f"{path}: its {what} is {mask.shape[1]}x{mask.shape[0]}, not the size of the image"
+                    )
+            equal[number] += int((class_map == expected).sum())
+            if truth is not None:
+                counts[number] += _confusion(class_map, truth, bundle)
+    for artefact, same, matrix in zip(artefacts, equal, counts, strict=True):
+        artefact.agreement_percent = 100 * same / pixels
+        lowest = _lowest_agreement(bundle, artefact)
+        if artefact.agreement_percent < lowest:
+            artefact.faults.append(
+                f"{artefact.agreement_percent:.3f} % of the pixels agree, at least {lowest} % have to"
+            )
+        if arguments.masks is not None:
+            union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+            artefact.miou_percent = 100 * float(np.mean((matrix.diagonal() / np.maximum(union, 1))[union > 0]))
+
+
+def _lowest_agreement(bundle: Bundle, artefact: Artefact) -> float:
+    stages = (bundle.manifest.get("verification") or {"stages": []})["stages"]
+    for stage in stages:
+        if stage["artefact"] == artefact.segmenter.file and stage.get("limits"):
+            return float(stage["limits"]["min_agreement_percent"])
+    return LOWEST_AGREEMENT[artefact.segmenter.precision]
+
+
+def _index_mask(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P", "I;16", "I"):
+                raise RunnerError(
+                    f"{path}: {image.mode} is no mask of class indices", "Masks of colours are not read here."
+                )
+            return np.asarray(image)
+    except FileNotFoundError:
+        raise RunnerError(
+            f"there is no {path}", "References and masks have the names of the images, with .png."
+        ) from None
+    except OSError as error:
+        raise RunnerError(f"{path} cannot be read: {error}") from None
+
+
+def _truth(path: Path, bundle: Bundle) -> np.ndarray:
+    """With the values that the manifest replaces replaced."""
+    mask = _index_mask(path)
+    replaced = mask.astype(np.int64)
+    for value, by in (bundle.manifest["masks"].get("value_map") or {}).items():
+        replaced[mask == int(value)] = by
+    return replaced
+
+
+def _confusion(class_map: np.ndarray, truth: np.ndarray, bundle: Bundle) -> np.ndarray:
+    classes = len(bundle.classes)
+    counted = (truth != bundle.manifest["masks"]["ignore_index"]) & (truth < classes)
+    pairs = truth[counted] * classes + class_map[counted]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def measure(artefacts: Sequence[Artefact], read: Callable[[], np.ndarray], arguments: argparse.Namespace) -> list[str]:
+    """Time all artefacts alternately; returns what speaks against all their figures."""
+    images = read()
+    for artefact in artefacts:
+        artefact.warm_up(images)
+    source = open_tegrastats() or open_rapl()[0]
+    doubts: list[str] = []
+    try:
+        idle = None if source is None else idle_watts(source)
+        with watched(source, 0.2) as seen:
+            doubts += _in_turns(artefacts, images, read, arguments)
+        doubts += seen.doubts()
+        for artefact in artefacts if source is not None and idle is not None else ():
+            artefact.energy = _cost(artefact, images, source, idle)
+    finally:
+        if source is not None:
+            source.close()
+    return doubts
+
+
+def _cost(artefact: Artefact, images: np.ndarray, source: EnergySource, idle: float) -> EnergyFigures:
+    return measure_energy(lambda: artefact.segmenter.predict(images), len(images), source, idle)
+
+
+def _in_turns(
+    artefacts: Sequence[Artefact], images: np.ndarray, read: Callable[[], np.ndarray], arguments: argparse.Namespace
+) -> list[str]:
+    order, limited = list(artefacts), set()
+    gc.collect()
+    gc.disable()
+    end = time.perf_counter() + arguments.seconds * len(order)
+    try:
+        while len(artefacts[0].arrays_ms) < arguments.runs or time.perf_counter() < end:
+            for artefact in order:
+                artefact.take_turn(images, read)
+            order.reverse()
+            limited |= limits_now()
+    finally:
+        gc.enable()
+    return [f"the board was limited by {', '.join(sorted(limited))}"] if limited else []
+
+
+def _timed(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - begin)
+
+
+def _size(arguments: argparse.Namespace, bundle: Bundle) -> tuple[int, int]:
+    return arguments.size or bundle.fixed_size or (512, 512)
+
+
+def batch_reader(
+    segmenter: Segmenter, paths: Sequence[Path], arguments: argparse.Namespace
+) -> Callable[[], np.ndarray]:
+    """What reads and decodes a batch of images from their files, and resizes them to the size of the measurement."""
+    height, width = segmenter.fixed_size or arguments.size or segmenter.read(paths[0]).shape[:2]
+    wanted = [paths[number % len(paths)] for number in range(arguments.batch)]
+
+    def read() -> np.ndarray:
+        images = [Image.fromarray(segmenter.read(path)).resize((width, height), Image.BILINEAR) for path in wanted]
+        return np.stack([np.asarray(image) for image in images])
+
+    return read
+
+
+def row(
+    artefact: Artefact, shape: tuple[int, ...], doubts: Sequence[str], device: dict, threads: int
+) -> dict[str, Any]:
+    """As `protoseg bench --json` writes it."""
+    batch, height, width = shape[:3]
+
+    def stats(times: Sequence[float]) -> LatencyStats:
+        return latency_stats(times, batch=batch, warmup_runs=artefact.warmup, settled=artefact.settled, doubts=doubts)
+
+    arrays, files = stats(artefact.arrays_ms), stats(artefact.file_ms)
+    energy = artefact.energy
+    return {
+        "runtime": artefact.name, "kind": "edge", "digest": artefact.segmenter.sha256,
+        "precision": artefact.segmenter.precision, "backend": artefact.segmenter.provider,
+        "verified": not artefact.faults, "faults": artefact.faults, "threads": threads,
+        "file_bytes": artefact.file_bytes, "batch": batch, "height": height, "width": width, "boundary": "arrays",
+        **arrays.to_dict(), "boundaries": {"arrays": arrays.to_dict(), "file": files.to_dict()},
+        "load_ms": artefact.load_ms, "first_call_ms": artefact.first_call_ms,
+        "agreement_percent": artefact.agreement_percent, "miou_percent": artefact.miou_percent,
+        "joules_per_image": energy.joules_per_image if energy else None,
+        "joules_per_image_net": energy.joules_per_image_net if energy else None,
+        "energy": energy.to_dict() if energy else None, "process_peak_memory_mib": resident_mib(), "machine": device,
+    }  # fmt: skip
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = _parse(words)
+    try:
+        return _run(arguments)
+    except RunnerError as error:
+        print(f"Error: {error}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"Error: {error.filename or arguments.out}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    paths = sorted(path for path in arguments.images.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise RunnerError(f"{arguments.images} holds no images", exit_code=2)
+    device = describe_device()
+    artefacts = open_artefacts(arguments)
+    read = batch_reader(artefacts[0].segmenter, paths, arguments)
+    images = read()
+    for artefact in artefacts:
+        artefact.first_call_ms = _timed(lambda artefact=artefact: artefact.segmenter.predict(images))
+    verify(artefacts, paths, arguments)
+    doubts = measure(artefacts, read, arguments)
+    rows = [row(artefact, images.shape, doubts, device, arguments.threads) for artefact in artefacts]
+    document = rows[0] if len(rows) == 1 else {"runtimes": rows}
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    for one in rows:
+        steady = "" if one["steady"] else f"; not steady: {'; '.join(one['doubts'])}"
+        miou = f", mIoU {one['miou_percent']:.2f} %" if one["miou_percent"] is not None else ""
+        agreement = f"{one['agreement_percent']:.3f} % agree"
+        print(f"{one['runtime']}: p50 {one['latency_p50_ms']:.2f} ms, {agreement}{miou}{steady}")
+    print(f"{arguments.out}: bring it home, and show it with `protoseg bench --read {arguments.out.name}`")
+    for one in rows:
+        for fault in one["faults"]:
+            print(f"Error: {one['runtime']}: {fault}", file=sys.stderr)
+    if any(one["faults"] for one in rows):
+        return 1
+    return 3 if arguments.strict and not all(one["steady"] for one in rows) else 0
+
+
+def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Build, verify and measure a bundle on the device that will run it.")
+    add = parser.add_argument
+    add("bundle", type=Path, help="bundle folder of `protoseg export`")
+    add("--images", type=Path, required=True, help="folder of images")
+    add("--masks", type=Path, help="folder of their index masks, STEM.png: measures the mIoU")
+    add("--reference", type=Path, help="class maps made at home, STEM.png (default: the fp32 graph on this CPU)")
+    add("--out", type=Path, required=True, help="JSON file to write")
+    add("--precision", nargs="+", choices=("fp32", "fp16", "bf16", "int8"), help="graphs (default: fp32 and int8)")
+    add("--engine", nargs="+", default=[], metavar="NAME", help="engines of the bundle")
+    add(
+        "--build",
+        nargs="+",
+        default=[],
+        choices=("fp32", "fp16", "bf16", "int8"),
+        help="TensorRT engines to build here",
+    )
+    add("--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="of ONNX Runtime")
+    add("--threads", type=_natural, default=0, help="of the CPU (default: ONNX Runtime's choice)")
+    add(
+        "--size",
+        type=_sides,
+        metavar="N|HxW",
+        help="of the timed images (default: the fixed size, or the first image's)",
+    )
+    add("--batch", type=_positive, default=1, help="images of a call")
+    add("--runs", type=_positive, default=FEWEST_RUNS, help=f"least number of timed calls (default: {FEWEST_RUNS})")
+    add("--seconds", type=float, default=10.0, help="least time for each artefact (default: 10)")
+    add("--strict", action="store_true", help="exit with 3 if a latency is not steady")
+    return parser.parse_args(words)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if _natural(text) < 1:
+        raise argparse.ArgumentTypeError("starts at 1")
+    return int(text)
+
+
+def _sides(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512 or 512x1024")
+    return int(sides[0]), int(sides[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -32,6 +32,9 @@ _KEPT_UP = 0.95
 _GROWTH = 3.0
 """A queue grows if the median latency of the last third is that many times the one of the first third."""
 _MOST_ERRORS = 3
+_FLOOR, _HALVINGS = 0.5, 4
+"""The search for the knee begins above this share of the closed loop's throughput; where nothing there is kept up with,
+so many halves of it are tried."""
 
 
 @dataclass(frozen=True)
@@ -150,18 +153,29 @@ class Load:
             point: of a closed loop: about the most it answers, where the search begins.
             seconds: at each rate.
             clients: connections at most.
-            steps: rates to try; each halves what is left of the search.
+            steps: rates to try, each twice if need be; each halves what is left of the search.
 
         Returns:
             The points that were measured; the knee is the best that `kept_up`.
         """
-        low, high, found = 0.0, 1.1 * point.answered_per_second, []
-        rate = 0.9 * point.answered_per_second
-        for step in range(steps):
-            found.append(self.open_loop(rate, seconds, clients=clients, seed=step))
-            low, high = (rate, high) if found[-1].kept_up else (low, rate)
+        most = point.answered_per_second
+        low, high, rate, found = _FLOOR * most, 1.1 * most, 0.9 * most, list[LoadPoint]()
+        for _ in range(steps):
+            kept = self._keeps_up(rate, seconds, clients, found)
+            low, high = (rate, high) if kept else (low, rate)
             rate = (low + high) / 2
+        while not any(one.kept_up for one in found) and low > _FLOOR**_HALVINGS * most:
+            self._keeps_up(low, seconds, clients, found)
+            low *= _FLOOR
         return found
+
+    def _keeps_up(self, rate: float, seconds: float, clients: int, found: list[LoadPoint]) -> bool:
+        """Whether it does in one of two tries: what else the machine does in between is not the server's limit."""
+        for _ in range(2):
+            found.append(self.open_loop(rate, seconds, clients=clients, seed=len(found)))
+            if found[-1].kept_up:
+                return True
+        return False
 
     def _run(self, due: NDArray[np.float64] | None, clients: int, seconds: float | None) -> _Log:
         log, lock, place = _Log([], [], []), threading.Lock(), 0

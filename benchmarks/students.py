@@ -52,6 +52,8 @@ DECODERS = {"lraspp": 16, "fpn_lite": 32, "fpn": 32, "deeplabv3plus": 16}
 """With the output stride each is measured at; backbones that cannot be dilated keep their own."""
 CLASSES = ClassTable(tuple(f"class{n}" for n in range(11)), tuple((n, 2 * n, 255 - n) for n in range(11)))
 SIDE, SECONDS = 512, 3.0
+_CALIBRATED = 4
+"""Images; weights are random, and only their speed counts."""
 PATH = click.Path(path_type=Path)
 
 
@@ -125,8 +127,10 @@ def _bundle(backbone: str, decoder: str, work: Path, images: Path) -> Path:
         torch.manual_seed(0)
         segmenter = build_segmenter(_spec(backbone, decoder))
         save_network(network, segmenter.state_dict(), NetworkSpec(segmenter.spec, CLASSES))
-        calibration = Calibration([sample.image for sample in folder_samples(images)[:8]], max_drop=100.0)
-        export_bundle(network, folder, precisions=("fp32", "int8"), calibration=calibration, verify=False)
+        samples = folder_samples(images)[:_CALIBRATED]
+        calibration = Calibration([sample.image for sample in samples], max_drop=100.0)
+        options = {"calibration": calibration, "samples": samples, "verify": False}
+        export_bundle(network, folder, precisions=("fp32", "int8"), **options)
     return folder
 
 

@@ -1,6 +1,7 @@
 """Which meter a machine has."""
 
 import importlib
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,8 +11,6 @@ from protoseg_deploy.benchmarking.energy.nvml import open_nvml
 from protoseg_deploy.benchmarking.energy.rapl import open_rapl
 from protoseg_deploy.benchmarking.energy.source import EnergySource
 from protoseg_deploy.benchmarking.energy.tegrastats import open_tegrastats
-
-_NO_GPU = "NVML tells neither energy nor power of this GPU"
 
 
 @contextmanager
@@ -30,16 +29,20 @@ def energy_source(device: str) -> Iterator[tuple[EnergySource | None, str]]:
 
 
 def _open(device: str) -> tuple[EnergySource | None, str]:
+    if device not in ("cpu", "cuda"):
+        return None, "the work is done on another machine"
     board = open_tegrastats()
     if board is not None:
         return board, ""
-    if device == "cpu":
-        return open_rapl()
-    if device != "cuda":
-        return None, "the work is done on another machine"
+    if shutil.which("tegrastats") is not None:  # neither RAPL nor NVML tell anything of a Jetson
+        return None, "tegrastats shows no power rails: try it as root"
+    return open_rapl() if device == "cpu" else _open_gpu()
+
+
+def _open_gpu() -> tuple[EnergySource | None, str]:
     try:
         library = importlib.import_module("pynvml")
     except ImportError:
         return None, "nvidia-ml-py is not installed: pip install nvidia-ml-py"
-    gpu = open_nvml(library, str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid))
-    return gpu, "" if gpu is not None else _NO_GPU
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return open_nvml(library, str(gpu.uuid), f"{gpu.pci_domain_id:08x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0")

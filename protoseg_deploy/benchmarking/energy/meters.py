@@ -25,13 +25,15 @@ class DeviceMeters:
         self._energy = energy
         self._stack = ExitStack()
         self._sources: dict[str, tuple[EnergySource | None, str]] = {}
-        self._idle: dict[str, float] = {}
+        self._idle: dict[str, float | None] = {}
 
     def __enter__(self) -> Self:
-        for device in self._devices:
-            source, _ = self._sources[device] = self._stack.enter_context(energy_source(device))
-            if self._energy and source is not None:
-                self._idle[device] = idle_watts(source)
+        with ExitStack() as stack:
+            for device in self._devices:
+                source, _ = self._sources[device] = stack.enter_context(energy_source(device))
+                if self._energy and source is not None:
+                    self._idle[device] = idle_watts(source)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,7 +42,7 @@ class DeviceMeters:
     @contextmanager
     def watching(self) -> Iterator[Seen]:
         """What the GPU tells while the block runs; without one nothing is seen."""
-        with watched(self._sources.get("cuda", (None, ""))[0], _WATCH_S) as seen:
+        with watched(self._sources.get("cuda", (None, ""))[0], _WATCH_S, power=False) as seen:
             yield seen
 
     def cost(self, runtime: Runtime, images: UInt8Array) -> tuple[EnergyFigures | None, str]:
@@ -51,4 +53,6 @@ class DeviceMeters:
         source, reason = self._sources[device]
         if source is None:
             return None, reason
-        return measure_energy(lambda: runtime.predict(images), len(images), source, self._idle[device]), ""
+        idle = self._idle[device]
+        found = None if idle is None else measure_energy(lambda: runtime.predict(images), len(images), source, idle)
+        return found, "" if found is not None else f"{source.name} stopped telling energy and power meanwhile"

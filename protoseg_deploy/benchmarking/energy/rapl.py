@@ -12,7 +12,10 @@ _COUNTER = "energy_uj"
 
 
 class RaplSource:
-    """All packages of a machine. Cores, graphics and memory, which are parts of a package, are not counted twice.
+    """All packages of a machine.
+
+    Cores and graphics are parts of a package and not counted again. Memory (``dram``) and the whole platform
+    (``psys``) are domains of their own, which few machines have, and not counted at all.
 
     Args:
         zones: folders of the packages.
@@ -21,10 +24,15 @@ class RaplSource:
     def __init__(self, zones: list[Path]) -> None:
         self.name = "RAPL"
         self.scope = "processor package" if len(zones) == 1 else f"{len(zones)} processor packages"
+        self.power_mode = ""
+        self.averaged_s: float | None = None
         self._counters = [_Counter(zone) for zone in zones]
 
     def joules(self) -> float | None:
-        return sum(counter.microjoules() for counter in self._counters) / 1e6
+        try:
+            return sum(counter.microjoules() for counter in self._counters) / 1e6
+        except (OSError, ValueError):
+            return None
 
     def watts(self) -> float | None:
         return None

@@ -212,7 +212,7 @@ def measure(artefacts: Sequence[Artefact], read: Callable[[], np.ndarray], argum
     return doubts
 
 
-def _cost(artefact: Artefact, images: np.ndarray, source: EnergySource, idle: float) -> EnergyFigures:
+def _cost(artefact: Artefact, images: np.ndarray, source: EnergySource, idle: float) -> EnergyFigures | None:
     return measure_energy(lambda: artefact.segmenter.predict(images), len(images), source, idle)
 
 

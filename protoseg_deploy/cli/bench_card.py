@@ -89,9 +89,10 @@ def _energy(report: LatencyReport) -> str:
     heat = f", {degrees[0]:.0f} to {degrees[2]:.0f} °C" if degrees[0] is not None and degrees[2] is not None else ""
     at = f" at {clock:.0f} MHz" if clock is not None else ""
     slowed = f", slowed down by {', '.join(found.slowed_by)}" if found.slowed_by else ""
+    mode = f", {found.power_mode}" if found.power_mode else ""
     return (
         f"{found.joules_per_image:.4g} J/image, {found.joules_per_image_net:.4g} without the idle "
-        f"{found.idle_watts:.1f} W; {found.mean_watts:.1f} W{at}{heat}{slowed}; {found.scope}, {found.source}\n"
+        f"{found.idle_watts:.1f} W; {found.mean_watts:.1f} W{at}{heat}{slowed}; {found.scope}, {found.source}{mode}\n"
     )
 
 

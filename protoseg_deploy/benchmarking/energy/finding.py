@@ -4,6 +4,7 @@ import importlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ def energy_source(device: str) -> Iterator[tuple[EnergySource | None, str]]:
 
 def _open(device: str) -> tuple[EnergySource | None, str]:
     if device not in ("cpu", "cuda"):
-        return None, "the work is done on another machine"
+        return None, "a server does the work, which has no meter here"
     board = open_tegrastats()
     if board is not None:
         return board, ""
@@ -44,5 +45,7 @@ def _open_gpu() -> tuple[EnergySource | None, str]:
         library = importlib.import_module("pynvml")
     except ImportError:
         return None, "nvidia-ml-py is not installed: pip install nvidia-ml-py"
-    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return open_nvml(library, str(gpu.uuid), f"{gpu.pci_domain_id:08x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0")
+    gpu: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
+    told = hasattr(gpu, "pci_bus_id")  # not by every PyTorch
+    place = f"{gpu.pci_domain_id:08x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0" if told else ""
+    return open_nvml(library, str(gpu.uuid), place)

@@ -101,8 +101,8 @@ def open_nvml(library: Any, uuid: str, bus_id: str) -> tuple[NvmlSource | None, 
     Args:
         library: the module ``pynvml``.
         uuid: as PyTorch tells it.
-        bus_id: on the PCI bus, ``domain:bus:device.0`` in hexadecimal digits. A MIG instance is found by it: it has a
-            UUID of its own, but no meter.
+        bus_id: on the PCI bus, ``domain:bus:device.0`` in hexadecimal digits; may be empty. A MIG instance is found by
+            it: it has a UUID of its own, but no meter.
     """
     try:
         library.nvmlInit()
@@ -123,7 +123,7 @@ def open_nvml(library: Any, uuid: str, bus_id: str) -> tuple[NvmlSource | None, 
         return source, ""
     library.nvmlShutdown()
     if source is None:
-        return None, f"NVML knows neither a GPU {uuid} nor one at {bus_id}"
+        return None, f"NVML does not know the GPU {uuid} {bus_id}".rstrip()
     return None, f"NVML tells neither energy nor power of the {source.scope}"
 
 

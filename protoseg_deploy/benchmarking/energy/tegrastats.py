@@ -116,12 +116,12 @@ def open_tegrastats() -> TegrastatsSource | None:
     program = shutil.which("tegrastats")
     if program is None:
         return None
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "errors": "replace"}
     try:
         process = subprocess.Popen([program, "--interval", str(_INTERVAL_MS)], **options)
     except OSError:
         return None
-    timer = threading.Timer(_PATIENCE_S, process.terminate)
+    timer = threading.Timer(_PATIENCE_S, _end, [process])
     timer.start()
     try:
         first = parse_line(process.stdout.readline() if process.stdout else "")

@@ -12,7 +12,7 @@ from protoseg_deploy.benchmarking.energy.source import DeviceState, EnergySource
 
 _SAMPLE_S = 0.02
 _DISAGREEMENT = 0.05
-"""Between counter and integral, above which one of the two is wrong."""
+"""Between counter and integral, or below idle power, above which one of the two is wrong."""
 _CLOCK_SPREAD = 0.1
 """Of the compute clock within one measurement, above which it was not one speed that was measured."""
 _TAIL = 0.1
@@ -152,10 +152,11 @@ def measure_energy(
     states = (first, seen.states[len(seen.states) // 2], last)
     counter, integral = _times(counted, taken), _times(integrated, taken)
     slowed = Seen([first, *seen.states, last]).slowed_by
+    less = watts < (1 - _DISAGREEMENT) * idle
     warnings = (
         disagreement(counter, integral),
         f"the device was slowed down by {', '.join(slowed)}" if slowed else "",
-        f"it took less than the {idle:.1f} W of an idle device: that was busy" if watts < idle else "",
+        f"it took less than the {idle:.1f} W of an idle device: that was busy" if less else "",
     )
     return EnergyFigures(
         joules_per_image=watts * taken / computed,

@@ -115,6 +115,7 @@ def test_a_busy_device_is_not_taken_for_an_idle_one(board) -> None:
     found = board(FakeNvml(watts=200.0)).costs(idle=300.0)
     assert found.joules_per_image_net < 0
     assert found.warning == "it took less than the 300.0 W of an idle device: that was busy"
+    assert board(FakeNvml(watts=200.0)).costs(idle=200.001).warning == ""
 
 
 def test_what_slowed_the_device_down_speaks_against_the_figures(board) -> None:

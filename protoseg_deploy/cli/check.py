@@ -1,5 +1,6 @@
 """``protoseg check``: check the data of a recipe before training."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the data of RECIPE: read the files, list every error with its file, show the class distribution.
 
-    Errors (exit code 1) are unreadable or truncated images, images without masks, masks of a different size, mask
-    values that are not a class, contradictory palettes and, with the prototype branch, classes without a labelled
-    pixel. Warnings are files that are not read, masks in which 255 may be foreground, images that use little of their
-    value range, and unreadable unlabelled images up to a share of data.max_unreadable_share. From a large unlabelled
-    pool, 2,000 evenly spaced images are decoded, and the headers of 20,000 are read.
+    A network that cannot be built, or not be exported after training, is refused first. Errors (exit code 1) are
+    unreadable or truncated images, images without masks, masks of a different size, mask values that are not a
+    class, contradictory palettes and, with the prototype branch, classes without a labelled pixel. Warnings are
+    files that are not read, masks in which 255 may be foreground, images that use little of their value range, and
+    unreadable unlabelled images up to a share of data.max_unreadable_share. From a large unlabelled pool, 2,000
+    evenly spaced images are decoded, and the headers of 20,000 are read.
 
     \b
     protoseg check mine.yaml
@@ -32,9 +34,11 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from protoseg_deploy.data import examine_data, find_data
     from protoseg_deploy.errors import DataError
+    from protoseg_deploy.models import export_warnings, require_buildable
     from protoseg_deploy.recipe import load_recipe
 
     data = (loaded := load_recipe(recipe, overrides)).data
+    require_buildable(loaded.model)
     faults: list[str] = []
     try:
         sets = find_data(data, need_unlabeled=data.unlabeled.is_set, need_val=data.val.is_set, faults=faults)
@@ -44,6 +48,7 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
         raise
     with progress_bar("checking", hidden=as_json) as show:
         report = examine_data(loaded, sets, progress=show, faults=faults)
+    report = replace(report, warnings=(*report.warnings, *export_warnings(loaded.model)))
     if as_json:
         print_json(report.as_document())
     else:

@@ -15,6 +15,9 @@ from protoseg_deploy.models.pretrained import cannot_fetch, pretrained_source
 from protoseg_deploy.recipe.loading import did_you_mean
 
 _MOBILE_PARAMETERS = 12_000_000
+_PADDING_BLOCKS = {"davit"}
+"""Modules of timm whose networks pad what they are given to multiples, stage by stage: traced for images of any size,
+each stage has longer formulas than the one before."""
 
 
 class Backbone(nn.Module):
@@ -23,7 +26,7 @@ class Backbone(nn.Module):
     Convolutional and hierarchical models give their stages of stride 4 and deeper. Plain ViTs give four of their
     blocks, all at the stride of the patches and through the network's last normalisation, without which blocks differ
     in scale. Most families take any image size; some want sides that are multiples of their patches, or lose border
-    pixels otherwise; in those with TensorFlow's SAME padding the padding of every layer would depend on the size.
+    pixels otherwise; in others the padding of every layer would depend on the size, as with TensorFlow's SAME padding.
     `size_multiple` says which multiple to pad to (1: any size).
 
     Args:
@@ -50,7 +53,8 @@ class Backbone(nn.Module):
         self.is_plain_vit = len(set(self.strides)) == 1
         self.is_mobile = _is_mobile(self.net)
         self._channels_last_output = _is_channels_last(self.net)
-        any_size = self._map_sizes(97, 131, options) == self._full_cover(97, 131) and not _pads_by_size(self.net)
+        by_size = timm_module(known) in _PADDING_BLOCKS or _pads_by_size(self.net)
+        any_size = self._map_sizes(97, 131, options) == self._full_cover(97, 131) and not by_size
         self.size_multiple = 1 if any_size else max(self.strides)
         if self.size_multiple > 1:
             self._require_maps_of_any_size(options)
@@ -182,8 +186,12 @@ def _pyramid_indices(name: str) -> tuple[int, ...]:
 
 
 def _is_vit(name: str) -> bool:
-    module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-    return module in {"vision_transformer", "eva", "deit", "beit"}
+    return timm_module(name) in {"vision_transformer", "eva", "deit", "beit"}
+
+
+def timm_module(name: str) -> str:
+    """The module of timm that has a network: its family."""
+    return str(timm.model_entrypoint(name.partition(".")[0]).__module__).rpartition(".")[2]
 
 
 def _pads_by_size(net: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from protoseg_deploy.models.backbones import Backbone, registered_name
 from protoseg_deploy.models.decoder_base import Decoder, settled
+from protoseg_deploy.models.exportability import require_exportable
 from protoseg_deploy.models.pretrained import pretrained_source
 from protoseg_deploy.recipe import Features, Model
 from protoseg_deploy.registry import DECODERS
@@ -133,8 +134,10 @@ def require_buildable(spec: Model) -> None:
     """Find out without computing or fetching anything whether a network can be built.
 
     Raises:
-        UsageError: timm has no such backbone or no weights for it that can be had, or its maps do not fit the decoder.
+        UsageError: timm has no such backbone or no weights for it that can be had, its maps do not fit the decoder, or
+            it could not be exported after training.
     """
+    require_exportable(spec)
     with torch.device("meta"):
         Segmenter(spec, 2)
     if spec.weights == "pretrained":

@@ -136,15 +136,17 @@ def test_the_search_for_the_knee_ends_beside_what_the_server_can_do(monkeypatch:
 def test_one_disturbance_does_not_move_the_knee_and_a_slow_server_has_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
     load = Load(Server(), IMAGES)
     tried: list[float] = []
+    limits: list[float] = []
 
     def measured(rate: float, seconds: float, **_) -> LoadPoint:
         tried.append(rate)
-        can = 1.0 if len(tried) == 1 else limit
+        can = 1.0 if len(tried) == 1 else limits[-1]
         return point(offered_per_second=rate, sent=round(rate * 10), answered_per_second=min(rate, can))
 
     monkeypatch.setattr(load, "open_loop", measured)
     for limit, low, high in ((120.0, 0.85, 1.1), (30.0, 0.1, 0.3)):
         tried.clear()
+        limits.append(limit)
         found = load.knee(point(offered_per_second=None, answered_per_second=120.0), 10.0)
         best = max(one.offered_per_second for one in found if one.kept_up)
         assert low <= best / 120 <= high

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from protoseg_deploy.cli import cli
+from protoseg_deploy.models import exportability
 
 
 @pytest.fixture
@@ -119,3 +120,22 @@ def test_one_fault_hides_no_other_and_no_warning(recipe: Path) -> None:
 def test_a_wrong_recipe_is_a_usage_error(recipe: Path) -> None:
     assert run("no-such-recipe").exit_code == 2
     assert run(recipe, "data.clases=[a]").exit_code == 2
+
+
+def test_backbones_that_cannot_be_exported_are_refused_before_any_image_is_read(recipe: Path, tmp_path: Path) -> None:
+    arguments = ["check", str(recipe), "data.labeled.images=nowhere", "model.weights=none"]
+    result = CliRunner().invoke(cli, [*arguments, "model.backbone=csatv2"])
+    assert result.exit_code == 2
+    assert "model.backbone: csatv2 cannot be exported: " in result.stderr
+    refused = CliRunner().invoke(
+        cli, ["train", *arguments[1:], "model.backbone=csatv2", "--run", str(tmp_path / "run")]
+    )
+    assert refused.exit_code == 2
+    assert "csatv2 cannot be exported" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_backbones_of_one_size_are_pointed_out(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(exportability.ONE_SIZE, "resnet", "a reason")
+    result = CliRunner().invoke(cli, ["check", str(recipe), "--json", "model.backbone=resnet10t"])
+    assert any("for one size of images only (a reason)" in text for text in json.loads(result.stdout)["warnings"])

@@ -112,24 +112,19 @@ class SemanticFPN(Decoder):
 
 
 class FPNLite(Decoder):
-    """Feature pyramid network of narrow, depthwise separable convolutions, at stride 4.
+    """A narrow feature pyramid network (Lin et al., CVPR 2017) with one depthwise separable convolution a level.
 
-    The deepest map gets a wide view (two depthwise 5x5 convolutions and the mean of the image), then every finer level
-    is added to what comes from below and smoothed. Only convolutions and bilinear resizing: nothing that 8 bits
-    compute badly.
+    The levels are summed from the deepest to the finest, each at its own size, so that little is computed at stride 4.
+    Only convolutions, resizing and sums: nothing that 8 bits compute badly.
     """
-
-    min_batch = 2
-    """The mean of an image is one value per channel, normalised over the batch."""
 
     def __init__(self, backbone: Backbone, spec: Model) -> None:
         super().__init__()
         require_pyramid(backbone, spec.decoder)
         width = width_of(spec)
-        self.lateral = nn.ModuleList(Conv2dNormActivation(level, width, 1) for level in backbone.channels)
-        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), Conv2dNormActivation(backbone.channels[-1], width, 1))
-        self.context = nn.Sequential(SeparableConv(width, width, 5), SeparableConv(width, width, 5))
-        self.smooth = nn.ModuleList(SeparableConv(width, width, 5) for _ in backbone.channels[1:])
+        self.fpn = FeaturePyramidNetwork(backbone.channels, width)
+        self.fpn.layer_blocks = nn.ModuleList(nn.Identity() for _ in backbone.channels)
+        self.smooth = nn.ModuleList(SeparableConv(width, width, 5) for _ in backbone.channels)
         self.embedding_channels = self.feature_channels = width
 
     @classmethod
@@ -137,10 +132,10 @@ class FPNLite(Decoder):
         return 64
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
-        levels = [lateral(level) for lateral, level in zip(self.lateral, pyramid, strict=True)]
-        features = self.context(levels[-1] + self.pooled(pyramid[-1]))
-        for smooth, level in zip(reversed(self.smooth), reversed(levels[:-1]), strict=True):
-            features = smooth(level + resize_like(features, level))
+        levels = self.fpn(OrderedDict((str(number), level) for number, level in enumerate(pyramid))).values()
+        *finer, features = [smooth(level) for smooth, level in zip(self.smooth, levels, strict=True)]
+        for level in reversed(finer):
+            features = level + resize_like(features, level)
         return features, features
 
 

@@ -148,6 +148,7 @@ def command(
     arguments = [runtime_argument(text, precision, backend) for text in runtime_texts]
     rows = _measured(arguments, points, images, size, any(forms), options) if arguments else []
     output.note_unsteady(rows)
+    output.note_requests(rows)
     allowed = 10.0 if options["max_slowdown"] is None else options["max_slowdown"]
     changes = [] if compare is None else changes_since(earlier, [row.measured() for row in rows], allowed, compare)
     if as_json:

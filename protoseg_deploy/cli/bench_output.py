@@ -67,6 +67,18 @@ def note_unsteady(rows: Sequence[Row]) -> None:
             note(f"{row.text}: {row.report.energy.warning}.")
 
 
+def note_requests(rows: Sequence[Row]) -> None:
+    """Say where a request to a server takes less time than the same file here, which it holds."""
+    for row in rows:
+        for other in rows:
+            request, arrays = row.report.boundaries.get("request"), other.report.boundaries.get("arrays")
+            if row.digest and row.digest == other.digest and request and arrays and request.p50_ms < arrays.p50_ms:
+                note(
+                    f"{row.text} answers in {request.p50_ms:.2f} ms, and the same file takes {arrays.p50_ms:.2f} ms "
+                    f"here ({other.text}): the server has another machine, or more threads."
+                )
+
+
 def note_changes(changes: Sequence[Change], allowed_percent: float) -> None:
     """Say how much slower or faster each runtime is than it was."""
     for change in changes:

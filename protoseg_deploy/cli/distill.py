@@ -29,10 +29,12 @@ def command(
 
     With the teacher's own architecture, the training-only branch is stripped, and the logits are checked to be
     bit-equal. With another backbone or decoder, a student is trained on the teacher's outputs, on labelled and
-    unlabelled images.
+    unlabelled images. Another backbone gets the decoder fpn_lite (a plain ViT: fpn), unless model.decoder or its keys
+    are given.
 
     \b
     protoseg distill runs/teacher --run runs/student
+    protoseg distill runs/teacher --run runs/edge model.backbone=mobilenetv3_small_100
     protoseg distill runs/teacher --run runs/edge model.backbone=mobilenetv3_small_050 model.decoder=lraspp
     protoseg distill runs/teacher --run runs/edge --resume model.backbone=… (the same overrides again)
     """

@@ -18,11 +18,14 @@ from protoseg_deploy.models import (
     load_prototypes,
     save_network,
 )
+from protoseg_deploy.models.backbones import is_plain_vit, registered_name
 from protoseg_deploy.recipe import ClassTable, ImageReading, Model, Recipe, load_run_recipe
 from protoseg_deploy.training import Run, resolved_recipe, train
 from protoseg_deploy.training.loop import MethodBuilder
 
 _COMPARED_IMAGES = 8
+_OF_DECODERS = ("output_stride", "decoder_channels", "separable", "low_level_channels", "aspp_dilations")
+"""Keys of a model that one decoder has no use for when they were chosen for another."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ def distill(
 ) -> DistillReport:
     """Strip the teacher, or train a smaller student from it.
 
-    The student's recipe is the teacher's with `overrides`. As long as they leave the ``model`` section alone there is
-    nothing to learn, and the student is the teacher's network without the prototype branch.
+    The student's recipe is the teacher's with `overrides`; another backbone has the decoder that pays most for its
+    latency, where no other is asked for (docs/results/students.md). As long as they leave the ``model`` section alone
+    there is nothing to learn, and the student is the teacher's network without the prototype branch.
 
     Args:
         teacher_folder: a finished run.
@@ -71,9 +75,11 @@ def distill(
     if not teacher_run.recipe_path.is_file() or not teacher_run.best.is_file():
         raise UsageError(f"{teacher_folder} holds no trained run", "Train one with `protoseg train`.")
     teacher_recipe = teacher_run.recipe()
-    recipe = load_run_recipe(teacher_run.recipe_path, overrides)
-    network, spec = load_network(teacher_run.best)
     student_run = Run(folder)
+    begun = student_run.recipe().model if resume and student_run.exists() else None
+    recipe = load_run_recipe(teacher_run.recipe_path, overrides)
+    recipe = recipe.model_copy(update={"model": student_model(recipe.model, teacher_recipe.model, overrides, begun)})
+    network, spec = load_network(teacher_run.best)
     if recipe.model == teacher_recipe.model and not train_anyway:
         _refuse_training(overrides, resume, student_run)
         with student_run.owned():
@@ -100,6 +106,25 @@ def distill(
         student_parameters=count_parameters(student),
         compared_images=0,
     )
+
+
+def student_model(model: Model, teacher: Model, overrides: Sequence[str], begun: Model | None = None) -> Model:
+    """A student's network: another backbone has the decoder of small networks, unless one is asked for.
+
+    Args:
+        model: of the teacher's recipe with the overrides.
+        teacher: of its recipe.
+        overrides: see `distill`.
+        begun: of the run that goes on; its decoder stays.
+    """
+    given = {override.partition("=")[0].removeprefix("model.") for override in overrides}
+    if model.backbone == teacher.backbone or given & {"decoder", *_OF_DECODERS}:
+        return model
+    if begun is not None:
+        return model.model_copy(update={key: getattr(begun, key) for key in ("decoder", *_OF_DECODERS)})
+    decoder = "fpn" if is_plain_vit(registered_name(model.backbone)) else "fpn_lite"
+    fresh = {key: Model.model_fields[key].default for key in _OF_DECODERS} | {"output_stride": 32}
+    return model.model_copy(update={"decoder": decoder, **fresh})
 
 
 def _refuse_training(overrides: Sequence[str], resume: bool, run: Run) -> None:

@@ -144,7 +144,7 @@ def _accepted_options(name: str, output_stride: int) -> dict[str, Any]:
 
 
 def _create(name: str, options: dict[str, Any], **weights: Any) -> Any:
-    if not _is_vit(name.partition(".")[0]):
+    if not is_plain_vit(name.partition(".")[0]):
         return timm.create_model(name, features_only=True, **options, **weights)
     # timm's `features_only` would leave out the last normalisation.
     size = {key: value for key, value in options.items() if key != "out_indices"}
@@ -162,7 +162,7 @@ def _create_pretrained(name: str, options: dict[str, Any]) -> Any:
 
 def _creation_options(name: str, output_stride: int) -> list[dict[str, Any]]:
     """What to ask timm for, best first: families differ in what they accept."""
-    if _is_vit(name):
+    if is_plain_vit(name):
         with torch.device("meta"):
             probe: Any = timm.create_model(name, pretrained=False, num_classes=0)
         depth = len(probe.blocks)
@@ -185,7 +185,8 @@ def _pyramid_indices(name: str) -> tuple[int, ...]:
     return tuple(range(len(probe.feature_info.channels())))[-4:]
 
 
-def _is_vit(name: str) -> bool:
+def is_plain_vit(name: str) -> bool:
+    """Whether the maps of a network, by timm's name, all have one stride."""
     return timm_module(name) in {"vision_transformer", "eva", "deit", "beit"}
 
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from protoseg_deploy.runtimes import opening
+from protoseg_deploy.runtimes.base import TimedPrediction
 from tests.cli.test_judging import run
 from tests.fake_runtime import FakeRuntime
 
@@ -142,3 +144,17 @@ def test_cuda_graphs_are_a_matter_of_what_launches_from_one(tmp_path: Path, monk
     rows = run(*arguments, "--markdown").stdout.splitlines()
     assert [row.split("|")[3].strip() for row in rows[:4]] == ["cuda_graph", "---", "on", "off"]
     assert "built in 12.5 s, loaded in" in run("bench", "a", *FAST).stdout
+
+
+def test_a_request_that_is_faster_than_the_file_it_holds_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(path: Path, **_: object) -> FakeRuntime:
+        slow = path.name == "local"
+        runtime = FakeRuntime(lambda images: time.sleep(0.004) or images[..., 0] if slow else images[..., 0])
+        runtime.info = dataclasses.replace(runtime.info, sha256="ab" * 32, kind="pytorch" if slow else "server")
+        if not slow:
+            runtime.predict_timed = lambda images: TimedPrediction(images[..., 0], arrays_ns=1000)
+        return runtime
+
+    monkeypatch.setattr(opening, "open_runtime", opened)
+    assert "the same file takes" in run("bench", "local", "server", *FAST).stderr
+    assert "the same file takes" not in run("bench", "server", *FAST).stderr

@@ -5,10 +5,10 @@ import torch
 
 from protoseg_deploy.data.batch import Batch
 from protoseg_deploy.distillation import Distillation, FrozenTeacher, distill
-from protoseg_deploy.distillation.distill import inherit
+from protoseg_deploy.distillation.distill import inherit, student_model
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.models import Segmenter, load_network
-from protoseg_deploy.recipe import class_table
+from protoseg_deploy.recipe import Model, class_table
 from protoseg_deploy.training import train
 from tests.conftest import with_values
 
@@ -74,3 +74,21 @@ def test_another_backbone_inherits_nothing(tiny_recipe):
     before = {name: value.clone() for name, value in student.state_dict().items()}
     inherit(student, teacher, small, large)
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+def test_another_backbone_gets_the_decoder_of_small_networks_unless_one_is_asked_for() -> None:
+    teacher = Model(backbone="resnet50", decoder="deeplabv3plus", decoder_channels=64, separable=False)
+
+    def student(*overrides: str, **begun: object) -> Model:
+        keys = dict(override.removeprefix("model.").split("=") for override in overrides)
+        before = teacher.model_copy(update=begun) if begun else None
+        return student_model(teacher.model_copy(update=keys), teacher, overrides, before)
+
+    found = student("model.backbone=mobilenetv3_small_100")
+    assert (found.decoder, found.output_stride, found.decoder_channels, found.separable) == ("fpn_lite", 32, None, None)
+    assert student("model.backbone=vit_tiny_patch16_224").decoder == "fpn"
+    asked = student("model.backbone=mobilenetv3_small_100", "model.decoder=lraspp")
+    assert (asked.decoder, asked.decoder_channels) == ("lraspp", 64)
+    assert student("train.steps=5") == teacher
+    going_on = student("model.backbone=mobilenetv3_small_100", decoder="lraspp", decoder_channels=24)
+    assert (going_on.decoder, going_on.decoder_channels) == ("lraspp", 24)

@@ -9,7 +9,7 @@ from protoseg_deploy.distillation.distill import inherit, student_model
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.models import Segmenter, load_network
 from protoseg_deploy.recipe import Model, class_table
-from protoseg_deploy.training import train
+from protoseg_deploy.training import Run, train
 from tests.conftest import with_values
 
 
@@ -74,6 +74,16 @@ def test_another_backbone_inherits_nothing(tiny_recipe):
     before = {name: value.clone() for name, value in student.state_dict().items()}
     inherit(student, teacher, small, large)
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+def test_light_decoders_have_prototypes_and_learn_from_them(tiny_recipe, tmp_path):
+    steps = {"steps": 2, "eval_every": 2}
+    model = {"backbone": "mobilenetv3_small_050", "decoder": "fpn_lite"}
+    train(with_values(tiny_recipe, model=model, train=steps), tmp_path / "teacher", build_method, quiet=True)
+    distill(tmp_path / "teacher", tmp_path / "student", ["model.backbone=mobilenetv2_035"], quiet=True)
+    assert Run(tmp_path / "student").recipe().distill.target == "prototype"
+    _, spec = load_network(tmp_path / "student" / "best.safetensors")
+    assert (spec.model.backbone, spec.model.decoder, spec.model.decoder_channels) == ("mobilenetv2_035", "fpn_lite", 64)
 
 
 def test_another_backbone_gets_the_decoder_of_small_networks_unless_one_is_asked_for() -> None:

@@ -41,9 +41,9 @@ class Family:
 FAMILIES = (
     Family("resnet10t", "deeplabv3plus"),
     Family("resnet10t", "lraspp"),
-    Family("mobilenetv3_small_050", "lraspp"),
+    Family("mobilenetv3_small_050", "fpn_lite"),
     Family("test_efficientnet", "deeplabv3plus"),
-    Family("test_convnext", "fpn"),
+    Family("test_convnext", "fpn_lite"),
     Family("swin_tiny_patch4_window7_224", "fpn", (70, 90)),
     Family("fastvit_t8", "deeplabv3plus"),
     Family("regnety_002", "lraspp"),
@@ -60,7 +60,7 @@ SPREAD = tuple(
     if str(family)
     in {
         "resnet10t-lraspp",
-        "mobilenetv3_small_050-lraspp",
+        "mobilenetv3_small_050-fpn_lite",
         "test_efficientnet-deeplabv3plus",
         "fastvit_t8-deeplabv3plus",
         "vit_small_patch14_dinov2-dpt",

@@ -45,7 +45,7 @@ def step(name, decoder):
     return network, logits
 
 
-@pytest.mark.parametrize("decoder", ["lraspp", "fpn", "deeplabv3plus", "dpt"])
+@pytest.mark.parametrize("decoder", ["lraspp", "fpn_lite", "fpn", "deeplabv3plus", "dpt"])
 @pytest.mark.parametrize("name", ["mambaout_femto", "test_convnext"])
 def test_maps_reach_decoders_channels_first_whatever_the_family_gives(name, decoder):
     network, logits = step(name, decoder)

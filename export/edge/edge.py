@@ -22,6 +22,9 @@ Exit codes: 0 success; 1 failure, or an artefact that does not segment as it sho
 import argparse
 import gc
 import json
+import math
+import os
+import shlex
 import statistics
 import sys
 import time
@@ -33,8 +36,9 @@ from typing import Any
 import numpy as np
 from edge_device import describe_device, limits_now, resident_mib
 from edge_engines import build_engine
+from edge_masks import MaskReading, read_indices
 from PIL import Image
-from protoseg_runner import SUFFIXES, Bundle, RunnerError, Segmenter
+from protoseg_runner import SUFFIXES, Bundle, RunnerError, Segmenter, write_atomically
 
 from protoseg_deploy.benchmarking.distribution import FEWEST_RUNS, LatencyStats, latency_stats
 from protoseg_deploy.benchmarking.energy.measuring import EnergyFigures, idle_watts, measure_energy, watched
@@ -90,8 +94,8 @@ def open_artefacts(arguments: argparse.Namespace) -> list[Artefact]:
         file, seconds = build_engine(bundle, precision, arguments.batch, _size(arguments, bundle), arguments.out.parent)
         print(f"{file}: built in {seconds:.0f} s", file=sys.stderr)
         engines.append((file.name, file, file.stat().st_size))
-    graphs = arguments.precision
-    if graphs is None:
+    graphs = list(dict.fromkeys(arguments.precision or ()))
+    if not graphs:
         graphs = [] if engines else [name for name in ("fp32", "int8") if name in bundle.graphs]
     opened = []
     for precision in graphs:
@@ -123,23 +127,28 @@ def verify(artefacts: Sequence[Artefact], images: Sequence[Path], arguments: arg
     home = None
     if arguments.reference is None:
         home = Segmenter(arguments.bundle, "fp32", "cpu", arguments.threads, allow_unverified=True)
+    references = _beside(images, arguments.images, arguments.reference)
+    masks = _beside(images, arguments.images, arguments.masks)
+    reading = MaskReading(bundle) if masks else None
     equal, pixels = [0] * len(artefacts), 0
     counts = [np.zeros((len(bundle.classes),) * 2, np.int64) for _ in artefacts]
     for path in images:
         image = artefacts[0].segmenter.read(path)
-        expected = home.segment(image) if home else _index_mask(arguments.reference / f"{path.stem}.png")
-        truth = None if arguments.masks is None else _truth(arguments.masks / f"{path.stem}.png", bundle)
+        expected = home.segment(image) if home else read_indices(references[path])
+        truth = reading.read(masks[path]) if reading else None
         pixels += expected.size
         for number, artefact in enumerate(artefacts):
             class_map = artefact.segmenter.segment(image)
             for mask, what in ((expected, "reference"), (truth, "mask")):
                 if mask is not None and mask.shape != class_map.shape:
                     raise RunnerError(
-                        f"{path}: its {what} is {mask.shape[1]}x{mask.shape[0]}, not the size of the image"
+                        f"{path}: its {what} has {mask.shape[1]}x{mask.shape[0]} pixels, not its own size"
                     )
             equal[number] += int((class_map == expected).sum())
-            if truth is not None:
-                counts[number] += _confusion(class_map, truth, bundle)
+            if reading is not None and truth is not None:
+                counts[number] += reading.confusion(class_map, truth)
+    if masks and not counts[0].any():
+        raise RunnerError(f"{arguments.masks}: no pixel of any mask counts: all have the ignored value")
     for artefact, same, matrix in zip(artefacts, equal, counts, strict=True):
         artefact.agreement_percent = 100 * same / pixels
         lowest = _lowest_agreement(bundle, artefact)
@@ -147,9 +156,28 @@ def verify(artefacts: Sequence[Artefact], images: Sequence[Path], arguments: arg
             artefact.faults.append(
                 f"{artefact.agreement_percent:.3f} % of the pixels agree, at least {lowest} % have to"
             )
-        if arguments.masks is not None:
+        if masks:
             union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
             artefact.miou_percent = 100 * float(np.mean((matrix.diagonal() / np.maximum(union, 1))[union > 0]))
+
+
+def _beside(images: Sequence[Path], root: Path, folder: Path | None) -> dict[Path, Path]:
+    """The mask of each image below a folder: as `protoseg predict` names it, one for each."""
+    if folder is None:
+        return {}
+    found: dict[Path, Path] = {}
+    for path in images:
+        relative = path.relative_to(root)
+        names = (relative.with_suffix(".png"), relative.with_name(f"{relative.name}.png"), Path(f"{path.stem}.png"))
+        there = next((folder / name for name in names if (folder / name).is_file()), None)
+        if there is None:
+            raise RunnerError(
+                f"there is no {folder / names[0]}, which belongs to {path}", "Masks are named like images."
+            )
+        if there in found.values():
+            raise RunnerError(f"{there} would belong to {path} and to another image of that name", "Give each its own.")
+        found[path] = there
+    return found
 
 
 def _lowest_agreement(bundle: Bundle, artefact: Artefact) -> float:
@@ -160,44 +188,14 @@ def _lowest_agreement(bundle: Bundle, artefact: Artefact) -> float:
     return LOWEST_AGREEMENT[artefact.segmenter.precision]
 
 
-def _index_mask(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P", "I;16", "I"):
-                raise RunnerError(
-                    f"{path}: {image.mode} is no mask of class indices", "Masks of colours are not read here."
-                )
-            return np.asarray(image)
-    except FileNotFoundError:
-        raise RunnerError(
-            f"there is no {path}", "References and masks have the names of the images, with .png."
-        ) from None
-    except OSError as error:
-        raise RunnerError(f"{path} cannot be read: {error}") from None
-
-
-def _truth(path: Path, bundle: Bundle) -> np.ndarray:
-    """With the values that the manifest replaces replaced."""
-    mask = _index_mask(path)
-    replaced = mask.astype(np.int64)
-    for value, by in (bundle.manifest["masks"].get("value_map") or {}).items():
-        replaced[mask == int(value)] = by
-    return replaced
-
-
-def _confusion(class_map: np.ndarray, truth: np.ndarray, bundle: Bundle) -> np.ndarray:
-    classes = len(bundle.classes)
-    counted = (truth != bundle.manifest["masks"]["ignore_index"]) & (truth < classes)
-    pairs = truth[counted] * classes + class_map[counted]
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-
 def measure(artefacts: Sequence[Artefact], read: Callable[[], np.ndarray], arguments: argparse.Namespace) -> list[str]:
     """Time all artefacts alternately; returns what speaks against all their figures."""
     images = read()
     for artefact in artefacts:
         artefact.warm_up(images)
-    source = open_tegrastats() or open_rapl()[0]
+    source, reason = _meter()
+    if source is None:
+        print(f"no energy is measured: {reason}", file=sys.stderr)
     doubts: list[str] = []
     try:
         idle = None if source is None else idle_watts(source)
@@ -210,6 +208,11 @@ def measure(artefacts: Sequence[Artefact], read: Callable[[], np.ndarray], argum
         if source is not None:
             source.close()
     return doubts
+
+
+def _meter() -> tuple[EnergySource | None, str]:
+    board = open_tegrastats()
+    return (board, "") if board is not None else open_rapl()
 
 
 def _cost(artefact: Artefact, images: np.ndarray, source: EnergySource, idle: float) -> EnergyFigures | None:
@@ -249,6 +252,7 @@ def batch_reader(
 ) -> Callable[[], np.ndarray]:
     """What reads and decodes a batch of images from their files, and resizes them to the size of the measurement."""
     height, width = segmenter.fixed_size or arguments.size or segmenter.read(paths[0]).shape[:2]
+    _check_memory(arguments.batch, (height, width))
     wanted = [paths[number % len(paths)] for number in range(arguments.batch)]
 
     def read() -> np.ndarray:
@@ -293,13 +297,18 @@ def main(words: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"Error: {error.filename or arguments.out}: {error.strerror or error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    if not arguments.images.is_dir():
+        raise RunnerError(f"no such folder: {arguments.images}", exit_code=2)
     paths = sorted(path for path in arguments.images.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise RunnerError(f"{arguments.images} holds no images", exit_code=2)
+    _check_target(arguments)
     device = describe_device()
     artefacts = open_artefacts(arguments)
     read = batch_reader(artefacts[0].segmenter, paths, arguments)
@@ -310,19 +319,45 @@ def _run(arguments: argparse.Namespace) -> int:
     doubts = measure(artefacts, read, arguments)
     rows = [row(artefact, images.shape, doubts, device, arguments.threads) for artefact in artefacts]
     document = rows[0] if len(rows) == 1 else {"runtimes": rows}
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_atomically(arguments.out, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
     for one in rows:
         steady = "" if one["steady"] else f"; not steady: {'; '.join(one['doubts'])}"
         miou = f", mIoU {one['miou_percent']:.2f} %" if one["miou_percent"] is not None else ""
         agreement = f"{one['agreement_percent']:.3f} % agree"
         print(f"{one['runtime']}: p50 {one['latency_p50_ms']:.2f} ms, {agreement}{miou}{steady}")
-    print(f"{arguments.out}: bring it home, and show it with `protoseg bench --read {arguments.out.name}`")
+    shown = shlex.quote(arguments.out.name)
+    print(f"{arguments.out}: bring it home, and show it with `protoseg bench --read {shown}`")
     for one in rows:
         for fault in one["faults"]:
             print(f"Error: {one['runtime']}: {fault}", file=sys.stderr)
     if any(one["faults"] for one in rows):
         return 1
     return 3 if arguments.strict and not all(one["steady"] for one in rows) else 0
+
+
+def _check_target(arguments: argparse.Namespace) -> None:
+    """Refuse to write over what is read, or where nothing can be written; before minutes are spent."""
+    out = arguments.out.resolve()
+    for folder in (arguments.bundle, arguments.images, arguments.masks, arguments.reference):
+        if folder is not None and folder.resolve() in (out, *out.parents):
+            raise RunnerError(f"--out {arguments.out} lies in {folder}, which is read", "Write it elsewhere.", 2)
+    if out.is_dir():
+        raise RunnerError(f"--out {arguments.out} is a folder", "Name a file.", 2)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(arguments.out.parent, os.W_OK):
+        raise RunnerError(f"nothing can be written to {arguments.out.parent}", "Choose another --out.", 2)
+
+
+def _check_memory(batch: int, size: tuple[int, int]) -> None:
+    """Refuse a batch that alone is larger than the memory of the device."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    needed = batch * size[0] * size[1] * 3
+    if 0 < pages < 2 * needed:
+        raise RunnerError(
+            f"{batch} x {size[0]}x{size[1]} pixels take {needed >> 30} GiB; the memory has {pages >> 30} GiB",
+            "Make --batch or --size smaller.",
+            2,
+        )
 
 
 def _parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -343,7 +378,7 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
         help="TensorRT engines to build here",
     )
     add("--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="of ONNX Runtime")
-    add("--threads", type=_natural, default=0, help="of the CPU (default: ONNX Runtime's choice)")
+    add("--threads", type=_threads, default=0, help="of the CPU (default: ONNX Runtime's choice)")
     add(
         "--size",
         type=_sides,
@@ -352,7 +387,7 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--batch", type=_positive, default=1, help="images of a call")
     add("--runs", type=_positive, default=FEWEST_RUNS, help=f"least number of timed calls (default: {FEWEST_RUNS})")
-    add("--seconds", type=float, default=10.0, help="least time for each artefact (default: 10)")
+    add("--seconds", type=_seconds, default=10.0, help="least time for each artefact (default: 10)")
     add("--strict", action="store_true", help="exit with 3 if a latency is not steady")
     return parser.parse_args(words)
 
@@ -361,6 +396,23 @@ def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def _threads(text: str) -> int:
+    most = 8 * (os.cpu_count() or 1)
+    if _natural(text) > most:
+        raise argparse.ArgumentTypeError(f"{text} threads are too many for this device; at most {most}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time from 0 to 86400 seconds")
+    return seconds
 
 
 def _positive(text: str) -> int:

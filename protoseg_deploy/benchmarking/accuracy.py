@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg_deploy.data import Sample
-from protoseg_deploy.errors import UsageError
+from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.evaluation.evaluate import evaluate
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.evaluation.samples import masks_of
@@ -83,6 +83,8 @@ def measure_accuracy(
             pixels += class_map.size if place == 0 else 0
         if progress is not None:
             progress(number + 1, len(samples))
+    if not totals.any():
+        raise DataError("no pixel of any mask counts: all have the ignored value", [str(samples[0].mask)])
     return [_accuracy(totals[place], float(equal[place]) / pixels) for place in range(len(runtimes))]
 
 

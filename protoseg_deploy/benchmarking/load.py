@@ -35,6 +35,8 @@ _MOST_ERRORS = 3
 _FLOOR, _HALVINGS = 0.5, 4
 """The search for the knee begins above this share of the closed loop's throughput; where nothing there is kept up with,
 so many halves of it are tried."""
+_RISE, _RISES = 1.25, 12
+"""A rate that is kept up with is raised until one is not: few clients ask for less than a server can answer."""
 
 
 @dataclass(frozen=True)
@@ -146,25 +148,31 @@ class Load:
         """Clients that wait for their answers, for some seconds."""
         return _point("closed", None, clients, seconds, self._run(None, clients, seconds))
 
-    def knee(self, point: LoadPoint, seconds: float, *, clients: int = 64, steps: int = 5) -> list[LoadPoint]:
+    def knee(self, point: LoadPoint, seconds: float, *, clients: int = 64, steps: int = 4) -> list[LoadPoint]:
         """Search the highest rate that the server keeps up with.
 
         Args:
             point: of a closed loop: about the most it answers, where the search begins.
             seconds: at each rate.
             clients: connections at most.
-            steps: rates to try, each twice if need be; each halves what is left of the search.
+            steps: rates to try after the first one that it does not keep up with, each twice if need be; each halves
+                what is left of the search.
 
         Returns:
             The points that were measured; the knee is the best that `kept_up`.
         """
         most = point.answered_per_second
-        low, high, rate, found = _FLOOR * most, 1.1 * most, 0.9 * most, list[LoadPoint]()
+        low, high, found = _FLOOR * most, 0.9 * most, list[LoadPoint]()
+        for _ in range(_RISES):
+            if not self._keeps_up(high, seconds, clients, found):
+                break
+            low, high = high, _RISE * high
         for _ in range(steps):
-            kept = self._keeps_up(rate, seconds, clients, found)
-            low, high = (rate, high) if kept else (low, rate)
+            if _gone(found):
+                return found
             rate = (low + high) / 2
-        while not any(one.kept_up for one in found) and low > _FLOOR**_HALVINGS * most:
+            low, high = (rate, high) if self._keeps_up(rate, seconds, clients, found) else (low, rate)
+        while not any(one.kept_up for one in found) and low > _FLOOR**_HALVINGS * most and not _gone(found):
             self._keeps_up(low, seconds, clients, found)
             low *= _FLOOR
         return found
@@ -173,8 +181,8 @@ class Load:
         """Whether it does in one of two tries: what else the machine does in between is not the server's limit."""
         for _ in range(2):
             found.append(self.open_loop(rate, seconds, clients=clients, seed=len(found)))
-            if found[-1].kept_up:
-                return True
+            if found[-1].kept_up or _gone(found):
+                return found[-1].kept_up
         return False
 
     def _run(self, due: NDArray[np.float64] | None, clients: int, seconds: float | None) -> _Log:
@@ -265,6 +273,11 @@ def _point(loop: Literal["open", "closed"], rate: float | None, clients: int, ar
         growing=_grows(latencies[order]),
         errors=tuple(log.errors),
     )
+
+
+def _gone(found: Sequence[LoadPoint]) -> bool:
+    """Whether nothing at all was answered last: the server is not there any more."""
+    return found[-1].failed == found[-1].sent
 
 
 def _or_none(value: float) -> float | None:

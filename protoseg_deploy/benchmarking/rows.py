@@ -1,9 +1,9 @@
 """Measured rows as ``protoseg bench --json`` writes them, read back: to compare with, to show, to choose from."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from protoseg_deploy.documents import read_document
 from protoseg_deploy.errors import UsageError
@@ -15,7 +15,7 @@ CONDITIONS = ("batch", "size", "threads", "cuda_graph")
 class _Document(BaseModel):
     """What else is in the file is of no interest here."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class MeasuredOn(_Document):
@@ -52,7 +52,7 @@ class MeasuredRow(_Document):
     first_call_ms: float | None = None
     load_ms: float | None = None
     host_memory_mib: float | None = None
-    joules_per_image: float | None = None
+    joules_per_image: Annotated[float, Field(ge=0)] | None = None
     joules_per_image_net: float | None = None
     steady: bool
     doubts: tuple[str, ...] = ()
@@ -61,6 +61,12 @@ class MeasuredRow(_Document):
     miou_high_percent: float | None = None
     agreement_percent: float | None = None
     machine: MeasuredOn
+
+    @model_validator(mode="after")
+    def _interval_holds_the_median(self) -> Self:
+        if not self.latency_p50_low_ms <= self.latency_p50_ms <= self.latency_p50_high_ms:
+            raise ValueError("latency_p50_ms lies outside its interval")
+        return self
 
     @property
     def conditions(self) -> tuple[Any, ...]:
@@ -81,7 +87,7 @@ class MeasuredRow(_Document):
 
 
 class _Several(_Document):
-    runtimes: tuple[MeasuredRow, ...]
+    runtimes: Annotated[tuple[MeasuredRow, ...], Field(min_length=1)]
 
 
 def read_rows(path: Path, option: str) -> tuple[MeasuredRow, ...]:

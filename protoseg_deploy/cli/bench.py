@@ -164,7 +164,7 @@ def command(
     output.note_changes(changes, allowed)
     if any(change.slower for change in changes):
         click.get_current_context().exit(1)
-    if options["strict"] and not all(row.report.steady for row in rows):
+    if options["strict"] and not all(row.steady for row in (*shown, *(row.measured() for row in rows))):
         click.get_current_context().exit(3)
 
 

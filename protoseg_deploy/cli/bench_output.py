@@ -163,6 +163,11 @@ def _summary(rows: Sequence[MeasuredRow]) -> tuple[list[str], list[list[str]]]:
     return columns, [_cells(row, rows[0], judged, several, varied, _metered(rows)) for row in rows]
 
 
+def _comparable(row: MeasuredRow, first: MeasuredRow) -> bool:
+    """Whether two latencies are of the same images on the same machine."""
+    return (row.batch, row.height, row.width, row.machine) == (first.batch, first.height, first.width, first.machine)
+
+
 def _metered(rows: Sequence[MeasuredRow]) -> bool:
     return any(row.joules_per_image is not None for row in rows)
 
@@ -189,7 +194,7 @@ def _cells(
         f"{row.latency_p50_ms:.2f}",
         f"{row.latency_p50_low_ms:.2f}–{row.latency_p50_high_ms:.2f}",
         f"{row.latency_p95_ms:.2f}",
-        f"{row.latency_p50_ms / first.latency_p50_ms:.2f}x",
+        f"{row.latency_p50_ms / first.latency_p50_ms:.2f}x" if _comparable(row, first) else "–",
         f"{row.images_per_second:.1f}" if row.steady else NOT_STEADY,
         *([f"{row.joules_per_image:.4g}" if row.joules_per_image is not None else "–"] if metered else []),
         f"{row.file_bytes / 1e6:.2f}",

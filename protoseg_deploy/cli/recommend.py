@@ -144,7 +144,9 @@ def _show(found: "Recommendation", target: str) -> None:
 
 def _latencies(row: "MeasuredRow") -> str:
     size = f"{row.height}x{row.width}"
-    return f"p50 {row.latency_p50_ms:.2f} ms, p99 {row.latency_p99_ms:.2f} ms at {size}, {row.file_bytes / 1e6:.2f} MB"
+    energy = f", {row.joules_per_image:.4g} J/image" if row.joules_per_image is not None else ""
+    latencies = f"p50 {row.latency_p50_ms:.2f} ms, p99 {row.latency_p99_ms:.2f} ms at {size}"
+    return f"{latencies}, {row.file_bytes / 1e6:.2f} MB{energy}"
 
 
 def _cells(row: "MeasuredRow") -> list[str]:

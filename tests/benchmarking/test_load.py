@@ -150,3 +150,19 @@ def test_one_disturbance_does_not_move_the_knee_and_a_slow_server_has_one_too(mo
         found = load.knee(point(offered_per_second=None, answered_per_second=120.0), 10.0)
         best = max(one.offered_per_second for one in found if one.kept_up)
         assert low <= best / 120 <= high
+
+
+def test_the_search_ends_where_the_server_is_gone_and_goes_on_above_a_slow_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = Load(Server(), IMAGES)
+    closed = point(offered_per_second=None, answered_per_second=100.0)
+    monkeypatch.setattr(load, "open_loop", lambda rate, seconds, **_: point(offered_per_second=rate, sent=9, failed=9))
+    assert len(load.knee(closed, 1.0)) == 1
+
+    def quick(rate: float, seconds: float, **_) -> LoadPoint:
+        return point(offered_per_second=rate, sent=round(rate * 10), answered_per_second=min(rate, 400.0))
+
+    monkeypatch.setattr(load, "open_loop", quick)
+    best = max(one.offered_per_second for one in load.knee(closed, 10.0) if one.kept_up)
+    assert best == pytest.approx(400 / 0.95, rel=0.05)

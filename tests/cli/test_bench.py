@@ -158,3 +158,21 @@ def test_a_request_that_is_faster_than_the_file_it_holds_is_pointed_out(monkeypa
     monkeypatch.setattr(opening, "open_runtime", opened)
     assert "the same file takes" in run("bench", "local", "server", *FAST).stderr
     assert "the same file takes" not in run("bench", "server", *FAST).stderr
+
+
+def test_files_without_a_figure_are_no_measurements(tmp_path: Path) -> None:
+    row = json.loads(run("bench", "a", *FAST, "--json").stdout)
+    for content in ({"runtimes": []}, {**row, "miou_percent": float("nan")}, {**row, "latency_p50_ms": 1e9}):
+        (tmp_path / "x.json").write_text(json.dumps(content))
+        assert "of this version" in run("bench", "--read", tmp_path / "x.json", exit_code=1).stderr
+    (tmp_path / "x.json").write_text(json.dumps({**row, "steady": False}))
+    run("bench", "--read", tmp_path / "x.json", "--strict", exit_code=3)
+    (tmp_path / "y.json").write_text(json.dumps({**row, "batch": 8}))
+    table = run("bench", "--read", tmp_path / "x.json", "--read", tmp_path / "y.json", "--markdown").stdout
+    assert "| – |" in table.splitlines()[3]
+
+
+def test_masks_in_which_nothing_counts_are_refused(data: Path) -> None:
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(data / "masks/a_m.png")
+    folders = ("--images", data / "images", "--masks", data / "masks", "--mask-template", "{stem}_m.png")
+    assert "no pixel of any mask counts" in run("bench", "a", *folders, *FAST, "--json", exit_code=1).stderr

@@ -121,6 +121,50 @@ def test_what_does_not_segment_as_at_home_fails(call, bundles: Path, tmp_path: P
     assert not (tmp_path / "b.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("value", "manifest", "fault"),
+    [
+        (255, {}, "no pixel of any mask counts"),
+        (30, {}, "holds 30, which is no class: they are 0 to 3"),
+        (0, {"value_map": {"a": 1}}, "masks is damaged"),
+        (0, {"palette_masks": "colors"}, "the colours of its palette count"),
+    ],
+)
+def test_masks_that_cannot_be_read_as_the_manifest_says_are_refused(
+    call, bundles: Path, tmp_path: Path, value: int, manifest: dict, fault: str
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(bundles / "any", bundle)
+    document = json.loads((bundle / "manifest.json").read_text())
+    document["masks"] |= manifest
+    (bundle / "manifest.json").write_text(json.dumps(document))
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for image in (bundles / "images").iterdir():
+        Image.fromarray(np.full((64, 64), value, np.uint8)).convert("P").save(masks / image.name)
+    out = tmp_path / "a.json"
+    arguments = (bundle, "--images", bundles / "images", "--masks", masks, "--precision", "fp32", *FAST)
+    assert fault in call(*arguments, "--out", out, code=1).stderr
+    assert not out.exists()
+
+
+def test_nothing_that_is_read_is_written_over_and_every_image_has_its_own_reference(
+    call, bundles: Path, tmp_path: Path
+) -> None:
+    images, reference = tmp_path / "images", tmp_path / "reference"
+    for folder in ("a", "b"):
+        shutil.copytree(bundles / "images", images / folder)
+    for out, what in ((bundles / "any" / "manifest.json", "lies in"), (tmp_path, "is a folder")):
+        assert what in call(bundles / "any", "--images", images, "--out", out, code=2).stderr
+    arguments = (bundles / "any", "--images", images, "--precision", "fp32", *FAST, "--out", tmp_path / "x y.json")
+    predicted(bundles / "any", [images], tmp_path / "home")
+    assert "'x y.json'" in call(*arguments, "--reference", tmp_path / "home" / "index").stdout
+    shutil.copytree(bundles / "images", reference)
+    assert "would belong to" in call(*arguments, "--reference", reference, code=1).stderr
+    for words in (("--threads", 9999), ("--seconds", "nan"), ("--size", 100_000)):
+        call(*arguments, *words, code=2)
+
+
 def test_limits_of_a_board_make_its_figures_unsteady(call, bundles: Path, tmp_path: Path) -> None:
     """Power of a Jetson and limits of a Raspberry Pi, told by programs that are not there."""
     programs = {

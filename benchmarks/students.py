@@ -167,17 +167,25 @@ def _protoseg(*words: str) -> str:
 @click.option("--images", type=PATH, help="Photos to calibrate int8 on: measures latencies.")
 @click.option("--teacher", type=PATH, help="Run to distil from: measures mIoU.")
 @click.option("--weights", type=PATH, help="Folder of NAME_imagenet.safetensors.")
+@click.option("--backbone", "backbones", multiple=True, type=click.Choice(BACKBONES), help="[default: all]")
 @click.option("--page", type=PATH, help="Write the page here, and its picture beside it.")
 def main(
-    results_path: Path, work: Path, images: Path | None, teacher: Path | None, weights: Path | None, page: Path | None
+    results_path: Path,
+    work: Path,
+    images: Path | None,
+    teacher: Path | None,
+    weights: Path | None,
+    backbones: tuple[str, ...],
+    page: Path | None,
 ) -> None:
     """Measure what RESULTS lacks; files go to WORK."""
     results = Results(results_path)
+    chosen = backbones or BACKBONES
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    for backbone in BACKBONES if images is not None else ():
+    for backbone in chosen if images is not None else ():
         measure_backbone(results, backbone, work, images)
-    for backbone in BACKBONES if teacher is not None and weights is not None else ():
+    for backbone in chosen if teacher is not None and weights is not None else ():
         file = weights / f"{backbone}_imagenet.safetensors"
         for decoder in DECODERS if file.is_file() else ():
             distil_student(results, backbone, decoder, work, teacher, file)

@@ -34,11 +34,11 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from protoseg_deploy.data import examine_data, find_data
     from protoseg_deploy.errors import DataError
-    from protoseg_deploy.models import export_warnings, require_buildable
+    from protoseg_deploy.models import export_warnings, require_deployable
     from protoseg_deploy.recipe import load_recipe
 
     data = (loaded := load_recipe(recipe, overrides)).data
-    require_buildable(loaded.model)
+    require_deployable(loaded.model)
     faults: list[str] = []
     try:
         sets = find_data(data, need_unlabeled=data.unlabeled.is_set, need_val=data.val.is_set, faults=faults)

@@ -12,7 +12,13 @@ from protoseg_deploy.models.saved import (
     save_network,
     save_prototypes,
 )
-from protoseg_deploy.models.segmenter import Segmenter, SegmenterOutput, require_buildable, resize_logits
+from protoseg_deploy.models.segmenter import (
+    Segmenter,
+    SegmenterOutput,
+    require_buildable,
+    require_deployable,
+    resize_logits,
+)
 from protoseg_deploy.models.weights import LoadReport, load_backbone_weights
 from protoseg_deploy.models.windows import WindowedSegmenter, Windows, default_stride
 
@@ -34,6 +40,7 @@ __all__ = [
     "load_prototypes",
     "read_network_spec",
     "require_buildable",
+    "require_deployable",
     "resize_logits",
     "save_network",
     "save_prototypes",

@@ -15,9 +15,9 @@ from protoseg_deploy.models.pretrained import cannot_fetch, pretrained_source
 from protoseg_deploy.recipe.loading import did_you_mean
 
 _MOBILE_PARAMETERS = 12_000_000
-_PADDING_BLOCKS = {"davit"}
-"""Modules of timm whose networks pad what they are given to multiples, stage by stage: traced for images of any size,
-each stage has longer formulas than the one before."""
+_MULTIPLES = {"davit": 1, "mobilevit": 2}
+"""Modules of timm whose networks pad or resize what they are given, stage by stage, which cannot be traced for images
+of any size, or makes longer formulas with every stage; and the multiples of their stride at which they do not."""
 
 
 class Backbone(nn.Module):
@@ -53,9 +53,9 @@ class Backbone(nn.Module):
         self.is_plain_vit = len(set(self.strides)) == 1
         self.is_mobile = _is_mobile(self.net)
         self._channels_last_output = _is_channels_last(self.net)
-        by_size = timm_module(known) in _PADDING_BLOCKS or _pads_by_size(self.net)
-        any_size = self._map_sizes(97, 131, options) == self._full_cover(97, 131) and not by_size
-        self.size_multiple = 1 if any_size else max(self.strides)
+        any_size = self._map_sizes(97, 131, options) == self._full_cover(97, 131) and not _pads_by_size(self.net)
+        multiple = _MULTIPLES.get(timm_module(known), 0 if any_size else 1)
+        self.size_multiple = multiple * max(self.strides) or 1
         if self.size_multiple > 1:
             self._require_maps_of_any_size(options)
 

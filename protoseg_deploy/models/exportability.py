@@ -8,11 +8,11 @@ from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models.backbones import registered_name, timm_module
 from protoseg_deploy.recipe import Model
 
-NOT_EXPORTABLE = {
-    "csatv2": "its position embedding is traced for one size, and ONNX Runtime fails at others",
-}
+NOT_EXPORTABLE: dict[str, str] = {}
 """Reason by module of timm."""
-ONE_SIZE: dict[str, str] = {}
+ONE_SIZE = {
+    "mvitv2": "its relative positions end at the size of its pretraining, which no side may exceed",
+}
 """Reason by module of timm; `protoseg export --size` binds the graph."""
 
 

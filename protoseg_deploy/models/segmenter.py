@@ -1,5 +1,6 @@
 """The network that is trained, distilled and exported: timm backbone, decoder, linear head."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -131,14 +132,23 @@ def resize_logits(logits: Tensor, padded_size: tuple[int, int], image_size: tupl
 
 
 def require_buildable(spec: Model) -> None:
-    """Find out without computing or fetching anything whether a network can be built.
+    """Find out without computing or fetching anything whether a network can be built and started with its weights.
 
     Raises:
-        UsageError: timm has no such backbone or no weights for it that can be had, its maps do not fit the decoder, or
-            it could not be exported after training.
+        UsageError: as `require_deployable`, or there are no pretrained weights that can be had.
+    """
+    require_deployable(spec)
+    if spec.weights == "pretrained":
+        pretrained_source(registered_name(spec.backbone))
+
+
+@functools.cache
+def require_deployable(spec: Model) -> None:
+    """Find out without computing anything whether a network can be built, and exported after training.
+
+    Raises:
+        UsageError: timm has no such backbone, its maps do not fit the decoder, or it cannot be exported.
     """
     require_exportable(spec)
     with torch.device("meta"):
         Segmenter(spec, 2)
-    if spec.weights == "pretrained":
-        pretrained_source(registered_name(spec.backbone))

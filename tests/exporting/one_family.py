@@ -8,27 +8,37 @@ import torch
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exporting.tracing.onnx_export import GraphOptions, export_onnx
-from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, build_segmenter
+from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, build_segmenter
 from protoseg_deploy.recipe import Model
 from tests.exporting.families import CLASSES, Family, metadata, pictures
 
 
-def export_family(family: Family, path: Path, options: GraphOptions) -> DeployedSegmenter:
-    """Export a network with random weights; of plain ViTs with the decoder ``fpn``, whatever the family says.
+def buildable_model(family: Family) -> Model:
+    """The ``model`` section of a family; with the decoder ``fpn`` for plain ViTs, whatever the family says.
+
+    Raises:
+        UsageError: no segmentation network can be built of it.
+    """
+    model = Model(backbone=family.backbone, weights="none", decoder=family.decoder, decoder_channels=16)
+    try:
+        with torch.device("meta"):
+            Segmenter(model, len(CLASSES))
+    except UsageError as error:
+        if "plain ViT" not in error.message:
+            raise
+        return model.model_copy(update={"decoder": "fpn"})
+    return model
+
+
+def export_family(family: Family, path: Path) -> DeployedSegmenter:
+    """Export a network with random weights, as `buildable_model` gives it.
 
     Returns:
         What was exported.
     """
     torch.manual_seed(0)
-    model = Model(backbone=family.backbone, weights="none", decoder=family.decoder, decoder_channels=16)
-    try:
-        spec = NetworkSpec(model, CLASSES)
-        segmenter = build_segmenter(spec).eval()
-    except UsageError as error:
-        if "plain ViT" not in error.message:
-            raise
-        spec = NetworkSpec(model.model_copy(update={"decoder": "fpn"}), CLASSES)
-        segmenter = build_segmenter(spec).eval()
+    spec, options = NetworkSpec(buildable_model(family), CLASSES), GraphOptions(family.size)
+    segmenter = build_segmenter(spec).eval()
     export_onnx(segmenter, spec, metadata(segmenter, spec, options), path, options)
     return DeployedSegmenter(segmenter).eval()
 

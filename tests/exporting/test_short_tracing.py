@@ -1,36 +1,58 @@
 """Parts of backbones that are traced in another way than timm computes them."""
 
-from types import SimpleNamespace
+import copy
 
+import numpy as np
+import onnxruntime
 import pytest
+import timm
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
-from timm.models.swin_transformer import SwinTransformerBlock
-from timm.models.swin_transformer_v2 import SwinTransformerV2Block
-from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock
 
 from protoseg_deploy.exporting.tracing.padding import constant_same_padding
-from protoseg_deploy.exporting.tracing.window_masks import compared_window_masks
+from protoseg_deploy.exporting.tracing.resampling import translations
+from protoseg_deploy.exporting.tracing.window_attention import counted_windows, gather_windows
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Model
-
-BLOCKS = (SwinTransformerBlock, SwinTransformerV2Block, SwinTransformerV2CrBlock)
 
 
 @pytest.mark.parametrize("kernel", [2, 3, 5, 7])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 2), (2, 1), (4, 1)])
-def test_same_padding_of_multiples_of_the_stride_is_constant(kernel: int, stride: int, dilation: int) -> None:
+def test_same_padding_is_that_of_timm(kernel: int, stride: int, dilation: int) -> None:
     torch.manual_seed(0)
     layers = [Conv2dSame(3, 4, kernel, stride, dilation=dilation)]
     layers += [pool(kernel, stride) for pool in (AvgPool2dSame, MaxPool2dSame) if dilation == 1]
     for layer in layers:
-        for height, width in ((16, 24), (8, 40)):
+        for height, width in ((16, 24), (8, 40), (15, 9), (1, 5)):
             images = torch.randn(2, 3, height, width)
             expected = layer(images)
             with constant_same_padding():
                 found = layer(images)
             assert torch.equal(found, expected)
+
+
+class Stem(torch.nn.Module):
+    """Two layers with SAME padding, of images that are padded to a multiple of their strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(Conv2dSame(3, 4, 5, 2), MaxPool2dSame(3, 2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        below, right = ((side + 3) // 4 * 4 - side for side in images.shape[2:])
+        return self.layers(torch.nn.functional.pad(images, (0, right, 0, below)))
+
+
+def test_same_padding_is_traced_as_constants() -> None:
+    axis = torch.export.Dim.DYNAMIC
+    with constant_same_padding():
+        traced = torch.export.export(
+            Stem(), (torch.randn(2, 3, 13, 18),), dynamic_shapes=({0: axis, 2: axis, 3: axis},)
+        )
+    pads = [node.args[1] for node in traced.graph.nodes if node.target == torch.ops.aten.pad.default]
+    assert pads[1:] == [[1, 2, 1, 2], [0, 1, 0, 1]]
+    assert not all(isinstance(number, int) for number in pads[0])
 
 
 def test_images_are_padded_where_layers_pad_by_size() -> None:
@@ -43,16 +65,60 @@ def test_images_are_padded_where_layers_pad_by_size() -> None:
     assert multiple("tf_efficientnet_lite0", output_stride=16) == 16
     assert multiple("tf_efficientnet_lite0", output_stride=32) == 32
     assert multiple("efficientnet_lite0", output_stride=16) == 1
+    assert multiple("mobilevit_xxs") == 64
 
 
-@pytest.mark.parametrize("window", [(7, 7), (8, 4)])
-@pytest.mark.parametrize("shift", [(3, 2), (0, 3), (3, 0), (0, 0)])
-def test_masks_of_shifted_windows_are_those_of_timm(window: tuple[int, int], shift: tuple[int, int]) -> None:
-    block = SimpleNamespace(window_size=window, shift_size=shift, window_area=window[0] * window[1])
-    images = torch.zeros(2, 3 * window[0], 2 * window[1], 5)
-    for kind in BLOCKS:
-        expected = kind.get_attn_mask(block, images)
-        with compared_window_masks():
-            found = kind.get_attn_mask(block, images)
-        assert (found is None) == (expected is None) == (not any(shift))
-        assert expected is None or torch.equal(found, expected)
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_cr_tiny_224", "swinv2_tiny_window8_256"])
+def test_gathered_windows_are_those_of_timm(name: str) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model(name, strict_img_size=False, embed_dim=12, depths=(2, 2), num_heads=(2, 3)).eval()
+    for parameter in network.parameters():  # some start at zero
+        torch.nn.init.normal_(parameter, std=0.5)
+    gathering = copy.deepcopy(network)
+    gather_windows(gathering)
+    with torch.inference_mode():
+        for height, width in ((224, 160), (96, 128), (44, 100)):
+            images = torch.randn(2, 3, height, width)
+            torch.testing.assert_close(gathering.forward_features(images), network.forward_features(images))
+
+
+def test_gathered_windows_of_a_davit_are_those_of_timm() -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("davit_tiny", embed_dims=(12, 18), depths=(1, 1), num_heads=(2, 3)).eval()
+    gathering = copy.deepcopy(network)
+    gather_windows(gathering)
+    with torch.inference_mode():
+        for height, width in ((112, 80), (96, 128), (44, 100)):
+            images = torch.randn(2, 3, height, width)
+            torch.testing.assert_close(gathering.forward_features(images), network.forward_features(images))
+
+
+def test_counted_windows_are_those_of_timm() -> None:
+    torch.manual_seed(0)
+    small = {"embed_dim": 12, "num_heads": 1, "stages": (1, 1, 2, 1), "global_att_blocks": (3,)}
+    network = timm.create_model("sam2_hiera_tiny", **small).eval()
+    with torch.inference_mode():
+        for height, width in ((96, 128), (32, 160)):
+            images = torch.randn(2, 3, height, width)
+            expected = network.forward_features(images)
+            with counted_windows():
+                torch.testing.assert_close(network.forward_features(images), expected)
+
+
+def test_adaptive_average_pooling_equals_pytorch_at_any_size() -> None:
+    pool = torch.nn.AdaptiveAvgPool2d((7, 5)).eval()
+    axis = torch.export.Dim.DYNAMIC
+    program = torch.onnx.export(
+        pool,
+        (torch.randn(2, 3, 14, 19),),
+        dynamo=True,
+        dynamic_shapes=({0: axis, 2: axis, 3: axis},),
+        opset_version=18,
+        custom_translation_table=translations(),
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for height, width in ((14, 19), (3, 5), (1, 40), (29, 31)):
+        images = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        found = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
+        np.testing.assert_allclose(found, pool(images).numpy(), atol=1e-5)

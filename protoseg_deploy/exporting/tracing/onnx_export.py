@@ -22,7 +22,7 @@ from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
 from protoseg_deploy.exporting.tracing.folding import fold_deviation
 from protoseg_deploy.exporting.tracing.padding import constant_same_padding
 from protoseg_deploy.exporting.tracing.resampling import translations
-from protoseg_deploy.exporting.tracing.window_masks import compared_window_masks
+from protoseg_deploy.exporting.tracing.window_attention import counted_windows, gather_windows
 from protoseg_deploy.files import scratch_path
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, class_map_dtype
 from protoseg_deploy.time_limit import time_limit
@@ -96,6 +96,7 @@ def export_onnx(
         ProtosegError: the backbone cannot be traced for images of any size (the hint says what to do).
     """
     fused = _without_training_branches(segmenter)
+    gather_windows(fused.backbone.net)
     module = DeployedSegmenter(fused, spec.input_scale, confidence=options.confidence, logits=options.logits).eval()
     outputs = output_specs(spec, options)
     model = _trace(module, options, [output.name for output in outputs], spec.model.backbone)
@@ -191,7 +192,7 @@ def _cannot_trace(backbone: str, options: GraphOptions, error: Exception) -> Pro
 @contextlib.contextmanager
 def _short() -> Iterator[None]:
     """Have parts of backbones compute the same with fewer operators than timm has for images of any size."""
-    with constant_same_padding(), compared_window_masks():
+    with constant_same_padding(), counted_windows():
         yield
 
 

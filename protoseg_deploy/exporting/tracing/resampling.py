@@ -7,6 +7,9 @@ products, ``rows @ embedding @ columns.T``, of operators every engine has, exact
 *Bilinear along the height alone* (see `protoseg_deploy.models.deployed.upsample_rows`): written as a ``Resize`` of
 ``[B,h,1,N]``, channels last. ONNX Runtime blends such rows in one vectorised loop over ``N``; a ``Resize`` of
 ``[B,N,h,1]``, which is what the exporter would write, it computes number by number.
+
+*Adaptive average pooling* to more than one pixel: the exporter would write the cells of the traced size. Like the
+antialiased filter it is a product with one matrix a side.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,6 +31,7 @@ _A = -0.5
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Custom translations for `torch.onnx.export`."""
     return {
+        torch.ops.aten._adaptive_avg_pool2d.default: _adaptive_average,
         torch.ops.aten._upsample_bicubic2d_aa.default: _bicubic_antialiased,
         torch.ops.aten.upsample_bilinear2d.vec: _bilinear,
         torch.ops.aten.as_strided.default: _as_strided,
@@ -63,6 +67,27 @@ def _as_strided(self: Any, size: Sequence[Any], stride: Sequence[Any], storage_o
     if len(size) == len(sides) and list(size)[1:] == sides[1:] and not storage_offset and not moved:
         return op.Identity(self)
     return aten_as_strided(self, size, stride, storage_offset)
+
+
+def _adaptive_average(self: Any, output_size: Sequence[Any]) -> Any:
+    """``aten::_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size)``."""
+    sides = op.Shape(self, start=2, end=4)
+    rows = _cells(op.Gather(sides, op.Constant(value_int=0)), _side(output_size[0]))
+    columns = _cells(op.Gather(sides, op.Constant(value_int=1)), _side(output_size[1]))
+    return op.MatMul(op.MatMul(rows, self), op.Transpose(columns, perm=[1, 0]))
+
+
+def _cells(source: Any, target: Any) -> Any:
+    """``[target, source]`` weights of one side: cell ``i`` averages from ``floor(i s / t)`` to below
+    ``ceil((i + 1) s / t)``.
+    """
+    zero, one, last = (op.Constant(value_int=value) for value in (0, 1, -1))
+    cells = op.Unsqueeze(op.Range(zero, target, one), op.Constant(value_ints=[1]))
+    first = op.Div(op.Mul(cells, source), target)
+    end = op.Div(op.Add(op.Mul(op.Add(cells, one), source), op.Add(target, last)), target)
+    places = op.Range(zero, source, one)
+    inside = op.And(op.GreaterOrEqual(places, first), op.Less(places, end))
+    return op.Div(op.Cast(inside, to=_FLOAT), op.Cast(op.Sub(end, first), to=_FLOAT))
 
 
 def _bicubic_antialiased(

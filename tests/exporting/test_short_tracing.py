@@ -65,7 +65,7 @@ def test_images_are_padded_where_layers_pad_by_size() -> None:
     assert multiple("tf_efficientnet_lite0", output_stride=16) == 16
     assert multiple("tf_efficientnet_lite0", output_stride=32) == 32
     assert multiple("efficientnet_lite0", output_stride=16) == 1
-    assert multiple("mobilevit_xxs") == 64
+    assert multiple("mobilevit_xxs", output_stride=32) == 64
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_cr_tiny_224", "swinv2_tiny_window8_256"])

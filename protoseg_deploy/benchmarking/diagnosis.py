@@ -27,6 +27,8 @@ class Parts:
     queue_ms: float | None = None
     compute_ms: float | None = None
     remote: bool = False
+    int8: bool = False
+    """There is no lower precision."""
     cuda_graph: bool = False
 
 
@@ -70,13 +72,13 @@ def _of_server(parts: Parts) -> Diagnosis:
             "compressed images rather than arrays, keep connections open, use several clients at once (`protoseg "
             "load`), or move closer.",
         )
-    return Diagnosis("compute", _compute(_percent(compute, total), "a request"))
+    return Diagnosis("compute", _compute(_percent(compute, total), "a request", parts.int8))
 
 
 def _of_call(parts: Parts) -> Diagnosis:
     total, copies, engine = parts.arrays_ms, parts.copies_ms, parts.engine_ms
     if copies is None or engine is None:
-        return Diagnosis("compute", _compute("all", "a call"))
+        return Diagnosis("compute", _compute("all", "a call", parts.int8))
     around, copying = total - copies, copies - engine
     if _share(around, total) > _SHARE and around >= copying:
         return Diagnosis(
@@ -97,14 +99,12 @@ def _of_call(parts: Parts) -> Diagnosis:
             f"launch-bound: the host needs {_percent(parts.launch_ms, engine)} of the computing time to launch it. "
             f"Larger batches cost little more here{graph}.",
         )
-    return Diagnosis("compute", _compute(_percent(engine, total), "a call"))
+    return Diagnosis("compute", _compute(_percent(engine, total), "a call", parts.int8))
 
 
-def _compute(share: str, what: str) -> str:
-    return (
-        f"compute-bound: {share} of {what} is the network. A lower precision, a smaller input scale or a lighter "
-        "student makes it faster."
-    )
+def _compute(share: str, what: str, int8: bool) -> str:
+    means = "A smaller input scale" if int8 else "A lower precision, a smaller input scale"
+    return f"compute-bound: {share} of {what} is the network. {means} or a lighter student may make it faster."
 
 
 def _share(part: float, whole: float) -> float:

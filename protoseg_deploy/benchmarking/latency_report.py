@@ -93,6 +93,7 @@ class LatencyReport:
                 queue_ms=self.server_queue_ms,
                 compute_ms=self.server_compute_ms,
                 remote="request" in self.boundaries,
+                int8=self.info.precision == "int8",
                 cuda_graph=bool(self.info.cuda_graph),
             )
         )

@@ -153,6 +153,7 @@ def cli() -> None:
     Exit codes:    0  success
                    1  failure, or errors were found
                    2  invalid command line or recipe
+                   3  a latency that is not steady (bench --strict)
                  130  interrupted by Ctrl-C (143: by SIGTERM)
 
     Output with --json is UTF-8 whatever the locale. In all output, including files, bytes of file names that are not

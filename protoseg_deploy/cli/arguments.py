@@ -277,7 +277,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
         click.echo(printable(title))
     table = Table(header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(Text(fitted(column)), justify="left" if number == 0 else "right")
+        # Names differ at their ends: they are folded, not cut.
+        first = number == 0
+        table.add_column(
+            Text(fitted(column)), justify="left" if first else "right", overflow="fold" if first else "ellipsis"
+        )
     for row in rows:
         table.add_row(*(Text(fitted(str(cell))) for cell in row))
     Console().print(table)

@@ -49,13 +49,13 @@ class _Percent(Number):
 
 
 @click.command(name="bench", cls=Verb, short_help="Measure the latency of runtimes.")
-@click.argument("runtime_texts", nargs=-1, metavar="RUNTIME[@PRECISION][@BACKEND]...")
+@click.argument("runtime_texts", nargs=-1, metavar="[RUNTIME[@PRECISION][@BACKEND]]...")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per call.")
 @click.option(
     "--size",
     type=height_and_width,
     metavar="HxW",
-    help="Height and width of the images.  [default: 512x512, or the artefact's fixed size]",
+    help="Height and width of the images.  [default: the artefact's fixed size, that of --images, or 512x512]",
 )
 @click.option("--images", type=PATH, help="Folder of images to use, resized to --size.  [default: random noise]")
 @click.option("--masks", type=PATH, help="Masks of --images: measures the mIoU of each RUNTIME as well.")
@@ -87,7 +87,9 @@ class _Percent(Number):
 @click.option("--strict", is_flag=True, help="Exit with 3 if a latency is not steady.")
 @click.option("--compare", type=PATH, metavar="OLD.json", help="Exit with 1 if slower than in this output of --json.")
 @click.option("--max-slowdown", type=_Percent(0), metavar="PERCENT", help="Allowed by --compare.  [default: 10%]")
-@click.option("--read", type=PATH, multiple=True, metavar="FILE", help="Output of --json to show in the same table.")
+@click.option(
+    "--read", type=PATH, multiple=True, metavar="FILE", help="Output of --json to show in the same table; repeatable."
+)
 @click.option("--plot", type=PATH, metavar="FILE", help="Picture of mIoU over latency, .png or .svg.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the table that compares the RUNTIMEs as CSV.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the table that compares the RUNTIMEs as Markdown.")

@@ -59,7 +59,8 @@ def print_card(row: Row) -> None:
     ]
     print_table(["", *report.boundaries], rows, title=f"{row.text} ({info.kind}, {info.precision}, {info.device})")
     source = "random noise" if report.input == "random" else "real images"
-    threads = f", {info.threads} threads ({report.cores:.1f} cores busy)" if info.threads else ""
+    plural = "thread" if info.threads == 1 else "threads"
+    threads = f", {info.threads} {plural} (this process kept {report.cores:.1f} cores busy)" if info.threads else ""
     graph = {None: "", True: ", CUDA graph on", False: ", CUDA graph off"}[info.cuda_graph]
     digest = f", sha256 {row.digest[:12]}" if row.digest else ""
     click.echo(

@@ -101,6 +101,8 @@ def print_cards(rows: Sequence[Row], earlier: Sequence[MeasuredRow]) -> None:
         print_table([columns[number] for number in shown], [[line[number] for number in shown] for line in cells])
     if rows:
         _print_machine(rows[0].report.machine)
+    else:
+        click.echo("measured on " + ", ".join(dict.fromkeys(row.machine.gpu or row.machine.cpu for row in table)))
 
 
 def markdown(rows: Sequence[Row], earlier: Sequence[MeasuredRow]) -> str:
@@ -185,8 +187,10 @@ def _cells(
         cells.append(row.machine.gpu or row.machine.cpu)
     cells += [row.shown(name) for name in varied]
     if judged and row.miou_percent is not None:
-        interval = f" ({row.miou_low_percent or 0:.1f}–{row.miou_high_percent or 0:.1f})"
-        cells += [f"{row.miou_percent:.2f}{interval}", f"{row.agreement_percent or 0:.3f}"]
+        low, high = row.miou_low_percent, row.miou_high_percent
+        interval = "" if low is None or high is None else f" ({low:.2f}–{high:.2f})"
+        agreement = "–" if row.agreement_percent is None else f"{row.agreement_percent:.3f}"
+        cells += [f"{row.miou_percent:.2f}{interval}", agreement]
     elif judged:
         cells += ["–", "–"]
     return [

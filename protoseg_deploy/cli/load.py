@@ -139,6 +139,9 @@ def _report(
     title = f"{info.path}, sha256 {info.sha256[:12]}"
     print_table(columns, [_cells(point) for point in (closed, *points)], title=title)
     if knee is not None:
+        failed = [point.offered_per_second or 0.0 for point in points if not point.kept_up]
+        if any(rate < 0.95 * knee for rate in failed):
+            note("a lower rate was not kept up with: something else disturbs server or client; measure again.")
         click.echo(f"highest rate that the server kept up with: {knee:.1f} requests per second")
 
 
@@ -166,12 +169,12 @@ def _note_faults(points: "Sequence[LoadPoint]") -> None:
 def _note_other_tools(address: "ModelAddress", image: "UInt8Array", rates: "Sequence[float]", duration: float) -> None:
     """The same question to the tools of others."""
     height, width = image.shape[1:3]
-    span = f"{min(rates):g}:{max(rates):g}:{max(1.0, (max(rates) - min(rates)) / max(1, len(rates) - 1)):g}"
-    note(
-        f"with Triton's tool: perf_analyzer -m {address.model} -i {address.protocol} -u {address.host} "
-        f"--shape images:{height},{width},3 --request-rate-range {span} --request-distribution poisson "
-        f"--measurement-interval {round(1000 * duration)}"
-    )
+    for rate in dict.fromkeys(rates):
+        note(
+            f"with Triton's tool: perf_analyzer -m {address.model} -i {address.protocol} -u {address.host} "
+            f"--shape images:{height},{width},3 --request-rate-range {rate:g} --request-distribution poisson "
+            f"--measurement-interval {round(1000 * duration)}"
+        )
     note(
         f"an engine without a server: trtexec --loadEngine=FILE.engine --shapes=images:1x{height}x{width}x3 "
         f"--duration={duration:g}"

@@ -41,7 +41,7 @@ def test_accuracy_stands_beside_latency(data: Path) -> None:
     table = run("bench", "a", "b", *folders, *FAST, "--markdown").stdout
     head, line, first, second = table.splitlines()[:4]
     assert head.startswith("| runtime | digest | mIoU % (95 %) |")
-    assert first.startswith("| a | – | 100.00 (100.0–100.0) | 100.000 |")
+    assert first.startswith("| a | – | 100.00 (100.00–100.00) | 100.000 |")
     assert len({text.count("|") for text in (head, line, first, second)}) == 1
     assert "mIoU" in run("bench", "a", *folders, *FAST).stdout
 

@@ -3,15 +3,18 @@
 import copy
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import timm
 import torch
+from onnxscript.rewriter import RewriteRule, rewrite
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 
 from protoseg_deploy.exporting.tracing.padding import constant_same_padding
 from protoseg_deploy.exporting.tracing.resampling import translations
+from protoseg_deploy.exporting.tracing.rewriting import quick_mismatches
 from protoseg_deploy.exporting.tracing.window_attention import counted_windows, gather_windows
 from protoseg_deploy.models import Segmenter
 from protoseg_deploy.recipe import Model
@@ -122,3 +125,20 @@ def test_adaptive_average_pooling_equals_pytorch_at_any_size() -> None:
         images = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
         found = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
         np.testing.assert_allclose(found, pool(images).numpy(), atol=1e-5)
+
+
+def test_quick_mismatches_leave_matches_alone() -> None:
+    rule = RewriteRule(lambda op, x: (op.Relu(x), op.Neg(x)), lambda op, x: (op.Abs(x), op.Exp(x)))
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        both (float[4] x) => (float[4] first, float[4] second) {
+            shifted = Add (x, x)
+            rest = Relu (shifted)
+            opposite = Neg (shifted)
+            first = Sqrt (rest)
+            second = Sqrt (opposite)
+        }"""
+    )
+    with quick_mismatches():
+        found = rewrite(model, [rule])
+    assert [node.op_type for node in found.graph.node] == ["Add", "Abs", "Exp", "Sqrt", "Sqrt"]

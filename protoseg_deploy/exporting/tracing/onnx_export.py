@@ -22,6 +22,7 @@ from protoseg_deploy.errors import ProtosegError, UsageError, WriteError
 from protoseg_deploy.exporting.tracing.folding import fold_deviation
 from protoseg_deploy.exporting.tracing.padding import constant_same_padding
 from protoseg_deploy.exporting.tracing.resampling import translations
+from protoseg_deploy.exporting.tracing.rewriting import quick_mismatches
 from protoseg_deploy.exporting.tracing.window_attention import counted_windows, gather_windows
 from protoseg_deploy.files import scratch_path
 from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, class_map_dtype
@@ -191,8 +192,8 @@ def _cannot_trace(backbone: str, options: GraphOptions, error: Exception) -> Pro
 
 @contextlib.contextmanager
 def _short() -> Iterator[None]:
-    """Have parts of backbones compute the same with fewer operators than timm has for images of any size."""
-    with constant_same_padding(), counted_windows():
+    """Have parts of backbones compute the same with shorter formulas, and the exporter find what to rewrite sooner."""
+    with constant_same_padding(), counted_windows(), quick_mismatches():
         yield
 
 

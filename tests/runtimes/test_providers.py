@@ -13,6 +13,7 @@ from protoseg_deploy.bundles.finding import find_graph
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.runtimes import OnnxRuntime, open_runtime, providers
 from protoseg_deploy.runtimes.device_buffers import DeviceBuffers
+from protoseg_deploy.runtimes.stopwatch import no_mark
 from tests.runtimes.conftest import CPU, noise
 
 
@@ -118,6 +119,6 @@ def test_device_buffers_take_one_batch_after_the_other(folder: Path) -> None:
     first, second = noise(2, 24, 31), 255 - noise(2, 24, 31)
     session = ort.InferenceSession(folder / "bundle" / "model.onnx", providers=[CPU])
     buffers = DeviceBuffers(session, first.shape, np.uint8, "cpu", lambda run: run(None))
-    results = [buffers.compute(images) for images in (first, second[:, :, ::-1][:, :, ::-1])]
+    results = [buffers.compute(images, no_mark) for images in (first, second[:, :, ::-1][:, :, ::-1])]
     for result, images in zip(results, (first, second), strict=True):
         np.testing.assert_array_equal(result, runtime.predict(images))

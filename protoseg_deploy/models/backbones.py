@@ -196,9 +196,10 @@ def timm_module(name: str) -> str:
 
 
 def _pads_by_size(net: nn.Module) -> bool:
-    """Whether layers pad by SAME, as TensorFlow does: by an amount that depends on the size of their input."""
+    """Whether layers pad by SAME, as TensorFlow does: at strides above 1 by an amount that depends on the size."""
     same = (Conv2dSame, AvgPool2dSame, MaxPool2dSame)
-    return any(isinstance(layer, same) or getattr(layer, "same_pad", False) for layer in net.modules())
+    layers: list[Any] = [one for one in net.modules() if isinstance(one, same) or getattr(one, "same_pad", False)]
+    return any(max(layer.stride) > 1 for layer in layers)
 
 
 def _is_mobile(net: nn.Module) -> bool:

@@ -68,6 +68,7 @@ def test_images_are_padded_where_layers_pad_by_size() -> None:
     assert multiple("tf_efficientnet_lite0", output_stride=16) == 16
     assert multiple("tf_efficientnet_lite0", output_stride=32) == 32
     assert multiple("efficientnet_lite0", output_stride=16) == 1
+    assert multiple("resnet10t", output_stride=16) == 1  # SAME pooling of stride 1
     assert multiple("mobilevit_xxs", output_stride=32) == 64
 
 

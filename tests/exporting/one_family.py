@@ -8,7 +8,7 @@ import torch
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exporting.tracing.onnx_export import GraphOptions, export_onnx
-from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, Segmenter, build_segmenter
+from protoseg_deploy.models import DeployedSegmenter, NetworkSpec, build_segmenter, require_deployable
 from protoseg_deploy.recipe import Model
 from tests.exporting.families import CLASSES, Family, metadata, pictures
 
@@ -17,16 +17,16 @@ def buildable_model(family: Family) -> Model:
     """The ``model`` section of a family; with the decoder ``fpn`` for plain ViTs, whatever the family says.
 
     Raises:
-        UsageError: no segmentation network can be built of it.
+        UsageError: no segmentation network can be built of it and exported.
     """
     model = Model(backbone=family.backbone, weights="none", decoder=family.decoder, decoder_channels=16)
     try:
-        with torch.device("meta"):
-            Segmenter(model, len(CLASSES))
+        require_deployable(model)
     except UsageError as error:
         if "plain ViT" not in error.message:
             raise
-        return model.model_copy(update={"decoder": "fpn"})
+        model = model.model_copy(update={"decoder": "fpn"})
+        require_deployable(model)
     return model
 
 

@@ -20,6 +20,7 @@ from timm.models.davit import DaVitStage, SpatialBlock
 from timm.models.swin_transformer import SwinTransformerStage
 from timm.models.swin_transformer_v2 import SwinTransformerV2Stage
 from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrStage
+from timm.models.twins import LocallyGroupedAttn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,8 +30,13 @@ _SWINS = (SwinTransformerStage, SwinTransformerV2Stage, SwinTransformerV2CrStage
 
 
 def gather_windows(network: nn.Module) -> None:
-    """Have the Swins, for images of any size, and DaViTs in a network compute the same by gathering; in place."""
+    """Have the Swins, for images of any size, and DaViTs in a network compute the same by gathering; in place.
+
+    A Twins keeps its windows in an axis of their own, with which the exporter does not take the fused operator.
+    """
     for stage in network.modules():
+        if isinstance(stage, LocallyGroupedAttn):
+            stage.fused_attn = False
         if not isinstance(stage, (*_SWINS, DaVitStage)):
             continue
         layouts: dict[Any, _Layout] = {}

@@ -139,7 +139,7 @@ def _in_a_process(name: str, limit_s: int) -> dict[str, Any]:
 @click.argument("results", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--one", metavar="NETWORK", help="Try one network and print what happened.")
 @click.option("--limit", default=200, show_default=True, help="Seconds of processor time for one network.")
-@click.option("--markdown", type=click.Path(path_type=Path), help="Replace the tables of this page.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write the page here.")
 def main(results: Path, one: str | None, limit: int, markdown: Path | None) -> None:
     """Try what RESULTS lacks."""
     if one is not None:
@@ -152,6 +152,29 @@ def main(results: Path, one: str | None, limit: int, markdown: Path | None) -> N
         with results.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         click.echo(json.dumps(rows[-1]))
+    if markdown is not None:
+        markdown.write_text(page(rows), encoding="utf-8")
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """What was found, as a page."""
+    done = ["| timm module | network | image sizes | processor seconds | equal pixels (%) |", "|---|---|---|---|---|"]
+    refused = ["| timm module | network | why |", "|---|---|---|"]
+    for row in sorted(rows, key=lambda row: (row["module"], row["network"])):
+        name = f"| {row['module']} | {row['network']} |"
+        if "seconds" in row:
+            size = row["size"] if row["size"] == "any" else f"one; any: {row.get('fault', '')}"
+            done.append(f"{name} {size} | {row['seconds']} | {100 * row['agreement']:.2f} |")
+        else:
+            refused.append(f"{name} {str(row.get('fault', '')).removeprefix('model.backbone: ')} |")
+    head = (
+        "# Backbones\n\nOf each module of timm the smallest network that a segmentation network can be built of, and a "
+        "few more, exported\nwith random weights by `python benchmarks/backbone_families.py RESULTS --markdown "
+        "docs/backbones.md`: processor time\nof the export with one thread, and the pixels to which ONNX Runtime and "
+        "PyTorch give the same class, at two sizes.\n\n## Exported\n\n"
+    )
+    rest = "\n\n## Refused by `check` and before training\n\n"
+    return head + "\n".join(done) + rest + "\n".join(refused) + "\n"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from protoseg_deploy.models.pretrained import cannot_fetch, pretrained_source
 from protoseg_deploy.recipe.loading import did_you_mean
 
 _MOBILE_PARAMETERS = 12_000_000
+_PLAIN_VITS = {"beit", "deit", "eva", "naflexvit", "vision_transformer", "vision_transformer_hybrid", "xcit"}
+"""Modules of timm whose networks are plain ViTs: a stem, then blocks of one stride."""
 _MULTIPLES = {"davit": 1, "mobilevit": 2}
 """Modules of timm whose networks pad or resize what they are given, stage by stage, which cannot be traced for images
 of any size, or makes longer formulas with every stage; and the multiples of their stride at which they do not."""
@@ -187,7 +189,7 @@ def _pyramid_indices(name: str) -> tuple[int, ...]:
 
 def is_plain_vit(name: str) -> bool:
     """Whether the maps of a network, by timm's name, all have one stride."""
-    return timm_module(name) in {"vision_transformer", "eva", "deit", "beit"}
+    return timm_module(name) in _PLAIN_VITS
 
 
 def timm_module(name: str) -> str:

@@ -36,6 +36,14 @@ def test_all_maps_of_a_vit_pass_its_last_normalisation(name):
             torch.testing.assert_close(plain.var(2, correction=0), torch.ones(2, 32), atol=1e-2, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "vit_tiny_r_s16_p8_224"])
+def test_what_has_blocks_of_one_stride_is_a_vit(name):
+    network = Segmenter(Model(backbone=name, weights="none", decoder="fpn", decoder_channels=8), 3).eval()
+    assert network.backbone.is_plain_vit
+    with torch.inference_mode():
+        assert network(torch.randint(0, 256, (1, 3, 70, 61), dtype=torch.uint8)).shape == (1, 3, 70, 61)
+
+
 def step(name, decoder):
     """A network of such a backbone after a backward pass, and its logits."""
     torch.manual_seed(0)

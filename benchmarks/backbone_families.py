@@ -1,6 +1,6 @@
 """Which backbones of timm can be exported, and how long it takes: docs/backbones.md.
 
-    python benchmarks/backbone_families.py RESULTS.jsonl [--markdown docs/backbones.md]
+    python -m benchmarks.backbone_families RESULTS.jsonl [--markdown docs/backbones.md]
 
 Of each module of timm the smallest network that a segmentation network can be built of is exported, and a few more:
 with random weights, for images of any size, or bound to one where that fails. ONNX Runtime has to compute the class
@@ -9,6 +9,7 @@ which other processes disturb less than the time on the clock. What is in RESULT
 """
 
 import json
+import math
 import os
 import resource
 import subprocess
@@ -24,8 +25,8 @@ import timm
 import torch
 
 from protoseg_deploy.errors import ProtosegError
-from tests.exporting.families import Family
-from tests.exporting.one_family import buildable_model, class_maps_agree, export_family
+from protoseg_deploy.models.backbones import timm_module
+from tests.exporting.one_family import class_maps_agree, deployable_spec, export_network, random_network
 
 MORE = (
     "caformer_s18",
@@ -59,57 +60,61 @@ MORE = (
 """Networks that differ from the smallest one of their module."""
 _SIZES = ((97, 131), (160, 96))
 _BOUND = (128, 160)
-
-
-def modules() -> dict[str, list[str]]:
-    """Networks of each module of timm, the smallest first."""
-    found: dict[str, list[tuple[int, str]]] = {}
-    for name in timm.list_models():
-        try:
-            with torch.device("meta"):
-                model: Any = timm.create_model(name, pretrained=False, num_classes=0)
-        except Exception:  # noqa: S112 - of any kind: code of a thousand models
-            continue
-        found.setdefault(_module(name), []).append((sum(p.numel() for p in model.parameters()), name))
-    return {module: [name for _, name in sorted(names)] for module, names in sorted(found.items())}
-
-
-def _module(name: str) -> str:
-    return timm.model_entrypoint(name).__module__.rpartition(".")[2]
+_TABLES = "## Measured"
+"""Heading of the tables in the page."""
 
 
 def candidates(known: set[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
     """Module, network, and why none of the module can be built, or nothing; without those that are known."""
-    tried = {module for module, _ in known}
-    for module, names in modules().items():
-        if module in tried:
-            continue
-        fault = ""
-        for name in names:
-            try:
-                buildable_model(Family(name, "lraspp"))
-            except ProtosegError as error:
-                fault = fault or error.message
-            else:
-                yield module, name, ""
-                break
+    modules: dict[str, list[str]] = {}
+    for name in timm.list_models():
+        modules.setdefault(timm_module(name), []).append(name)
+    done = {module for module, _ in known}
+    for module, names in sorted(modules.items()):
+        if module not in done:
+            yield (module, *_smallest(names))
+    yield from ((timm_module(name), name, "") for name in MORE if (timm_module(name), name) not in known)
+
+
+def _smallest(names: list[str]) -> tuple[str, str]:
+    """The smallest network that can be built, or the smallest of all and why it cannot."""
+    first = ("", "")
+    for name in sorted(names, key=_parameters):
+        try:
+            deployable_spec(name)
+        except ProtosegError as error:
+            first = first if first[0] else (name, error.message)
         else:
-            yield module, names[0], fault
-    yield from ((_module(name), name, "") for name in MORE if (_module(name), name) not in known)
+            return name, ""
+    return first
+
+
+def _parameters(name: str) -> float:
+    try:
+        with torch.device("meta"):
+            model: Any = timm.create_model(name, pretrained=False, num_classes=0)
+    except Exception:  # of any kind: code of a thousand models
+        return float("inf")
+    return float(sum(parameter.numel() for parameter in model.parameters()))
 
 
 def try_network(name: str) -> dict[str, Any]:
     """What happens to one network; run in a process of its own."""
     torch.set_num_threads(1)
     row: dict[str, Any] = {}
+    try:
+        spec = deployable_spec(name)
+    except ProtosegError as error:
+        return {"fault": error.message}
+    segmenter = random_network(spec)
     for size in (None, _BOUND):
         begin = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
             try:
-                deployed = export_family(Family(name, "lraspp", size), path)
+                export_network(segmenter, spec, path, size)
                 seconds = time.process_time() - begin
-                agreement = min(class_maps_agree(path, deployed, each) for each in ([size] if size else _SIZES))
+                agreement = min(class_maps_agree(path, segmenter, each) for each in ([size] if size else _SIZES))
             except Exception as error:  # of any kind: ONNX Runtime has its own
                 reason = error.message if isinstance(error, ProtosegError) else str(error)
                 row["fault"] = (reason.splitlines() or [type(error).__name__])[0][:300]
@@ -120,7 +125,7 @@ def try_network(name: str) -> dict[str, Any]:
 
 def _in_a_process(name: str, limit_s: int) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, __file__, "--one", name, "-"],
+        [sys.executable, "-m", "benchmarks.backbone_families", "--one", name, "-"],
         capture_output=True,
         text=True,
         check=False,
@@ -153,28 +158,21 @@ def main(results: Path, one: str | None, limit: int, markdown: Path | None) -> N
             file.write(json.dumps(rows[-1]) + "\n")
         click.echo(json.dumps(rows[-1]))
     if markdown is not None:
-        markdown.write_text(page(rows), encoding="utf-8")
+        head = markdown.read_text(encoding="utf-8").partition(_TABLES)[0]
+        markdown.write_text(head + _TABLES + _tables(rows), encoding="utf-8")
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """What was found, as a page."""
-    done = ["| timm module | network | image sizes | processor seconds | equal pixels (%) |", "|---|---|---|---|---|"]
+def _tables(rows: list[dict[str, Any]]) -> str:
+    exported = ["| timm module | network | image sizes | export (s) | equal pixels (%) |", "|---|---|---|---|---|"]
     refused = ["| timm module | network | why |", "|---|---|---|"]
     for row in sorted(rows, key=lambda row: (row["module"], row["network"])):
-        name = f"| {row['module']} | {row['network']} |"
+        start = f"| {row['module']} | `{row['network']}` |"
         if "seconds" in row:
-            size = row["size"] if row["size"] == "any" else f"one; any: {row.get('fault', '')}"
-            done.append(f"{name} {size} | {row['seconds']} | {100 * row['agreement']:.2f} |")
+            equal = math.floor(row["agreement"] * 1e4) / 100
+            exported.append(f"{start} {row['size']} | {row['seconds']} | {equal:.2f} |")
         else:
-            refused.append(f"{name} {str(row.get('fault', '')).removeprefix('model.backbone: ')} |")
-    head = (
-        "# Backbones\n\nOf each module of timm the smallest network that a segmentation network can be built of, and a "
-        "few more, exported\nwith random weights by `python benchmarks/backbone_families.py RESULTS --markdown "
-        "docs/backbones.md`: processor time\nof the export with one thread, and the pixels to which ONNX Runtime and "
-        "PyTorch give the same class, at two sizes.\n\n## Exported\n\n"
-    )
-    rest = "\n\n## Refused by `check` and before training\n\n"
-    return head + "\n".join(done) + rest + "\n".join(refused) + "\n"
+            refused.append(f"{start} {row['fault'].removeprefix('model.backbone: ')} |")
+    return "\n".join(["", "", "### Exported", "", *exported, "", "### Refused", "", *refused, ""])
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def network(family: Family) -> tuple[Segmenter, NetworkSpec]:
     )
     segmenter = build_segmenter(spec)
     _shorten(segmenter)
-    _liven(segmenter)
+    liven(segmenter)
     return segmenter.eval(), spec
 
 
@@ -152,7 +152,7 @@ def _shorten(segmenter: Segmenter) -> None:
 
 
 @torch.no_grad()
-def _liven(segmenter: Segmenter) -> None:
+def liven(segmenter: Segmenter) -> None:
     """Statistics of normalisations, scales of layers and the head, as if it had been trained."""
     for name, parameter in segmenter.named_parameters():
         if name.endswith("gamma") and float(parameter.max()) < 1e-2:

@@ -142,13 +142,16 @@ def _count(side: int, window: int) -> int:
 def _rolled(side: int, padded: int, shift: int) -> Tensor:
     """``[padded]``: the pixel that comes to each place when a side is rolled, then padded; `side` for the padding."""
     places = torch.arange(padded)
+    if not shift:
+        return places.clamp(max=side)
     return torch.where(places < side - shift, places + shift, torch.where(places < side, places + shift - side, side))
 
 
 def _place(side: int, window: int, shift: int) -> tuple[Tensor, Tensor]:
     """``[side]`` each: window, and place in it, to which each pixel of a side comes when it is rolled."""
-    pixels = torch.arange(side)
-    places = torch.where(pixels >= shift, pixels - shift, pixels - shift + side)
+    places = torch.arange(side)
+    if shift:
+        places = torch.where(places >= shift, places - shift, places - shift + side)
     number = torch.div(places, window, rounding_mode="floor")
     return number, places - number * window
 

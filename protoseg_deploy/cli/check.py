@@ -1,6 +1,5 @@
 """``protoseg check``: check the data of a recipe before training."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -34,7 +33,7 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from protoseg_deploy.data import examine_data, find_data
     from protoseg_deploy.errors import DataError
-    from protoseg_deploy.models import export_warnings, require_deployable
+    from protoseg_deploy.models import require_deployable
     from protoseg_deploy.recipe import load_recipe
 
     data = (loaded := load_recipe(recipe, overrides)).data
@@ -48,7 +47,6 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
         raise
     with progress_bar("checking", hidden=as_json) as show:
         report = examine_data(loaded, sets, progress=show, faults=faults)
-    report = replace(report, warnings=(*report.warnings, *export_warnings(loaded.model)))
     if as_json:
         print_json(report.as_document())
     else:

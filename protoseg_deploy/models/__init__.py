@@ -1,7 +1,6 @@
 """Networks: timm backbone, decoder, linear head; their files; what is deployed of them."""
 
 from protoseg_deploy.models.deployed import DeployedSegmenter, class_map_dtype, scale_images
-from protoseg_deploy.models.exportability import export_warnings
 from protoseg_deploy.models.saved import (
     NetworkSpec,
     build_segmenter,
@@ -34,7 +33,6 @@ __all__ = [
     "class_map_dtype",
     "count_parameters",
     "default_stride",
-    "export_warnings",
     "load_backbone_weights",
     "load_network",
     "load_prototypes",

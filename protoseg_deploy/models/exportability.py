@@ -1,19 +1,17 @@
-"""Backbones that train and cannot be exported, or for one size of images only.
+"""Backbones that a network can be built of, and that cannot be deployed.
 
-As found by `benchmarks/backbone_families.py` on one network of each module of timm (docs/backbones.md); `make
-test-families` fails where this table is no longer what happens.
+As found by `benchmarks/backbone_families.py` (docs/backbones.md); `make test-families` fails where this table is no
+longer what happens. All other refusals are those of `Backbone`, which finds out by itself.
 """
 
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.models.backbones import registered_name, timm_module
 from protoseg_deploy.recipe import Model
 
-NOT_EXPORTABLE: dict[str, str] = {}
-"""Reason by module of timm."""
-ONE_SIZE = {
-    "mvitv2": "its relative positions end at the size of its pretraining, which no side may exceed",
+NOT_EXPORTABLE = {
+    "mvitv2": "no side of an image may exceed the 224 pixels of its pretraining, where its relative positions end",
 }
-"""Reason by module of timm; `protoseg export --size` binds the graph."""
+"""Reason by module of timm."""
 
 
 def require_exportable(spec: Model) -> None:
@@ -25,14 +23,6 @@ def require_exportable(spec: Model) -> None:
     reason = NOT_EXPORTABLE.get(timm_module(registered_name(spec.backbone)))
     if reason is not None:
         raise UsageError(
-            f"model.backbone: {spec.backbone} cannot be exported: {reason}",
+            f"model.backbone: {spec.backbone} cannot be exported for images of any size: {reason}",
             "Choose another backbone; docs/backbones.md lists those that can.",
         )
-
-
-def export_warnings(spec: Model) -> list[str]:
-    """What an export of this backbone will ask for."""
-    reason = ONE_SIZE.get(timm_module(registered_name(spec.backbone)))
-    if reason is None:
-        return []
-    return [f"{spec.backbone} can be exported for one size of images only ({reason}): `protoseg export --size HxW`"]

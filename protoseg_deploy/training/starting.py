@@ -7,7 +7,7 @@ from typing import Any
 
 from protoseg_deploy.data import DataSets, find_data, with_measured_range
 from protoseg_deploy.distributed import world
-from protoseg_deploy.models import export_warnings, require_buildable
+from protoseg_deploy.models import require_buildable
 from protoseg_deploy.recipe import Recipe, class_table
 from protoseg_deploy.training.loop import MethodBuilder, Trainer
 from protoseg_deploy.training.processes import process_group, wait_for_others
@@ -70,7 +70,7 @@ def _train(
         run.refuse_to_overwrite()
     recipe = with_measured_range(recipe, sets)
     if not resume and world().is_first and check is not None:
-        warnings = [*check(recipe, sets), *export_warnings(recipe.model)]
+        warnings = check(recipe, sets)
     wait_for_others()
     fresh = not (resume and run.checkpoints.paths())
     trainer = Trainer(recipe, run, sets, build_method, initial_weights=fresh, quiet=quiet)

@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint test-gpu test-all-engines test-corpus test-triton clean
+.PHONY: demo test lint test-gpu test-all-engines test-families test-corpus test-triton clean
 
 # Builds .venv once; rebuilt when the dependencies change.
 $(STAMP): pyproject.toml constraints.txt
@@ -30,6 +30,11 @@ test-gpu: $(STAMP)
 # `make test` makes a spread of them.
 test-all-engines: $(STAMP)
 	PROTOSEG_ALL_ENGINES=1 $(BIN)/python -m pytest tests/exporting/test_engines.py tests/exporting/test_quantization.py -n auto
+
+# One network of every module of timm, exported and compared with PyTorch, and how long each took; half an hour on two
+# cores. `make test` tries two.
+test-families: $(STAMP)
+	PROTOSEG_EVERY_FAMILY=1 $(BIN)/python -m pytest tests/exporting/test_every_family.py -n auto --durations 0 --durations-min 0.01
 
 # All broken and hostile inputs; `make test` tries every eighth one.
 test-corpus: $(STAMP)

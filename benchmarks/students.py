@@ -48,7 +48,7 @@ BACKBONES = (
     "repvit_m0_9",
     "resnet18",
 )
-DECODERS = {"lraspp": 16, "fpn_lite": 32, "fpn": 32, "deeplabv3plus": 16}
+DECODERS = {"lraspp": 32, "fpn_lite": 32, "fpn": 32, "deeplabv3plus": 16}
 """With the output stride each is measured at; backbones that cannot be dilated keep their own."""
 CLASSES = ClassTable(tuple(f"class{n}" for n in range(11)), tuple((n, 2 * n, 255 - n) for n in range(11)))
 SIDE, SECONDS = 512, 3.0

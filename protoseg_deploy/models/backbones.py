@@ -55,26 +55,30 @@ class Backbone(nn.Module):
         self.is_plain_vit = len(set(self.strides)) == 1
         self.is_mobile = _is_mobile(self.net)
         self._channels_last_output = _is_channels_last(self.net)
-        any_size = self._map_sizes(97, 131, options) == self._full_cover(97, 131) and not _pads_by_size(self.net)
-        multiple = _MULTIPLES.get(timm_module(known), 0 if any_size else 1)
-        self.size_multiple = multiple * max(self.strides) or 1
-        if self.size_multiple > 1:
-            self._require_maps_of_any_size(options)
+        self.size_multiple = self._least_multiple(options)
 
-    def _require_maps_of_any_size(self, options: dict[str, Any]) -> None:
-        height, width = 3 * self.size_multiple, 4 * self.size_multiple
-        sizes = self._map_sizes(height, width, options)
-        if not sizes:
-            raise UsageError(
-                f"model.backbone: {self.name} takes images of one size only", "Choose a backbone that takes any size."
-            )
-        if sizes != self._full_cover(height, width):
+    def _least_multiple(self, options: dict[str, Any]) -> int:
+        """What `size_multiple` says: where windows have to fill the maps, the side of the images of the pretraining."""
+        any_size = self._map_sizes(97, 131, options) == self._full_cover(97, 131) and not _pads_by_size(self.net)
+        times = _MULTIPLES.get(timm_module(self._known), 0 if any_size else 1)
+        if not times:
+            return 1
+        fault = ""
+        config: Any = timm.get_pretrained_cfg(self._known)
+        multiples: list[int] = [times * max(self.strides), *([config.input_size[1]] if config else [])]
+        for multiple in multiples:
+            height, width = 3 * multiple, 4 * multiple
+            sizes = self._map_sizes(height, width, options)
+            if sizes == self._full_cover(height, width):
+                return multiple
             shown = ", ".join(f"{rows}x{columns}" for rows, columns in sizes)
-            raise UsageError(
-                f"model.backbone: the maps of {self.name} are not those of a pyramid: of an image of {height}x{width} "
-                f"pixels they have {shown}, where its strides are {self.strides}",
-                "Choose another backbone.",
+            fault = fault or (
+                f"the maps of {self.name} are not those of a pyramid: of an image of {height}x{width} pixels they have "
+                f"{shown}, where its strides are {self.strides}"
+                if sizes
+                else f"{self.name} takes images of one size only"
             )
+        raise UsageError(f"model.backbone: {fault}", "Choose a backbone that takes any size: docs/backbones.md.")
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Feature maps of a normalised image ``[B,3,H,W]``, sides multiples of `size_multiple`."""

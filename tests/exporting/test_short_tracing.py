@@ -70,6 +70,7 @@ def test_images_are_padded_where_layers_pad_by_size() -> None:
     assert multiple("efficientnet_lite0", output_stride=16) == 1
     assert multiple("resnet10t", output_stride=16) == 1  # SAME pooling of stride 1
     assert multiple("mobilevit_xxs", output_stride=32) == 64
+    assert multiple("test_maxvit") == 160
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_cr_tiny_224", "swinv2_tiny_window8_256"])

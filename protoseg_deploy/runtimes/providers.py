@@ -16,6 +16,7 @@ from typing import Any
 
 import onnxruntime as ort
 import torch
+from google.protobuf.message import DecodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from platformdirs import user_cache_path
 
@@ -23,7 +24,7 @@ from protoseg_deploy.bundles.graph import Graph, unreadable
 from protoseg_deploy.bundles.precisions import SPECS
 from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import ProtosegError, UsageError
-from protoseg_deploy.runtimes.rounding import loadable_on_cpu
+from protoseg_deploy.runtimes.cpu_graph import loadable_on_cpu
 from protoseg_deploy.time_limit import time_limit
 
 ort.disable_telemetry_events()  # also where the library was loaded before this package could switch them off
@@ -161,10 +162,9 @@ def _session(graph: Graph, provider: str, precision: Precision, threads: int) ->
     if provider == "cpu":
         _register_allocator()
         options.add_session_config_entry("session.use_env_allocators", "1")
-    if provider == "cpu" and SPECS[precision].low_type is not None:
         try:
             source = loadable_on_cpu(graph.file)
-        except (RuntimeError, TypeError, ValueError) as error:  # types that contradict each other
+        except (DecodeError, RuntimeError, TypeError, ValueError) as error:
             raise unreadable(graph.file, str(error)) from None
         folder = str(graph.file.absolute().parent)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)

@@ -6,31 +6,11 @@ precision takes float32 and what it gives is rounded to its type, which is what 
 GPU does. Only the order in which a sum is accumulated is left to the kernel, as it is on any device.
 """
 
-from pathlib import Path
-
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from protoseg_deploy.bundles.element_types import element_types
 
 _LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-
-
-def loadable_on_cpu(path: Path) -> Path | bytes:
-    """What to give ONNX Runtime's CPU provider for a graph: the file itself, or its emulation if it has low precision.
-
-    A graph given as bytes has lost its folder: where its weights are external, the session needs the option
-    ``session.model_external_initializers_file_folder_path``, set to the folder of `path`.
-
-    Raises:
-        google.protobuf.message.DecodeError: `path` is no ONNX file.
-        OSError: it cannot be read.
-    """
-    model = onnx.load(path, load_external_data=False)
-    if not has_low_precision(model):
-        return path
-    content: bytes = emulate_rounding(model).SerializeToString()
-    return content
 
 
 def has_low_precision(model: ModelProto) -> bool:

@@ -13,7 +13,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from protoseg_deploy.bundles.element_types import element_types
 from protoseg_deploy.exporting.low_precision.casting import cast_graph
 from protoseg_deploy.exporting.tracing.onnx_export import save_graph
-from protoseg_deploy.runtimes.rounding import emulate_rounding, loadable_on_cpu
+from protoseg_deploy.runtimes.cpu_graph import loadable_on_cpu
+from protoseg_deploy.runtimes.rounding import emulate_rounding
 from tests.exporting.families import Family, exported, pictures
 
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}

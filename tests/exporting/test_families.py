@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from protoseg_deploy.models import DeployedSegmenter, Segmenter
-from protoseg_deploy.runtimes.rounding import loadable_on_cpu
+from protoseg_deploy.runtimes.cpu_graph import loadable_on_cpu
 from tests.exporting.families import CLASSES, FAMILIES, Family, exported, network, pictures
 
 # What TensorRT refuses or only takes with conditions.

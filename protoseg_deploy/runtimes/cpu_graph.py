@@ -1,0 +1,26 @@
+"""Graphs as ONNX Runtime's CPU provider gets them."""
+
+from pathlib import Path
+
+import onnx
+
+from protoseg_deploy.runtimes.rounding import emulate_rounding, has_low_precision
+from protoseg_deploy.runtimes.sparse_argmax import with_sparse_argmax
+
+
+def loadable_on_cpu(path: Path) -> bytes:
+    """A graph whose low precision is emulated, and whose logits are upsampled where classes meet.
+
+    It has lost its folder: where its weights are external, the session needs the option
+    ``session.model_external_initializers_file_folder_path``, set to the folder of `path`.
+
+    Raises:
+        google.protobuf.message.DecodeError: `path` is no ONNX file.
+        OSError: it cannot be read.
+        RuntimeError, TypeError, ValueError: its types contradict each other.
+    """
+    model = onnx.load(path, load_external_data=False)
+    if has_low_precision(model):
+        model = emulate_rounding(model)
+    content: bytes = with_sparse_argmax(model).SerializeToString()
+    return content

@@ -176,8 +176,8 @@ def _tables(rows: list[dict[str, Any]]) -> str:
     modules = len({row["module"] for row in rows if "seconds" in row})
     intro = [
         "Of every module of timm the smallest network that can be built, and a few more, with random weights and the",
-        "decoder `lraspp` (`fpn` on plain ViTs): processor time of the export with one thread, and the pixels of two images",
-        "of 97×131 and 160×96 to which ONNX Runtime and PyTorch give the same class. Networks of",
+        "decoder `lraspp` (`fpn` on plain ViTs): processor time of the export with one thread, and the pixels of two",
+        "images of 97×131 and 160×96 to which ONNX Runtime and PyTorch give the same class. Networks of",
         f"{modules} modules can be exported, all in less than {math.ceil(slowest + 1e-9)} s.",
     ]
     return "\n".join(["", "", *intro, "", "### Exported", "", *exported, "", "### Refused", "", *refused, ""])

@@ -23,17 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
+from protoseg_deploy.benchmarking.inputs import ImageBatch
 from protoseg_deploy.benchmarking.latency import measure_interleaved
 from protoseg_deploy.benchmarking.machine import describe_machine
 from protoseg_deploy.evaluation.samples import folder_samples
 from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.files import write_atomically
-from protoseg_deploy.models import NetworkSpec, build_segmenter, count_parameters, save_network
-from protoseg_deploy.recipe import ClassTable, Model
+from protoseg_deploy.models import NetworkSpec, Segmenter, build_segmenter, count_parameters, save_network
+from protoseg_deploy.recipe import ClassTable, ImageReading, Model
 from protoseg_deploy.runtimes.opening import open_runtime
 
 BACKBONES = (
@@ -52,6 +55,7 @@ DECODERS = {"lraspp": 32, "fpn_lite": 32, "fpn": 32, "deeplabv3plus": 16}
 """With the output stride each is measured at; backbones that cannot be dilated keep their own."""
 CLASSES = ClassTable(tuple(f"class{n}" for n in range(11)), tuple((n, 2 * n, 255 - n) for n in range(11)))
 SIDE, SECONDS = 512, 3.0
+_MIXED = 0.2
 _CALIBRATED = 4
 """Images; weights are random, and only their speed counts."""
 PATH = click.Path(path_type=Path)
@@ -86,7 +90,7 @@ def measure_backbone(results: Results, backbone: str, work: Path, images: Path) 
     runtimes = [open_runtime(yardstick, device="cpu", threads=1, precision="fp32")]
     for bundle in bundles.values():
         runtimes += [open_runtime(bundle, device="cpu", threads=1, precision=each) for each in ("fp32", "int8")]
-    reports = measure_interleaved(runtimes, size=(SIDE, SIDE), seconds=SECONDS)
+    reports = measure_interleaved(runtimes, images=_photo(images), seconds=SECONDS)
     machine = describe_machine()
     for number, decoder in enumerate(todo):
         fp32, int8 = reports[1 + 2 * number : 3 + 2 * number]
@@ -125,13 +129,40 @@ def _bundle(backbone: str, decoder: str, work: Path, images: Path) -> Path:
     if not folder.is_dir():
         network = work / f"{backbone}-{decoder}.safetensors"
         torch.manual_seed(0)
-        segmenter = build_segmenter(_spec(backbone, decoder))
-        save_network(network, segmenter.state_dict(), NetworkSpec(segmenter.spec, CLASSES))
+        segmenter = build_segmenter(_spec(backbone, decoder)).eval()
         samples = folder_samples(images)[:_CALIBRATED]
+        _favour_a_class(segmenter, _photo(images))
+        save_network(network, segmenter.state_dict(), NetworkSpec(segmenter.spec, CLASSES))
         calibration = Calibration([sample.image for sample in samples], max_drop=100.0)
         options = {"calibration": calibration, "samples": samples, "verify": False}
         export_bundle(network, folder, precisions=("fp32", "int8"), **options)
     return folder
+
+
+def _photo(images: Path) -> NDArray[np.uint8]:
+    """``[1,SIDE,SIDE,3]``."""
+    return ImageBatch(images, 1, ImageReading(), (SIDE, SIDE)).read()
+
+
+def _favour_a_class(segmenter: Segmenter, images: NDArray[np.uint8]) -> None:
+    """Raise the bias of one class until classes meet in as many places as after training.
+
+    Upsampling takes longest where they meet. In trained networks the argmax differs between four neighbouring logits in
+    16 to 22 % of all places of CamVid's images; with random weights it does nearly everywhere.
+    """
+    with torch.no_grad():
+        logits = segmenter.forward_features(torch.from_numpy(images).permute(0, 3, 1, 2)).logits[0]
+        low, high = 0.0, float(logits.max() - logits.min())
+        for _ in range(30):
+            bias = (low + high) / 2
+            raised = logits.clone()
+            raised[0] += bias
+            winner = raised.argmax(0)
+            corners = (winner[:-1, :-1], winner[:-1, 1:], winner[1:, :-1], winner[1:, 1:])
+            mixed = torch.stack([corner != corners[0] for corner in corners]).any(0).float().mean()
+            low, high = (bias, high) if mixed > _MIXED else (low, bias)
+        assert segmenter.head.bias is not None
+        segmenter.head.bias[0] += high
 
 
 def distil_student(results: Results, backbone: str, decoder: str, work: Path, teacher: Path, weights: Path) -> None:

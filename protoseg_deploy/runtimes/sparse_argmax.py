@@ -237,7 +237,8 @@ def _fill(nodes: Nodes, cells: _Cells, logits: str, dtype: int) -> str:
     upsampled = _blend(
         nodes, cells, logits, mixed, rows.weights(nodes, row_start), columns.weights(nodes, column_start)
     )
-    replaced = nodes.op("Cast", nodes.op("ArgMax", upsampled, axis=3, keepdims=0), to=dtype)
+    winner = nodes.op("Cast", nodes.op("ArgMax", upsampled, axis=3, keepdims=0), to=dtype)
+    replaced = nodes.op("Transpose", winner, perm=[0, 2, 1])
 
     # Whole lines again: a block is repeated as a column, and all columns transposed.
     block = nodes.op("Concat", columns.times, rows.times, axis=0)
@@ -257,7 +258,10 @@ def _fill(nodes: Nodes, cells: _Cells, logits: str, dtype: int) -> str:
 def _blend(
     nodes: Nodes, cells: _Cells, logits: str, mixed: str, along_rows: tuple[str, str], along_columns: tuple[str, str]
 ) -> str:
-    """``[M,times,times,C]`` upsampled logits of the mixed cells: first along the width, as the plain form does it."""
+    """``[M,times,times,C]`` upsampled logits of the mixed cells: first along the width, as the plain form does it.
+
+    Rows come before columns: a weight is then multiplied with many neighbouring numbers.
+    """
     rows, columns = cells.rows, cells.columns
     row = nodes.op("Mod", mixed, rows.cells)
     line = nodes.op("Div", mixed, rows.cells)
@@ -275,8 +279,8 @@ def _blend(
             begin = nodes.op("Mul", nodes.op("Add", image, nodes.op("Gather", horizontal, column)), rows.size)
             corner = nodes.op("Gather", flat, nodes.op("Add", begin, offset))
             parts.append(nodes.op("Mul", nodes.op("Unsqueeze", corner, [1]), weight))
-        blended.append(nodes.op("Unsqueeze", nodes.op("Add", *parts), [2]))
-    top, bottom = (nodes.op("Unsqueeze", nodes.op("Gather", each, row), [1, 3]) for each in along_rows)
+        blended.append(nodes.op("Unsqueeze", nodes.op("Add", *parts), [1]))
+    top, bottom = (nodes.op("Unsqueeze", nodes.op("Gather", each, row), [2, 3]) for each in along_rows)
     # To `Resize` the second step of the plain form is an image one pixel wide, whose only column is also its next one:
     # it adds either of the two lines twice, with half of its weight.
     half = nodes.op("Mul", blended[1], nodes.op("Mul", bottom, 0.5))

@@ -33,11 +33,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+try:
+    import numpy as np
+    from PIL import Image
+except ImportError as missing:
+    sys.exit(f"Error: Python cannot import {missing.name}\npip install numpy pillow")
 from edge_device import describe_device, limits_now, resident_mib
 from edge_engines import build_engine
 from edge_masks import MaskReading, read_indices
-from PIL import Image
 from protoseg_runner import SUFFIXES, Bundle, RunnerError, Segmenter, write_atomically
 
 from protoseg_deploy.benchmarking.distribution import FEWEST_RUNS, LatencyStats, latency_stats

@@ -1,6 +1,6 @@
 """Whether something became slower than an earlier measurement, for continuous integration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,24 @@ class Change:
         }
 
 
+def require_counterparts(earlier: Sequence[MeasuredRow], wanted: Sequence[Mapping[str, Any]], source: Path) -> None:
+    """Find out before measuring what there is nothing to compare with.
+
+    Args:
+        earlier: see `read_rows`.
+        wanted: for each measurement ``runtime``, ``batch`` and what else is known of it, as fields of `MeasuredRow`.
+        source: the file of `earlier`, for messages.
+
+    Raises:
+        UsageError: no earlier row agrees with one of them.
+    """
+    for each in wanted:
+        if not any(all(getattr(row, key) == value for key, value in each.items()) for row in earlier):
+            size = f" x {each['height']}x{each['width']}" if "height" in each else " a call"
+            threads = f", {each['threads']} threads" if "threads" in each else ""
+            raise _no_counterpart(f"{each['runtime']} ({each['batch']}{size}{threads})", earlier, source)
+
+
 def changes_since(
     earlier: Sequence[MeasuredRow], rows: Sequence[MeasuredRow], max_slowdown_percent: float, source: Path
 ) -> list[Change]:
@@ -58,11 +76,7 @@ def changes_since(
     for now in rows:
         before = known.get(now.conditions)
         if before is None:
-            there = "; ".join(row.described for row in earlier)
-            raise UsageError(
-                f"--compare {source} has no {now.described}; it has {there}",
-                "Measure with the same arguments, or write a new file with --json.",
-            )
+            raise _no_counterpart(now.described, earlier, source)
         apart = now.latency_p50_low_ms > before.latency_p50_high_ms
         too_much = now.latency_p50_ms > before.latency_p50_ms * (1 + max_slowdown_percent / 100)
         changes.append(
@@ -71,6 +85,14 @@ def changes_since(
             )
         )
     return changes
+
+
+def _no_counterpart(described: str, earlier: Sequence[MeasuredRow], source: Path) -> UsageError:
+    there = "; ".join(row.described for row in earlier)
+    return UsageError(
+        f"--compare {source} has no {described}; it has {there}",
+        "Measure with the same arguments, or write a new file with --json.",
+    )
 
 
 def _doubts(before: MeasuredRow, now: MeasuredRow) -> list[str]:

@@ -135,18 +135,22 @@ def command(
     protoseg bench bundles/mine --images photos --batch 8 --json > before.json
     protoseg bench bundles/mine --images photos --batch 8 --compare before.json --max-slowdown 15%
     """
-    from protoseg_deploy.benchmarking.regression import changes_since
+    from protoseg_deploy.benchmarking.regression import changes_since, require_counterparts
     from protoseg_deploy.benchmarking.rows import read_rows
     from protoseg_deploy.cli import bench_output as output
-    from protoseg_deploy.cli.bench_measuring import is_sweep, sweep_points
+    from protoseg_deploy.cli.bench_measuring import is_sweep, known_before, sweep_points
 
     sweep = (*options["sweep"], *(text for text in runtime_texts if options["sweep"] and is_sweep(text)))
     runtime_texts = tuple(text for text in runtime_texts if text not in sweep)
     points = sweep_points(sweep)
     compare, forms = options["compare"], (as_json, as_markdown, as_csv)
     _check(runtime_texts, images, forms, len(points) > 1, options)
+    _require_said_once(points[0])
     shown = [row for file in options["read"] for row in read_rows(file, "--read")]
     earlier = () if compare is None else read_rows(compare, "--compare")
+    if compare is not None:
+        common = {"size": size, "batch": options["batch"], "threads": options["threads"]}
+        require_counterparts(earlier, known_before(runtime_texts, points, common), compare)
     arguments = [runtime_argument(text, precision, backend) for text in runtime_texts]
     rows = _measured(arguments, points, images, size, any(forms), options) if arguments else []
     output.note_unsteady(rows)
@@ -206,6 +210,17 @@ def _check_cuda_graph(every: "Sequence[Opened]", asked: bool) -> None:
 
     if asked and all(one.runtime.info.cuda_graph is None for one in every):
         raise UsageError("no RUNTIME launches from a CUDA graph", "TensorRT engines (`protoseg build`) do.")
+
+
+def _require_said_once(point: "dict[str, Any]") -> None:
+    """Raises UsageError where an option says what a sweep varies."""
+    from protoseg_deploy.errors import UsageError
+
+    context = click.get_current_context()
+    for key in point:
+        option = "no_cuda_graph" if key == "cuda_graph" else key
+        if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{option.replace('_', '-')} and --sweep {key}=… say the same thing: give one of them")
 
 
 def _check(

@@ -32,7 +32,7 @@ def sweep_points(texts: Sequence[str]) -> list[dict[str, Any]]:
         texts: ``batch=1,2,4``, ``size=256,512x1024``, ``threads=1,2``, ``cuda_graph=on,off``.
 
     Raises:
-        UsageError: another key, a key twice, or a value that is none.
+        UsageError: another key, a key or a value twice, or a value that is none.
     """
     values: dict[str, list[Any]] = {}
     for text in texts:
@@ -47,7 +47,28 @@ def sweep_points(texts: Sequence[str]) -> list[dict[str, Any]]:
                 f"--sweep {text}: not a list of values that {key} takes",
                 "For example batch=1,2,4, size=256,512x1024, threads=1,2 or cuda_graph=on,off",
             ) from None
+        if len(set(values[key])) < len(values[key]):
+            raise UsageError(f"--sweep {text} names a value twice", "Each combination is measured once.")
     return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+
+
+def known_before(
+    texts: Sequence[str], points: Sequence[dict[str, Any]], common: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What is known of each measurement before it is made, as fields of a `MeasuredRow`.
+
+    Args:
+        texts: RUNTIMEs.
+        points: see `sweep_points`.
+        common: ``batch``, ``size`` and ``threads`` of all points that do not vary them; None: not known.
+    """
+    known = []
+    for point, text in itertools.product(points, texts):
+        wanted = {**common, **point}
+        height, width = wanted["size"] or (None, None)
+        fields = {"batch": wanted["batch"], "height": height, "width": width, "threads": wanted["threads"]}
+        known.append({"runtime": text, **{key: value for key, value in fields.items() if value is not None}})
+    return known
 
 
 def is_sweep(text: str) -> bool:

@@ -1,5 +1,6 @@
 """``protoseg check``: check the data of a recipe before training."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -38,7 +39,7 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     data = (loaded := load_recipe(recipe, overrides)).data
     require_deployable(loaded.model)
-    faults: list[str] = []
+    faults = _missing_weights(loaded.model.weights)
     try:
         sets = find_data(data, need_unlabeled=data.unlabeled.is_set, need_val=data.val.is_set, faults=faults)
     except DataError as error:
@@ -55,6 +56,19 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
         raise report.error(shown=len(report.faults))
     if not as_json:
         click.echo("No errors found.")
+
+
+def _missing_weights(weights: str) -> list[str]:
+    from protoseg_deploy.errors import UsageError
+    from protoseg_deploy.models.weights import require_weights_file
+
+    if weights in ("pretrained", "none"):
+        return []
+    try:
+        require_weights_file(Path(weights).expanduser())
+    except UsageError as error:
+        return [f"{error.message}. {error.hint}"]
+    return []
 
 
 def _show(report: "DataReport") -> None:

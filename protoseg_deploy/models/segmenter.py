@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from protoseg_deploy.models.backbones import Backbone, registered_name
 from protoseg_deploy.models.decoder_base import Decoder, settled
 from protoseg_deploy.models.exportability import require_exportable
 from protoseg_deploy.models.pretrained import pretrained_source
+from protoseg_deploy.models.weights import require_weights_file
 from protoseg_deploy.recipe import Features, Model
 from protoseg_deploy.registry import DECODERS
 
@@ -135,11 +137,13 @@ def require_buildable(spec: Model) -> None:
     """Find out without computing or fetching anything whether a network can be built and started with its weights.
 
     Raises:
-        UsageError: as `require_deployable`, or there are no pretrained weights that can be had.
+        UsageError: as `require_deployable`, or there is no file of weights, or none that can be fetched.
     """
     require_deployable(spec)
     if spec.weights == "pretrained":
         pretrained_source(registered_name(spec.backbone))
+    elif spec.weights != "none":
+        require_weights_file(Path(spec.weights).expanduser())
 
 
 @functools.cache

@@ -100,7 +100,12 @@ def _require_plain(path: Path, chosen: dict[str, Tensor], current: dict[str, Ten
     return tuple(sorted(cast))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def require_weights_file(path: Path) -> None:
+    """Find out whether there is a file to read weights from.
+
+    Raises:
+        UsageError: it is missing, no file, or not readable.
+    """
     try:
         open_regular(path).close()
     except OSError as error:
@@ -108,6 +113,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UsageError(
             f"model.weights: {path}: {reason}", "Give a .safetensors or .pth file, `pretrained` or `none`."
         ) from None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    require_weights_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch says to its developers about old formats

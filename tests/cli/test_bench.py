@@ -90,7 +90,19 @@ def test_an_earlier_measurement_is_compared_with(tmp_path: Path) -> None:
     assert "slower than the allowed 15 %" in slower.stderr
     result = run("bench", "a", *FAST, "--compare", earlier, "--max-slowdown", "100000", "--json")
     assert json.loads(result.stdout)["compared"]["slower"] is False
-    assert "has no b (1 x 8x8" in run("bench", "b", *FAST, "--compare", earlier, exit_code=2).stderr
+
+
+def test_what_cannot_be_compared_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = tmp_path / "old.json"
+    earlier.write_text(run("bench", "a", *FAST, "--json").stdout)
+    monkeypatch.setattr(opening, "open_runtime", lambda path, **_: pytest.fail("something was opened"))
+    for arguments, described in (
+        (("b", *FAST), "has no b (1 x 8x8); it has a (1 x 8x8, "),
+        (("a", *FAST, "--batch", 2), "has no a (2 x 8x8)"),
+        (("a", *FAST, "--threads", 7), "has no a (1 x 8x8, 7 threads)"),
+        (("a", "--runs", 25, "--sweep", "batch=1,3"), "has no a (3 a call)"),
+    ):
+        assert described in run("bench", *arguments, "--compare", earlier, exit_code=2).stderr
 
 
 def test_rows_of_files_stand_in_the_same_table(tmp_path: Path) -> None:
@@ -123,6 +135,8 @@ def test_rows_of_files_stand_in_the_same_table(tmp_path: Path) -> None:
         (("--sweep", "size=a"), "--sweep size=a"),
         (("--sweep", "depth=1"), "one of batch, size, threads"),
         (("--sweep", "batch=1", "batch=2"), "is given twice"),
+        (("--sweep", "batch=2,1,2"), "names a value twice"),
+        (("--sweep", "batch=1,2", "--batch", "4"), "--batch and --sweep batch=… say the same thing"),
     ],
 )
 def test_wrong_arguments(arguments, message: str) -> None:

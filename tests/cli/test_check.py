@@ -137,3 +137,15 @@ def test_backbones_that_cannot_be_exported_are_refused_before_any_image_is_read(
         assert result.exit_code == 2
         assert f"model.backbone: {says}" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_missing_weights_are_named_with_all_other_faults(recipe: Path, tmp_path: Path) -> None:
+    arguments = [str(recipe), f"model.weights={tmp_path / 'none.pth'}"]
+    result = CliRunner().invoke(cli, ["check", *arguments])
+    assert result.exit_code == 1
+    assert f"model.weights: {tmp_path / 'none.pth'}: no such file. Give a .safetensors or .pth" in result.stderr
+    trained = CliRunner().invoke(
+        cli, ["train", *arguments, "data.labeled.images=absent", "--run", str(tmp_path / "run")]
+    )
+    assert trained.exit_code == 2
+    assert "none.pth: no such file" in trained.stderr

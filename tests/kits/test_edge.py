@@ -56,6 +56,14 @@ def call(kit: Path):
     return run
 
 
+@pytest.mark.parametrize("package", ["PIL", "numpy"])
+def test_a_missing_package_is_named(kit: Path, package: str) -> None:
+    command = [sys.executable, "-B", "-I", "-c", BLOCKED, package, str(kit / "edge.py"), "bundle"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr == f"Error: Python cannot import {package}\npip install numpy pillow\n"
+
+
 def test_it_is_written_for_python_3_10_and_needs_numpy_alone(kit: Path) -> None:
     own = {path.stem for path in kit.glob("*.py")} | {"protoseg_deploy", "onnxruntime"}
     for file in kit.rglob("*.py"):

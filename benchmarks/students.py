@@ -174,7 +174,7 @@ def distil_student(results: Results, backbone: str, decoder: str, work: Path, te
     model += [f"model.weights={weights}", "model.decoder_channels=null", "model.separable=null", "train.workers=0"]
     if not (run / "summary.json").is_file():
         resume = ["--resume"] if (run / "recipe.yaml").is_file() else []
-        _protoseg("distill", str(teacher), "--run", str(run), *resume, *model)
+        _protoseg("distill", str(teacher), "--run", str(run), "--train", *resume, *model)
     if not bundle.is_dir():
         _protoseg("export", str(run), "--bundle", str(bundle), "--precision", "fp32,int8")
     found = {}

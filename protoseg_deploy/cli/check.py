@@ -12,6 +12,8 @@ from protoseg_deploy.text import printable
 if TYPE_CHECKING:
     from protoseg_deploy.data import DataReport
 
+_MOST_PAIRS = 10
+
 
 @click.command(name="check", cls=Verb, short_help="Check the data of a recipe before training.")
 @recipe_arguments
@@ -24,7 +26,8 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     class, contradictory palettes and, with the prototype branch, classes without a labelled pixel. Warnings are
     files that are not read, masks in which 255 may be foreground, images that use little of their value range, and
     unreadable unlabelled images up to a share of data.max_unreadable_share. From a large unlabelled pool, 2,000
-    evenly spaced images are decoded, and the headers of 20,000 are read.
+    evenly spaced images are decoded, and the headers of 20,000 are read. Validation images that show the same scene
+    as one that is trained on (next frames, crops, mirrored or brightened copies) are named with their twins.
 
     \b
     protoseg check mine.yaml
@@ -32,10 +35,13 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     protoseg check mine.yaml data.labeled_count=46 data.labeled_seed=1
     protoseg check mine.yaml --json | jq .classes
     """
+    from dataclasses import replace
+
     from protoseg_deploy.data import examine_data, find_data
+    from protoseg_deploy.data.leaks import shared_scenes, warnings_of_scenes
     from protoseg_deploy.errors import DataError
     from protoseg_deploy.models import require_deployable
-    from protoseg_deploy.recipe import load_recipe
+    from protoseg_deploy.recipe import image_reading, load_recipe
 
     data = (loaded := load_recipe(recipe, overrides)).data
     require_deployable(loaded.model)
@@ -48,10 +54,13 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
         raise
     with progress_bar("checking", hidden=as_json) as show:
         report = examine_data(loaded, sets, progress=show, faults=faults)
+    with progress_bar("comparing", hidden=as_json) as show:
+        scenes = shared_scenes(sets, image_reading(data), show)
+    report = replace(report, scenes=scenes, warnings=(*report.warnings, *warnings_of_scenes(scenes)))
     if as_json:
         print_json(report.as_document())
     else:
-        _show(report)
+        _show(report, Path(data.root).expanduser().absolute())
     if report.faults:
         raise report.error(shown=len(report.faults))
     if not as_json:
@@ -71,7 +80,9 @@ def _missing_weights(weights: str) -> list[str]:
     return []
 
 
-def _show(report: "DataReport") -> None:
+def _show(report: "DataReport", root: Path) -> None:
+    from protoseg_deploy.data.paths import name_below
+
     drawn = f"{report.labeled.images} of {report.labeled_pool}"
     print_table(
         ["", "images", "height×width", "ignored %"],
@@ -90,6 +101,15 @@ def _show(report: "DataReport") -> None:
         ],
         title="Classes, share of the pixels that are not ignored",
     )
+    if report.scenes:
+        print_table(
+            ["validation image", "alike", "resemblance"],
+            [
+                [name_below(scene.validation, root), name_below(scene.trained, root), f"{scene.resemblance:.2f}"]
+                for scene in report.scenes[:_MOST_PAIRS]
+            ],
+            title="Validation images that show a scene which is trained on",
+        )
     for warning in report.warnings:
         click.secho("Warning: ", fg="yellow", bold=True, nl=False)
         click.echo(printable(warning))

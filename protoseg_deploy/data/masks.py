@@ -82,6 +82,27 @@ def open_mask(path: Path, reading: MaskReading) -> Mask:
     return Mask(indices, palette, orientation, channels)
 
 
+def stored_values(path: Path, *, by_color: bool = False) -> tuple[NDArray[Any], Mapping[int, Color] | None]:
+    """What a mask file holds before anybody says what it means, as stored: EXIF turns nothing.
+
+    Args:
+        path: the file.
+        by_color: of a palette mask give the colours, not the indices.
+
+    Returns:
+        ``[H,W]`` numbers or ``[H,W,3]`` colours, and the palette of a palette mask.
+
+    Raises:
+        DataError: as `open_mask`, but for values and colours, which may be any.
+    """
+    with open_source(path, "mask", exact=True) as source:
+        _refuse_lossy(source)
+        try:
+            return _stored(source, by_color=by_color)
+        except MemoryError:
+            raise source.no_memory() from None
+
+
 def _refuse_lossy(source: Source) -> None:
     name = source.page.lossy if source.page is not None else None
     if source.image is not None and source.page is None and source.image.format not in MASK_FORMATS:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from protoseg_deploy.data.leaks import SharedScene
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import ClassTable
 
@@ -123,6 +124,8 @@ class DataReport:
     """How to fix the errors."""
     unread: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Of each folder, how many files of which endings are not read."""
+    scenes: tuple[SharedScene, ...] = ()
+    """Validation images that are near-duplicates of images that are trained on."""
 
     def error(self, shown: int = 20) -> DataError:
         """All errors in one, so many of them in its message."""
@@ -141,6 +144,7 @@ class DataReport:
                 for index, name in enumerate(self.classes.names)
             ],
             "unread_files": {folder: dict(counts) for folder, counts in self.unread.items()},
+            "shared_scenes": [scene.to_dict() for scene in self.scenes],
             "warnings": list(self.warnings),
             "faults": list(self.faults),
             "hints": list(self.hints),

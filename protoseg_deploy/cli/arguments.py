@@ -259,6 +259,19 @@ def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("recipe", metavar="RECIPE")(function)
 
 
+def project_at(path: Path) -> Path | None:
+    """The same folder if `protoseg init` made it."""
+    return path if (path / "recipe.yaml").is_file() and (path / "lists").is_dir() else None
+
+
+def bundle_of(run: Path) -> str:
+    """Options of `protoseg export` for a run: of a project, an int8 graph as well, in the project."""
+    project = project_at(run.parent.parent) if run.parent.name == "runs" else None
+    if project is None:
+        return f"--bundle bundles/{run.name}"
+    return f"--bundle {project / 'bundles' / run.name} --precision fp32,int8"
+
+
 def print_json(document: object) -> None:
     """One document on standard output, in UTF-8 whatever the locale; see `dump_document`."""
     sys.stdout.flush()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table, take_over_option
+from protoseg_deploy.cli.arguments import PATH, bundle_of, json_option, print_json, print_table, take_over_option
 from protoseg_deploy.cli.verb import Verb
 
 
@@ -55,4 +55,4 @@ def command(
     )
     if report.stripped:
         click.echo(f"Stripped, not trained: logits bit-equal to the teacher's on {report.compared_images} images.")
-    click.echo(f"Next: protoseg export {folder} --bundle bundles/{folder.name}")
+    click.echo(f"Next: protoseg export {folder} {bundle_of(folder)}")

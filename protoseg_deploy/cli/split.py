@@ -13,16 +13,24 @@ if TYPE_CHECKING:
     from protoseg_deploy.projects.dividing import Division
 
 
-def _pattern(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
-    """Callback of --group-by."""
+def checked_grouping(text: str | None) -> str | None:
+    """What --group-by says.
+
+    Raises:
+        UsageError: it is no regular expression with one group.
+    """
+    from protoseg_deploy.errors import UsageError
+
     if text is None or text in ("folder", "time"):
         return text
     try:
         groups = re.compile(text).groups
     except re.error as error:
-        raise click.BadParameter(f"no regular expression: {error}") from None
+        raise UsageError(f"--group-by {text}: no regular expression: {error}") from None
     if groups != 1:
-        raise click.BadParameter(f"one group is expected, in parentheses: ([^_]+)_.*; here are {groups}")
+        raise UsageError(
+            f"--group-by {text}: {groups} groups in parentheses instead of one", "For example '([^_]+)_.*'."
+        )
     return text
 
 
@@ -37,7 +45,6 @@ def _pattern(_context: click.Context, _option: click.Parameter, text: str | None
 @click.option(
     "--group-by",
     metavar="REGEX|folder|time",
-    callback=_pattern,
     help="Images that stay together: by a group in the file name, by folder, or taken within 60 s.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
@@ -67,6 +74,7 @@ def command(
     from protoseg_deploy.projects.dividing import divide, write_lists
     from protoseg_deploy.projects.pairing import find_pairs
 
+    group_by = checked_grouping(group_by)
     pairs = find_pairs(images, masks)
     with progress_bar("reading", hidden=as_json) as progress:
         division = divide(pairs, labeled=labeled, val=val, group_by=group_by, seed=seed, progress=progress)

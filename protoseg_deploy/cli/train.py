@@ -5,7 +5,15 @@ from pathlib import Path
 
 import click
 
-from protoseg_deploy.cli.arguments import PATH, json_option, print_json, print_table, take_over_option
+from protoseg_deploy.cli.arguments import (
+    PATH,
+    bundle_of,
+    json_option,
+    print_json,
+    print_table,
+    project_at,
+    take_over_option,
+)
 from protoseg_deploy.cli.verb import Verb
 
 _SHOWN = 8
@@ -39,10 +47,12 @@ def command(
 ) -> None:
     """Train RECIPE into a run folder.
 
-    RECIPE is the name of a shipped recipe or a YAML file; a resumed run uses its own recipe. The data is checked before
-    the first step. Ctrl-C and SIGTERM save the run; it can be resumed after any interruption.
+    RECIPE is the name of a shipped recipe, a YAML file, or a project of `protoseg init`, whose run is started or goes
+    on in PROJECT/runs/first; a resumed run uses its own recipe. The data is checked before the first step. Ctrl-C and
+    SIGTERM save the run; it can be resumed after any interruption.
 
     \b
+    protoseg train project
     protoseg train mine.yaml --run runs/mine
     protoseg train mine.yaml --run runs/mine train.max_hours=8
     protoseg train --run runs/mine --resume
@@ -79,6 +89,10 @@ def command(
             raise click.UsageError("--replay stands alone: the run is that of the file.")
         show_replay(replay, as_json)
         return
+    project = None if recipe is None else project_at(Path(recipe))
+    if project is not None:
+        recipe, go_on = str(project / "recipe.yaml"), go_on or folder is None
+        folder = project / "runs" / "first" if folder is None else folder
     if folder is None:
         raise click.UsageError("Missing option '--run'.")
     run = Run(folder)
@@ -112,7 +126,10 @@ def command(
         ("last", _percent(summary["last_miou_percent"]), summary["steps"], run.last),
     ]
     print_table(["network", "mIoU %", "step", "file"], rows)
-    click.echo(f"Next: protoseg export {folder} --bundle bundles/{folder.name}")
+    if project is None:
+        click.echo(f"Next: protoseg export {folder} {bundle_of(folder)}")
+    else:
+        click.echo(f"Next: protoseg distill {folder} --run {folder}-student")
 
 
 def _percent(value: float | None) -> str:

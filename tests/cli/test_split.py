@@ -108,7 +108,7 @@ def test_groups_by_name(photos: Path, tmp_path: Path) -> None:
         (("--val", 60), "60 images with masks cannot be divided into at least 1 and 60"),
         (("--labeled", 50, "--val", 20), "cannot be divided into 50 and 20"),
         (("--group-by", "("), "no regular expression"),
-        (("--group-by", "a"), "one group is expected"),
+        (("--group-by", "a"), "0 groups in parentheses instead of one"),
         (("--group-by", "(zzz)"), "no file name fits"),
         (("--masks", "absent"), "no such folder: absent"),
     ],

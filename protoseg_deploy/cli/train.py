@@ -91,8 +91,7 @@ def command(
         return
     project = None if recipe is None else project_at(Path(recipe))
     if project is not None:
-        recipe, go_on = str(project / "recipe.yaml"), go_on or folder is None
-        folder = project / "runs" / "first" if folder is None else folder
+        recipe, go_on, folder = str(project / "recipe.yaml"), go_on or not folder, folder or project / "runs" / "first"
     if folder is None:
         raise click.UsageError("Missing option '--run'.")
     run = Run(folder)
@@ -126,10 +125,8 @@ def command(
         ("last", _percent(summary["last_miou_percent"]), summary["steps"], run.last),
     ]
     print_table(["network", "mIoU %", "step", "file"], rows)
-    if project is None:
-        click.echo(f"Next: protoseg export {folder} {bundle_of(folder)}")
-    else:
-        click.echo(f"Next: protoseg distill {folder} --run {folder}-student")
+    in_project = f"distill {folder} --run {folder}-student"
+    click.echo(f"Next: protoseg {f'export {folder} {bundle_of(folder)}' if project is None else in_project}")
 
 
 def _percent(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -120,13 +121,17 @@ def command(
     if as_json:
         print_json(finite(summary))
         return
-    rows = [
-        ("best", _percent(summary["best_miou_percent"]), summary["best_step"], run.best),
-        ("last", _percent(summary["last_miou_percent"]), summary["steps"], run.last),
-    ]
-    print_table(["network", "mIoU %", "step", "file"], rows)
+    _print_networks(summary, run.best, run.last)
     in_project = f"distill {folder} --run {folder}-student"
     click.echo(f"Next: protoseg {f'export {folder} {bundle_of(folder)}' if project is None else in_project}")
+
+
+def _print_networks(summary: dict[str, Any], best: Path, last: Path) -> None:
+    rows = [
+        ("best", _percent(summary["best_miou_percent"]), summary["best_step"], best),
+        ("last", _percent(summary["last_miou_percent"]), summary["steps"], last),
+    ]
+    print_table(["network", "mIoU %", "step", "file"], rows)
 
 
 def _percent(value: float | None) -> str:

@@ -13,10 +13,12 @@ from protoseg_deploy.data.similarity.hashing import (
     oriented_hashes,
     perceptual_hashes,
 )
-from protoseg_deploy.data.similarity.resemblance import resemblances
+from protoseg_deploy.data.similarity.resemblance import is_sparse, resemblances
 
 SAME_SCENE = 0.7
 """Least resemblance of two pictures of one scene."""
+_SAME_SPOTS = 0.9
+"""The same of pictures that show some spots alone, which resemble each other by chance."""
 _ALL_PAIRS = 2**32
 """More comparisons of two hashes than that are left to the index."""
 _MOST_BITS, _MOST_BITS_OF_MANY = 20, 10
@@ -56,6 +58,7 @@ def find_similar(
     choose, most_bits = (close_pairs_of_many, _MOST_BITS_OF_MANY) if many else (close_pairs, _MOST_BITS)
     base, target = perceptual_hashes(first), perceptual_hashes(others)
     rich, rich_others = _is_rich(first), _is_rich(others)
+    sparse, sparse_others = is_sparse(first), is_sparse(others)
     parts = []
     for orientation, hashes in enumerate(oriented_hashes(base)):
         for left, right in choose(hashes, target, most_bits):
@@ -67,7 +70,9 @@ def find_similar(
             parts.append(np.stack([left, right, np.full_like(left, orientation), differing.astype(left.dtype)], axis=1))
     candidates = np.unique(np.concatenate(parts), axis=0) if parts else np.empty((0, 4), np.intp)
     candidates = candidates[np.argsort(candidates[:, 3], kind="stable")][:_LOOKED_AT]
-    return _best_of_each_pair(_compared(first, others, candidates, least))
+    doubtful = sparse[candidates[:, 0]] | sparse_others[candidates[:, 1]]
+    wanted_alike = np.where(doubtful, max(least, _SAME_SPOTS), least)
+    return _best_of_each_pair(_compared(first, others, candidates, wanted_alike))
 
 
 def _is_rich(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -76,14 +81,15 @@ def _is_rich(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _compared(
-    first: NDArray[np.uint8], others: NDArray[np.uint8], candidates: NDArray[np.intp], least: float
+    first: NDArray[np.uint8], others: NDArray[np.uint8], candidates: NDArray[np.intp], least: NDArray[np.float64]
 ) -> Iterable[SimilarPair]:
     for orientation in np.unique(candidates[:, 2]):
-        some = candidates[candidates[:, 2] == orientation]
+        chosen = candidates[:, 2] == orientation
+        some, wanted = candidates[chosen], least[chosen]
         for begin in range(0, len(some), 4096):
             part = some[begin : begin + 4096]
             alike = resemblances(oriented(first[part[:, 0]], int(orientation)), others[part[:, 1]])
-            for index in np.flatnonzero(alike >= least):
+            for index in np.flatnonzero(alike >= wanted[begin : begin + 4096]):
                 yield SimilarPair(int(part[index, 0]), int(part[index, 1]), float(alike[index]), int(orientation))
 
 

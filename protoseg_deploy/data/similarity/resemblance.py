@@ -13,6 +13,7 @@ smaller, the more was cropped off the other picture."""
 _AT_ONCE = 256
 _BLUR = 7
 _PROMISING = 0.3
+_FEW_PIXELS = 40
 _TINY = 1e-3
 
 
@@ -34,6 +35,17 @@ def resemblances(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Float32
         some = slice(begin, begin + _AT_ONCE)
         found[some] = _of_details(_details(first[some]), _details(second[some]))
     return found
+
+
+def is_sparse(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """``[N]``: all that a picture shows is some small spots, so that another with a spot there is much like it.
+
+    The effective number of pixels with details (participation ratio) is small.
+    """
+    energy = _details(pixels) ** 2
+    effective = energy.sum((1, 2)) ** 2 / np.maximum((energy**2).sum((1, 2)), _TINY)
+    result: NDArray[np.bool_] = effective < _FEW_PIXELS
+    return result
 
 
 def _of_details(one: Float32Array, other: Float32Array) -> Float32Array:

@@ -20,7 +20,8 @@ NAMES = [
 ]  # fmt: skip
 COMMANDS = [
     "demo", "init", "recipe", "split", "check", "train", "replay", "compare", "distill", "evaluate", "export", "build",
-    "verify", "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "kit", "completion",
+    "verify", "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "suggest", "kit",
+    "completion",
 ]  # fmt: skip
 
 

@@ -137,7 +137,7 @@ class Trainer:
         with ExitStack() as stack:
             stop = stack.enter_context(StopSignals())
             stack.enter_context(progress)
-            record = stack.enter_context(RunRecord(self.run, self.spec, progress, self.step))
+            record = stack.enter_context(RunRecord(self.run, self.spec, progress, self.step, self.recipe))
             arriving = stack.enter_context(closing(iter(loader)))
             while self.step < spec.steps:
                 try:

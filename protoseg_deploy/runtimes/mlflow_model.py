@@ -3,6 +3,7 @@
 MLflow finds `_load_pyfunc` by the name of this module, which a model's ``MLmodel`` file holds; nothing is unpickled.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,12 @@ def log_model(bundle: Bundle, name: str = "bundle") -> Any:
         Schema([TensorSpec(np.dtype(np.uint8), (-1, *size, 3), name=None)]),
         Schema([TensorSpec(np.dtype(np.int32 if wide else np.uint8), (-1, *size), name=None)]),
     )
-    return mlflow.pyfunc.log_model(
-        name=name,
-        loader_module=__name__,
-        data_path=str(bundle.folder),
-        signature=signature,
-        pip_requirements=[f"protoseg-deploy[mlflow]=={__version__}"],
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)  # the signature is known
+        return mlflow.pyfunc.log_model(
+            name=name,
+            loader_module=__name__,
+            data_path=str(bundle.folder),
+            signature=signature,
+            pip_requirements=[f"protoseg-deploy[mlflow]=={__version__}"],
+        )

@@ -1,6 +1,7 @@
 """Weights & Biases: offline below the run folder, unless ``WANDB_MODE`` says otherwise."""
 
 import os
+import secrets
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -34,7 +35,7 @@ class WandbTracker(Tracker):
         try:
             identifier = read_document(path, WandbIdentity, "").id
         except (FileNotFoundError, ProtosegError):
-            identifier = wandb.util.generate_id()
+            identifier = secrets.token_hex(8)
             write_atomically(path, dump_document(WandbIdentity(id=identifier).model_dump()))
         mode = os.environ.get("WANDB_MODE") or "offline"
         self._run = wandb.init(

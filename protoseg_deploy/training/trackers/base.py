@@ -66,6 +66,9 @@ class Tracker:
     def finish(self, outcome: Outcome) -> None:
         """Write what is left, and close."""
 
+    def abandon(self) -> None:
+        """Called after another method has raised: let go of what would complain when the program ends."""
+
 
 def run_facts(run: RunFolder, recipe: Recipe, first_step: int) -> RunFacts:
     """What trackers are told of a run."""

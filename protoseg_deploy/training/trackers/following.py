@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from protoseg_deploy.registry import TRACKERS
@@ -60,7 +61,9 @@ class _Follower:
                 job()
             except BaseException as error:  # of any kind: nobody else would see it
                 lines = str(error).strip().splitlines()
-                self.error = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+                self.error = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+                with suppress(BaseException):
+                    self.tracker.abandon()
                 return
             finally:
                 self.busy_since = None

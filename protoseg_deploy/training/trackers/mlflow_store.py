@@ -93,7 +93,10 @@ def open_client(run: RunFolder) -> Any:
     for name in ("mlflow", "alembic"):  # a new store is announced in twenty lines
         logging.getLogger(name).setLevel(logging.WARNING)
     run.mlflow_folder.mkdir(parents=True, exist_ok=True)
-    return mlflow.MlflowClient(tracking_uri=tracking_uri(run))
+    uri = tracking_uri(run)
+    if uri.startswith("file:") or "://" not in uri:  # asked for by name; MLflow otherwise refuses stores of plain files
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    return mlflow.MlflowClient(tracking_uri=uri)
 
 
 def known_run(run: RunFolder, client: Any) -> str | None:

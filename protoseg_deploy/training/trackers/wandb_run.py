@@ -59,3 +59,9 @@ class WandbTracker(Tracker):
         for name, value in outcome.summary.items():
             self._run.summary[name] = value
         self._run.finish(exit_code=0 if outcome.status == "finished" else 1)
+
+    def abandon(self) -> None:
+        """Or a service that is gone would be asked to end when Python does, with a traceback."""
+        import wandb
+
+        wandb.teardown(exit_code=1)

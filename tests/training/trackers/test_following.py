@@ -1,5 +1,6 @@
 """A tracker that raises or blocks is switched off with one warning; the others and the run go on."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,20 @@ def test_a_tracker_that_was_given_up_does_nothing_more_when_it_comes_back(known,
     release.set()
     trackers.finish(END)
     assert [word for word, *_ in bad.told] == ["start"]
+    assert len(said) == 1
+
+
+def test_one_that_raised_may_let_go_even_if_that_raises_too(known):
+    bad, said = raising("scalars"), []
+    let_go = threading.Event()
+
+    def abandon(self):
+        let_go.set()
+        raise OSError("again")
+
+    bad.abandon = abandon
+    follow(known(bad=bad), said, Limits(most_waiting=100))
+    assert let_go.wait(10)
     assert len(said) == 1
 
 

@@ -157,6 +157,20 @@ def test_the_store_of_the_environment(folder, tmp_path, monkeypatch):
     assert secret not in (tmp_path / "other/mlflow/run.json").read_text()
 
 
+def test_a_store_of_plain_files(recipe, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "files").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "")
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
+    train(with_values(recipe, train={"trackers": ["mlflow"]}), tmp_path / "run", build_method)
+    assert "switched off" not in capfd.readouterr().err
+    client = mlflow.MlflowClient(tracking_uri=(tmp_path / "files").as_uri())
+    run = client.get_run(json.loads((tmp_path / "run/mlflow/run.json").read_text())["run_id"])
+    assert run.data.params["train.steps"] == str(STEPS)
+    assert [step for step, _ in histories(client, run)["train/labeled"]] == [*range(1, STEPS + 1)]
+    names = {artefact.path for artefact in client.list_artifacts(run.info.run_id)}
+    assert names == {"recipe.yaml", "labeled.txt"}
+
+
 def test_a_store_that_cannot_be_reached_stops_nothing(recipe, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -215,14 +229,25 @@ def test_bundles_of_runs_that_are_not_tracked_stay_where_they_are(tmp_path):
 
 
 def test_a_store_that_fails_or_hangs_leaves_the_bundle_as_it_is(folder, tmp_path, monkeypatch, release):
-    (folder / "mlflow/run.json").write_text('{"run_id": "x"}')
+    (folder / "mlflow/run.json").write_text('{"run_id": "0123456789abcdef0123456789abcdef"}')
     bundle = Bundle(tmp_path / "bundle", None)
+    with pytest.raises(ProtosegError, match="its run is not in this store") as error:
+        log_bundle(folder, bundle)
+    assert "MLFLOW_TRACKING_URI" in error.value.hint
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
     with pytest.raises(ProtosegError, match="could not be logged to MLflow"):
         log_bundle(folder, bundle)
     monkeypatch.setattr(bundles, "open_client", lambda run: release.wait(60))
     with pytest.raises(ProtosegError, match=r"no answer within 0\.1 s"):
         log_bundle(folder, bundle, seconds=0.1)
+
+
+def test_a_run_whose_store_is_elsewhere_makes_none(tmp_path):
+    (tmp_path / "mlflow").mkdir()
+    (tmp_path / "mlflow/run.json").write_text('{"run_id": "x"}')
+    with pytest.raises(ProtosegError, match="its run is not in this store"):
+        log_bundle(tmp_path, Bundle(tmp_path / "bundle", None))
+    assert [path.name for path in (tmp_path / "mlflow").iterdir()] == ["run.json"]
 
 
 def test_facts_of_a_recipe(recipe, tmp_path):

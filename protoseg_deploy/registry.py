@@ -1,4 +1,4 @@
-"""Kinds of things that can be added from outside: methods and decoders, by a decorator or by an entry point."""
+"""Kinds of things that can be added from outside: methods, decoders, trackers, by a decorator or by an entry point."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -95,5 +95,18 @@ DECODERS = Registry(
 )
 """Classes of `protoseg_deploy.models.Decoder` by their name in recipes."""
 
+TRACKERS = Registry(
+    "tracker",
+    {
+        "tensorboard": "protoseg_deploy.training.trackers.tensorboard:TensorBoardTracker",
+        "csv": "protoseg_deploy.training.trackers.csv_file:CsvTracker",
+        "mlflow": "protoseg_deploy.training.trackers.mlflow_store:MlflowTracker",
+        "wandb": "protoseg_deploy.training.trackers.wandb_run:WandbTracker",
+    },
+    "protoseg_deploy.trackers",
+)
+"""Classes of `protoseg_deploy.training.trackers.Tracker` by their name in recipes."""
+
 register_method = METHODS.register
 register_decoder = DECODERS.register
+register_tracker = TRACKERS.register

@@ -29,6 +29,9 @@ class RunFolder:
         self.images_path = folder / "images.json"
         self.unreadable_path = folder / "unreadable.jsonl"
         self.tensorboard = folder / "tensorboard"
+        self.csv_path = folder / "metrics.csv"
+        self.mlflow_folder = folder / "mlflow"
+        self.wandb_folder = folder / "wandb"
         self.checkpoints_folder = folder / "checkpoints"
         self.lock_path = folder / ".lock"
 

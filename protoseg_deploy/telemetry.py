@@ -1,15 +1,21 @@
 """No library reports home: usage reports of what we build on are switched off before it is loaded.
 
-ONNX Runtime (from 1.29 on, on Linux too) and OpenVINO send usage reports unless told otherwise, Hugging Face's hub
-adds them to downloads. Each is told in the way it documents or provides for, in this process and, through the
-environment, in those it starts. Nothing of the user's is changed: no file of consent is written.
+ONNX Runtime (from 1.29 on, on Linux too), OpenVINO and MLflow send usage reports unless told otherwise, Hugging Face's
+hub adds them to downloads, and W&B reports its errors. Each is told in the way it documents or provides for, in this
+process and, through the environment, in those it starts. Nothing of the user's is changed: no file of consent is
+written.
 """
 
 import os
 import sys
 
-_SWITCHES = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-"""Read by ONNX Runtime when it is loaded, and by ``huggingface_hub``, which timm downloads with."""
+_SWITCHES = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+}
+"""Read by ONNX Runtime when it is loaded; by ``huggingface_hub``, which timm downloads with; by trackers."""
 
 
 def switch_off_telemetry() -> None:

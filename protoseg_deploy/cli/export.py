@@ -118,6 +118,7 @@ def command(
     normalisation, resizing, upsampling and argmax are part of it. Before the bundle is written, it is verified stage by
     stage: PyTorch, the fp32 graph and every other precision must agree on real images. If a stage fails, the command
     names it, exits with code 1, and keeps its output, with a picture of the worst image, in BUNDLE-failed.
+    The bundle of a run with the tracker `mlflow` is also logged there, as a model.
 
     \b
     protoseg export runs/mine --bundle bundles/mine
@@ -156,13 +157,28 @@ def command(
             if as_json:
                 print_json(_document_of_failure(error))
             raise
+    model_uri = _track(run, made)
     if as_json:
-        print_json(_document(made))
+        print_json(_document(made) | {"mlflow_model": model_uri})
     else:
         _show(made)
+        if model_uri:
+            click.echo(f"  MLflow model {model_uri}")
     for warning in made.manifest.graphs["int8"].conversion["warnings"] if "int8" in precisions else ():
         note(warning)
     _note_unverified(bundle, made, unverified)
+
+
+def _track(run: Path, made: "Bundle") -> str | None:
+    """The bundle as a model in MLflow, if the run was tracked there; a store that fails takes nothing from it."""
+    from protoseg_deploy.errors import ProtosegError
+    from protoseg_deploy.training.trackers.bundles import log_bundle
+
+    try:
+        return log_bundle(run, made)
+    except ProtosegError as error:
+        note(f"{error.message}. {error.hint}")
+        return None
 
 
 def _check_options(

@@ -6,6 +6,7 @@ from pydantic import Field, Strict, field_validator, model_validator
 
 from protoseg_deploy.recipe.types import (
     MAY_CHANGE,
+    Choice,
     Count,
     Images,
     Mark,
@@ -18,6 +19,9 @@ from protoseg_deploy.recipe.types import (
     Side,
     Steps,
 )
+from protoseg_deploy.registry import TRACKERS
+
+Tracker = Annotated[str, Choice(TRACKERS.names)]
 
 
 class Ohem(Section):
@@ -107,6 +111,16 @@ class Train(Section):
     """Interval between checkpoints."""
     log_every: Annotated[Count, Mark("steps", may_change=True)] = 20
     """Interval between log entries of the losses."""
+    trackers: Annotated[tuple[Tracker, ...], Field(max_length=16), Strict(False), MAY_CHANGE] = ("tensorboard",)
+    """Where figures are written beside ``metrics.jsonl``; ``[]``: nowhere. ``mlflow`` and ``wandb`` are extras and
+    write below the run folder, unless MLFLOW_TRACKING_URI or WANDB_MODE say otherwise."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _trackers_are_different(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(trackers)) < len(trackers):
+            raise ValueError(f"each tracker once, got {list(trackers)}")
+        return trackers
 
     @field_validator("scale")
     @classmethod

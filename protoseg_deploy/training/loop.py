@@ -129,7 +129,6 @@ class Trainer:
         progress = self._progress()
         pin_memory = device.type == "cuda"
         loader = TrainingLoader(self.batches, self.step, self.workers, pin_memory=pin_memory, timeout_s=spec.timeout_s)
-        averages = StepAverages(images_per_step)
         skipped = SkippedSteps(spec.max_skipped_steps + (_FP16_SKIPS if spec.precision == "fp16" else 0), device)
         self.student.train()
         started, first_step = time.perf_counter(), self.step
@@ -137,7 +136,8 @@ class Trainer:
         with ExitStack() as stack:
             stop = stack.enter_context(StopSignals())
             stack.enter_context(progress)
-            record = stack.enter_context(RunRecord(self.run, self.spec, progress, self.step))
+            record = stack.enter_context(RunRecord(self.run, self.spec, progress, self.step, self.recipe))
+            averages = StepAverages(images_per_step)
             arriving = stack.enter_context(closing(iter(loader)))
             while self.step < spec.steps:
                 try:

@@ -1,23 +1,23 @@
-"""What a run writes down while it trains: metrics, TensorBoard, networks; only the first process does."""
+"""What a run writes down while it trains: metrics, trackers, networks; only the first process does."""
 
 import threading
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Self
-
-from torch.utils.tensorboard import SummaryWriter
 
 from protoseg_deploy.distributed import world
 from protoseg_deploy.evaluation.metrics import ConfusionMatrix
 from protoseg_deploy.methods import Method
 from protoseg_deploy.models import NetworkSpec, Segmenter, save_network, save_prototypes
-from protoseg_deploy.recipe import ClassTable
+from protoseg_deploy.recipe import ClassTable, Recipe
 from protoseg_deploy.text import readable
 from protoseg_deploy.training.averages import StepAverages
 from protoseg_deploy.training.progress import TrainingProgress
 from protoseg_deploy.training.records import finite
 from protoseg_deploy.training.run import Run
+from protoseg_deploy.training.stopping import Interrupted, OutOfTime
+from protoseg_deploy.training.trackers import Outcome, TrackerSet, run_facts
 
 _LAG_POINTS = 5.0
 """Of mIoU between student and moving average; in a run long enough they end within a point or two."""
@@ -32,37 +32,41 @@ class Best:
 
 
 class RunRecord(AbstractContextManager["RunRecord"]):
-    """Writes a run's figures to `metrics.jsonl`, TensorBoard and the terminal, and its networks to files.
+    """Writes a run's figures to `metrics.jsonl`, its trackers and the terminal, and its networks to files.
 
     Args:
         run: its folder.
         spec: of the network, for its files.
         progress: what people see.
         first_step: where this process starts.
+        recipe: of the run, for its trackers.
     """
 
-    def __init__(self, run: Run, spec: NetworkSpec, progress: TrainingProgress, first_step: int) -> None:
+    def __init__(
+        self, run: Run, spec: NetworkSpec, progress: TrainingProgress, first_step: int, recipe: Recipe
+    ) -> None:
         self.run, self.spec, self.progress = run, spec, progress
         self.writes = world().is_first
-        self.tensorboard = run.tensorboard
-        folder = str(self.tensorboard)
-        with run.writing(self.tensorboard):
-            can = self.writes and readable(folder) == folder
-            self.writer = SummaryWriter(folder, purge_step=first_step) if can else None
-        if self.writes and self.writer is None:
-            progress.say("warning: TensorBoard cannot write to a folder whose path is not UTF-8: it gets no figures")
+        self.recipe, self.first_step = recipe, first_step
+        self.trackers = TrackerSet(recipe.train.trackers if self.writes else (), progress.say)
+        self._results: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        self._hook_before, threading.excepthook = threading.excepthook, _without_disk_errors
+        self._hook_before = threading.excepthook
+        self.trackers.start(run_facts(self.run, self.recipe, self.first_step))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        stopped = kind is not None and issubclass(kind, (Interrupted, OutOfTime))
+        described = (self.run.recipe_path, self.run.labeled_list)
+        self.trackers.finish(
+            Outcome(
+                "finished" if kind is None else "stopped" if stopped else "failed",
+                self._results,
+                tuple(path for path in described if path.is_file()),
+            )
+        )
         threading.excepthook = self._hook_before
-        if self.writer is None:
-            return
-        # What stopped the run is worth more than what follows from it.
-        with suppress(OSError) if kind else self.run.writing(self.tensorboard):
-            self.writer.close()
 
     def losses(self, step: int, averages: StepAverages, lr: float) -> None:
         """Averages since the last call; every process takes part, for they are over all processes."""
@@ -113,6 +117,11 @@ class RunRecord(AbstractContextManager["RunRecord"]):
         }
         improved = best.step == 0 or miou[saved] > best.miou_percent
         best = Best(miou[saved], step) if improved else best
+        self._results = {
+            "last_miou_percent": miou[saved],
+            "best_miou_percent": best.miou_percent,
+            "best_step": best.step,
+        }
         diagnostics = method.take_diagnostics()
         if self.writes:
             self.run.append_metrics({"kind": "evaluation", **latest})
@@ -139,11 +148,7 @@ class RunRecord(AbstractContextManager["RunRecord"]):
         return latest, best
 
     def _scalars(self, tag: str, values: Mapping[str, float], step: int) -> None:
-        if self.writer is None:
-            return
-        with self.run.writing(self.tensorboard):
-            for name, value in values.items():
-                self.writer.add_scalar(f"{tag}/{name}", value, step)
+        self.trackers.scalars({f"{tag}/{name}": value for name, value in values.items()}, step)
 
     def _per_class(self, diagnostics: Mapping[str, list[Any]], classes: ClassTable, step: int) -> None:
         for figure, values in diagnostics.items():
@@ -160,9 +165,3 @@ def lag_of_average(evaluation: Mapping[str, Any]) -> str | None:
         f"the EMA network, which is kept, ends {student - kept:.1f} points of mIoU below the student: it lags "
         "behind in a short run. Train longer, or lower method.ema_decay"
     )
-
-
-def _without_disk_errors(thrown: threading.ExceptHookArgs) -> None:
-    """What TensorBoard's thread cannot write shows no traceback: the error comes up again with the next figure."""
-    if not isinstance(thrown.exc_value, OSError):
-        threading.__excepthook__(thrown)

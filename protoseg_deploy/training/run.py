@@ -65,7 +65,8 @@ class Run(RunFolder):
             raise WriteError(self.folder, error) from None
         try:
             with sole_writer(self.lock_path, str(self.folder), take_over=take_over, take_over_option="--take-over"):
-                for path in (self.checkpoints.folder, self.tensorboard, self.metrics_path, self.unreadable_path):
+                trackers = (self.tensorboard, self.csv_path, self.mlflow_folder, self.wandb_folder)
+                for path in (self.checkpoints.folder, self.metrics_path, self.unreadable_path, *trackers):
                     require_inside(self.folder, path)
                 for folder in (self.checkpoints.folder, self.tensorboard):
                     if folder.exists() and not folder.is_dir():

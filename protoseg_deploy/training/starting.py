@@ -13,6 +13,7 @@ from protoseg_deploy.training.loop import MethodBuilder, Trainer
 from protoseg_deploy.training.processes import process_group, wait_for_others
 from protoseg_deploy.training.resuming import recipe_to_resume
 from protoseg_deploy.training.run import Run, resolved_recipe
+from protoseg_deploy.training.trackers import require_trackers
 
 DataCheck = Callable[[Recipe, DataSets], Sequence[str]]
 
@@ -62,6 +63,8 @@ def _train(
     drawn = run.drawn() if resume else None
     if world().is_first and not (resume and run.checkpoints.paths()):
         require_buildable(recipe.model)  # before any data is read
+    if world().is_first:
+        require_trackers(recipe.train.trackers)
     sets = find_data(recipe.data, need_unlabeled=recipe.data.unlabeled.is_set, need_val=True, drawn=drawn)
     warnings: Sequence[str] = ()
     if resume:

@@ -11,9 +11,10 @@ def main(recipe: str, folder: Path) -> None:
     run, student, bundle = folder / "run", folder / "student", folder / "bundle"
     images = folder / "images"
     openvino = ["--backend", "openvino"] if importlib.util.find_spec("openvino") else []
+    trackers = ["train.trackers=[tensorboard,csv,mlflow]"] if importlib.util.find_spec("mlflow") else []
     verbs = [
         ["check", recipe],
-        ["train", recipe, "--run", run],
+        ["train", recipe, "--run", run, *trackers],
         ["distill", run, "--run", student, "model.decoder_channels=8"],
         ["evaluate", student, "--recipe", recipe],
         ["export", student, "--bundle", bundle],
@@ -35,6 +36,7 @@ def main(recipe: str, folder: Path) -> None:
         ["bench", bundle, "--size", "64", "--runs", "1"],
         ["bench-train", recipe, "--rounds", "2", "--steps", "1"],
         ["compare", recipe, "--methods", "supervised", "--seeds", "1", "--run", folder / "compared"],
+        ["doctor"],
     ]
     if importlib.util.find_spec("tensorrt_rtx"):
         engine = ["--engine", "tensorrt-rtx", "--target-sm", "8.6", "--profile", "1x64x64", "--precision", "fp32"]

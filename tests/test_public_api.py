@@ -20,7 +20,7 @@ NAMES = [
 ]  # fmt: skip
 COMMANDS = [
     "demo", "recipe", "check", "train", "replay", "compare", "distill", "evaluate", "export", "build", "verify",
-    "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "kit", "completion",
+    "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "report", "kit", "completion",
 ]  # fmt: skip
 
 

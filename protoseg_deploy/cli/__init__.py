@@ -18,7 +18,7 @@ from protoseg_deploy.text import printable
 
 _VERBS = (
     "demo", "recipe", "check", "train", "replay", "compare", "distill", "evaluate", "export", "build", "verify",
-    "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "kit", "completion",
+    "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "report", "kit", "completion",
 )  # fmt: skip
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}

@@ -125,7 +125,7 @@ def _dot(bench: BenchRow, style: int) -> Dot:
     row = bench.row
     low, high = row.miou_low_percent, row.miou_high_percent
     return Dot(
-        row.runtime,
+        str(bench.number),
         row.latency_p50_ms,
         row.miou_percent or 0.0,
         (row.latency_p50_low_ms, row.latency_p50_high_ms),
@@ -150,7 +150,7 @@ def environment(findings: Findings) -> list[tuple[str, str]]:
         backends = dict.fromkeys(stage.backend for stage in bundle.stages if stage.backend)
         if backends:
             lines.append((f"{bundle.name} was verified with", "; ".join(backends)))
-    lines += [(f"{row.row.runtime} was measured on", row.machine) for row in findings.bench.rows]
+    lines += [(f"{row.name} was measured on", row.machine) for row in findings.bench.rows]
     here = [f"protoseg {protoseg_deploy.__version__}", f"Python {platform.python_version()}"]
     for library in _LIBRARIES:
         try:

@@ -42,7 +42,7 @@ def render(findings: Findings, pictures: Sequence[Encoded], title: str | None = 
         title: of the page; names what it is about when absent.
     """
     script, style = _asset("report.js"), _asset("report.css")
-    names = findings.names or tuple(dict.fromkeys(row.row.runtime for row in findings.bench.rows))
+    names = findings.names or tuple(dict.fromkeys(row.name for row in findings.bench.rows))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return _templates().get_template("report.html.jinja").render(
         generator=Markup(GENERATOR),  # noqa: S704

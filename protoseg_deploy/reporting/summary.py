@@ -130,12 +130,12 @@ def _and_speed(findings: Findings) -> str:
 
 
 def _how_fast(findings: Findings) -> str:
-    rows = [row.row for row in findings.bench.rows]
-    if not rows:
+    if not findings.bench.rows:
         return ""
-    fastest = min(rows, key=lambda row: row.latency_p50_ms)
+    first = min(findings.bench.rows, key=lambda bench: bench.row.latency_p50_ms)
+    fastest = first.row
     return (
-        f"The fastest measured runtime is {fastest.runtime} with a median of {fastest.latency_p50_ms:.1f} ms for "
+        f"The fastest measured runtime is {first.name} with a median of {fastest.latency_p50_ms:.1f} ms for "
         f"{fastest.batch} × {fastest.height}×{fastest.width} pixels."
     )
 

@@ -5,12 +5,17 @@ from pathlib import Path
 
 from protoseg_deploy.benchmarking.pareto_plot import pareto_front
 from protoseg_deploy.benchmarking.rows import MeasuredRow, read_rows
+from protoseg_deploy.reporting.facts.names import short_names
 
 
 @dataclass(frozen=True)
 class BenchRow:
     """One measured runtime."""
 
+    number: int
+    """From 1, in the order of the arguments."""
+    name: str
+    """End of the path of the runtime, as much of it as tells it from the others."""
     row: MeasuredRow
     source: str
     """File it was read from."""
@@ -28,10 +33,6 @@ class BenchFacts:
 
     rows: tuple[BenchRow, ...]
 
-    def of_digests(self, digests: frozenset[str]) -> tuple[BenchRow, ...]:
-        """Rows of artefacts with one of these digests."""
-        return tuple(row for row in self.rows if row.row.digest in digests)
-
 
 def bench_facts(paths: tuple[Path, ...]) -> BenchFacts:
     """Read the files of ``protoseg bench --json``, in order.
@@ -42,4 +43,10 @@ def bench_facts(paths: tuple[Path, ...]) -> BenchFacts:
     """
     found = [(row, path.name) for path in paths for row in read_rows(path, "protoseg report")]
     front = {id(row) for row in pareto_front([row for row, _ in found])}
-    return BenchFacts(tuple(BenchRow(row, source, id(row) in front) for row, source in found))
+    names = short_names([row.runtime for row, _ in found])
+    return BenchFacts(
+        tuple(
+            BenchRow(number, names[row.runtime], row, source, id(row) in front)
+            for number, (row, source) in enumerate(found, start=1)
+        )
+    )

@@ -1,6 +1,5 @@
 """What the arguments of a report mean: runs, bundles, and files of ``protoseg bench --json``."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import settle
 from protoseg_deploy.reporting.facts.bench import BenchFacts, bench_facts
 from protoseg_deploy.reporting.facts.bundle import BundleFacts, bundle_facts
+from protoseg_deploy.reporting.facts.names import short_names
 from protoseg_deploy.reporting.facts.run import RunFacts, run_facts
 from protoseg_deploy.run_folder import RECIPE_FILE
 
@@ -51,7 +51,9 @@ def find_subjects(paths: Sequence[Path]) -> Subjects:
         if meant.absolute() in {known.absolute() for known in kinds}:
             raise UsageError(f"{path} is given twice: once is enough")
         kinds[meant] = kind
-    names = _names([path for path, kind in kinds.items() if kind != "bench"])
+    folders = {path: path.absolute().as_posix() for path, kind in kinds.items() if kind != "bench"}
+    short = short_names(list(folders.values()))
+    names = {path: short[text] for path, text in folders.items()}
     return Subjects(
         tuple(run_facts(path, names[path]) for path, kind in kinds.items() if kind == "run"),
         tuple(bundle_facts(path, names[path]) for path, kind in kinds.items() if kind == "bundle"),
@@ -74,16 +76,3 @@ def _kind(path: Path) -> Kind:
     if path.suffix == ".json":
         return "bench"
     raise UsageError(f"{path} is neither a run, nor a bundle, nor a file of `protoseg bench --json`", _ACCEPTED)
-
-
-def _names(folders: Sequence[Path]) -> dict[Path, str]:
-    """Short names that differ: of the folders, with as many of the folders around them as it takes."""
-    names = {folder: folder.absolute().name for folder in folders}
-    for depth in range(2, 12):
-        counts = Counter(names.values())
-        if max(counts.values(), default=1) == 1:
-            break
-        for folder, name in names.items():
-            if counts[name] > 1:
-                names[folder] = "/".join(folder.absolute().parts[-depth:])
-    return names

@@ -11,6 +11,7 @@ from protoseg_deploy.cli.verb import Verb
 @click.command(name="report", cls=Verb, short_help="Show runs, bundles and latencies as one HTML file.")
 @click.argument("paths", metavar="RUN|BUNDLE|FILE...", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="HTML file to write; an earlier report is replaced.")
+@click.option("--card", type=PATH, help="Also write the model card of the bundle, with the latencies measured of it.")
 @click.option("--title", help="Title of the page.  [default: names of what it is about]")
 @click.option("--images", type=PATH, help="Judge networks on these images.  [default: the run's validation images]")
 @click.option("--masks", type=PATH, help="Folder of the masks of --images.")
@@ -28,6 +29,7 @@ from protoseg_deploy.cli.verb import Verb
 def command(
     paths: tuple[Path, ...],
     out: Path,
+    card: Path | None,
     title: str | None,
     images: Path | None,
     masks: Path | None,
@@ -49,6 +51,7 @@ def command(
     protoseg report runs/teacher runs/student bundles/student --out report.html
     protoseg report runs/mine bundles/mine bench.json --out report.html --title "Crack detection, week 12"
     protoseg report bundles/mine --images val/images --masks val/masks --out report.html
+    protoseg report runs/mine bundles/mine bench.json --out report.html --card bundles/mine/MODEL_CARD.md
     protoseg report runs/mine --no-images --out report.html
     """
     from protoseg_deploy.errors import UsageError
@@ -58,7 +61,7 @@ def command(
         raise UsageError("--masks without --images", "Give the folder of the images too.")
     if no_images and images is not None:
         raise UsageError("--no-images and --images contradict each other")
-    options = ReportOptions(images, masks, mask_template, count, device, not no_images, title)
+    options = ReportOptions(images, masks, mask_template, count, device, not no_images, title, card)
     with progress_bar("looking at images", hidden=as_json or no_images) as show:
         made = make_report(paths, out, options, show)
     findings = made.findings
@@ -66,6 +69,7 @@ def command(
         print_json(
             {
                 "report": str(made.path),
+                "card": card and str(card),
                 "bytes": made.bytes,
                 "runs": [str(run.folder) for run in findings.runs],
                 "bundles": [str(bundle.folder) for bundle in findings.bundles],
@@ -78,5 +82,7 @@ def command(
         )
         return
     click.echo(f"{made.path}: {made.bytes / 1e6:.1f} MB")
+    if card is not None:
+        click.echo(f"{card}: the model card of {findings.bundles[0].name}")
     for line in findings.notes:
         note(line)

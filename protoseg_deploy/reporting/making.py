@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from protoseg_deploy.bundles.card import BEGIN
 from protoseg_deploy.data import Sample
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.evaluation.samples import evenly_spaced, folder_samples, masks_of, recipe_samples
 from protoseg_deploy.files import resolved, write_atomically
 from protoseg_deploy.reporting.album import Album
+from protoseg_deploy.reporting.card import report_card
 from protoseg_deploy.reporting.facts import BundleFacts, RunFacts, Subjects, data_facts, find_subjects
 from protoseg_deploy.reporting.findings import Findings
 from protoseg_deploy.reporting.page import GENERATOR, MOST_BYTES, render
@@ -38,6 +40,7 @@ class ReportOptions:
         device: ``auto``, ``cpu`` or ``cuda``.
         look: False reads no image at all.
         title: of the page; names what it is about when absent.
+        card: file to write the model card of the one bundle to.
     """
 
     images: Path | None = None
@@ -47,6 +50,7 @@ class ReportOptions:
     device: str = "auto"
     look: bool = True
     title: str | None = None
+    card: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,10 @@ def make_report(
     options = options or ReportOptions()
     require_report(out, paths)
     subjects = find_subjects(paths)
+    card = None
+    if options.card is not None:
+        require_card(options.card)
+        card = report_card(subjects).encode("utf-8", "backslashreplace")
     album = Album(_ALBUM_BYTES)
     findings = gather(subjects, options, album, progress)
     page = render(findings, album.encode(), options.title).encode("utf-8", "backslashreplace")
@@ -87,6 +95,8 @@ def make_report(
             "Report on fewer runs at a time, or leave pictures out with --no-images.",
         )
     write_atomically(out, page)
+    if options.card is not None and card is not None:
+        write_atomically(options.card, card)
     return MadeReport(out, len(page), findings)
 
 
@@ -109,6 +119,18 @@ def require_report(out: Path, paths: Sequence[Path]) -> None:
             ours = GENERATOR.encode() in file.read(2000)
         if not ours:
             raise UsageError(f"{out} exists and is not a report: it would be replaced", "Choose another --out.")
+
+
+def require_card(path: Path) -> None:
+    """Refuse to write a model card over what is none of ours.
+
+    Raises:
+        UsageError: it would.
+    """
+    if path.is_dir():
+        raise UsageError(f"--card {path} is a folder", "Name a file: --card MODEL_CARD.md.")
+    if path.exists() and BEGIN.encode() not in path.read_bytes():
+        raise UsageError(f"--card {path} exists and is not a model card of ours", "Choose another file.")
 
 
 def gather(subjects: Subjects, options: ReportOptions, album: Album, progress: Progress | None = None) -> Findings:

@@ -49,9 +49,10 @@ def command(
     \b
     protoseg report runs/mine --out report.html
     protoseg report runs/teacher runs/student bundles/student --out report.html
-    protoseg report runs/mine bundles/mine bench.json --out report.html --title "Crack detection, week 12"
-    protoseg report bundles/mine --images val/images --masks val/masks --out report.html
-    protoseg report runs/mine bundles/mine bench.json --out report.html --card bundles/mine/MODEL_CARD.md
+    protoseg report runs/mine bench.json --out report.html --title "Week 12"
+    protoseg report bundles/mine --images photos --masks truth --out report.html
+    protoseg report runs/mine bundles/mine bench.json --out report.html \\
+        --card bundles/mine/MODEL_CARD.md
     protoseg report runs/mine --no-images --out report.html
     """
     from protoseg_deploy.errors import UsageError

@@ -8,7 +8,7 @@ import yaml
 from protoseg_deploy.bundles.card import files_and_verdicts, markdown, table
 from protoseg_deploy.bundles.manifest import REFERENCE_FILE, Manifest
 from protoseg_deploy.reporting.facts import BenchRow, EvaluationFacts, RunFacts, WeightsLicence, licence_of_weights
-from protoseg_deploy.reporting.figures import counted, listed, percent, points
+from protoseg_deploy.reporting.figures import counted, listed, number, percent, points
 from protoseg_deploy.reporting.summary import WEAK_PERCENT, method_of
 
 _MOST_SIZES = 4
@@ -88,8 +88,7 @@ def _metadata(facts: CardFacts) -> str:
 def _miou(facts: CardFacts) -> float | None:
     if facts.evaluation is not None:
         return facts.evaluation.kept_percent
-    said = facts.manifest.provenance.training.get("miou_percent")
-    return float(said) if isinstance(said, int | float) else None
+    return number(facts.manifest.provenance.training.get("miou_percent"))
 
 
 def _introduction(facts: CardFacts) -> str:

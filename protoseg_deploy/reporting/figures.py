@@ -1,6 +1,18 @@
 """Numbers as people read them."""
 
 import math
+from typing import Any
+
+
+def number(value: Any) -> float | None:
+    """A value of somebody else's JSON as a finite number; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def percent(value: float | None, digits: int = 1) -> str:

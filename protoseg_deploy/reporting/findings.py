@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from protoseg_deploy.recipe import ClassTable
 from protoseg_deploy.reporting.facts import BenchFacts, BundleFacts, DataFacts, RunFacts, Subjects
+from protoseg_deploy.reporting.figures import number
 from protoseg_deploy.reporting.panels import Judgement, Panel
 from protoseg_deploy.reporting.prototypes import PrototypeBankFacts
 
@@ -66,9 +67,9 @@ class Findings:
             return run.best_percent
         bundle = next((bundle for bundle in self.bundles if bundle.name == name), None)
         if bundle is not None:
-            said = bundle.manifest.provenance.training.get("miou_percent")
-            if isinstance(said, int | float):
-                return float(said)
+            said = number(bundle.manifest.provenance.training.get("miou_percent"))
+            if said is not None:
+                return said
         judged = self.judgements.get(name)
         return judged.miou_percent if judged is not None else None
 

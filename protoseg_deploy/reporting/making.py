@@ -4,12 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from protoseg_deploy.bundles.card import BEGIN
-from protoseg_deploy.data import Sample
-from protoseg_deploy.errors import ProtosegError, UsageError
+from protoseg_deploy.data import Sample, read_image
+from protoseg_deploy.errors import DataError, ProtosegError, UsageError
 from protoseg_deploy.evaluation.samples import evenly_spaced, folder_samples, masks_of, recipe_samples
 from protoseg_deploy.files import resolved, write_atomically
 from protoseg_deploy.reporting.album import Album
@@ -143,9 +140,10 @@ def gather(subjects: Subjects, options: ReportOptions, album: Album, progress: P
     findings = Findings(subjects)
     for bundle in subjects.bundles:
         for stage, path in bundle.pictures.items():
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-            findings.stage_pictures[bundle.name, stage] = album.photo(pixels)
+            try:
+                findings.stage_pictures[bundle.name, stage] = album.photo(read_image(path))
+            except DataError as error:
+                findings.notes.append(f"The picture of the worst image of {stage} is left out: {error.message}")
     if not options.look:
         findings.notes.append("No image was read (--no-images): there are no panels and no data facts.")
         return findings

@@ -191,7 +191,8 @@ def _described(
     run: RunFacts, classes: ClassTable, bank: Tensor, shown: list[list[_Place]], searched: int, cutter: _Cutter
 ) -> PrototypeBankFacts:
     use = run.prototypes
-    if use is not None and (len(use.pixels), len(use.pixels[0])) != tuple(bank.shape[:2]):
+    shape = tuple(bank.shape[:2])
+    if use is not None and {(len(use.pixels), len(row)) for row in use.pixels} | {(len(use.dead), shape[1])} != {shape}:
         use = None
     present = bank.any(dim=-1)
     per_class = bank.shape[1]

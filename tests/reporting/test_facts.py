@@ -5,8 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.models import load_network
@@ -82,6 +84,38 @@ def test_a_damaged_file_is_named(run: Path, tmp_path: Path) -> None:
     (damaged / "metrics.jsonl").write_text('{"kind": "train"}\n')
     with pytest.raises(ProtosegError, match=r"metrics\.jsonl:1"):
         run_facts(damaged)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"kind": "evaluation", "step": 4, "iou_percent": ["sky"]},
+        {"kind": "evaluation", "step": 4, "student_miou_percent": "high"},
+        {"kind": "prototypes", "step": 4, "pixels": 3},
+    ],
+)
+def test_a_strange_record_is_named_by_its_step(run: Path, tmp_path: Path, record: dict[str, object]) -> None:
+    damaged = shutil.copytree(run, tmp_path / "damaged")
+    (damaged / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(ProtosegError, match=rf"metrics\.jsonl is damaged: {record['kind']} of step 4"):
+        run_facts(damaged)
+
+
+def test_pictures_of_other_places_are_not_a_bundles(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    (copy / "verification").mkdir(exist_ok=True)
+    secret = tmp_path / "secret.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(secret)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (stage,) = manifest["verification"]["stages"]
+    stages = [{**stage, "stage": name} for name in ("linked", "x/../../../secret", "own")]
+    manifest["verification"]["stages"] = stages
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "verification/worst-linked.png").symlink_to(secret)
+    (copy / "verification/worst-x").mkdir()
+    shutil.copyfile(secret, copy / "verification/worst-own.png")
+    assert (copy / "verification" / "worst-x/../../../secret.png").is_file()
+    assert list(bundle_facts(copy).pictures) == ["own"]
 
 
 def test_recipe_lines_are_the_keys_that_are_not_the_default(run: Path) -> None:

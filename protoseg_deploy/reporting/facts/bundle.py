@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protoseg_deploy.bundles import Bundle
-from protoseg_deploy.bundles.manifest import Manifest
+from protoseg_deploy.bundles.manifest import VERIFICATION_FOLDER, Manifest
 from protoseg_deploy.bundles.verdicts import StageVerdict
 from protoseg_deploy.choices import Precision
 from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.files import resolved
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def bundle_facts(folder: Path, name: str | None = None) -> BundleFacts:
     )
     stages = bundle.manifest.verification.stages if bundle.manifest.verification else ()
     pictures = {stage.stage: bundle.picture_of(stage.stage) for stage in stages}
-    there = {stage: path for stage, path in pictures.items() if path.is_file()}
+    place = resolved(folder / VERIFICATION_FOLDER)  # a manifest may name any stage, and a link lead anywhere
+    there = {stage: path for stage, path in pictures.items() if path.is_file() and resolved(path).parent == place}
+    there = there if place.parent == resolved(folder) else {}
     return BundleFacts(name or folder.absolute().name, folder, bundle.manifest, files, there)
 
 

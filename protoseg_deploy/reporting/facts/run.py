@@ -3,18 +3,38 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from protoseg_deploy.bundles.digests import file_sha256
-from protoseg_deploy.documents import read_document, read_lines
-from protoseg_deploy.errors import UsageError
+from protoseg_deploy.documents import first_fault, read_document, read_lines
+from protoseg_deploy.errors import ProtosegError, UsageError
 from protoseg_deploy.models import build_segmenter, count_parameters, read_network_spec
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table
+from protoseg_deploy.reporting.figures import number
 from protoseg_deploy.training import Run
 from protoseg_deploy.training.records import RunImages, Summary, UnreadableRecord
 
+
+class _Record(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+    step: NonNegativeInt
+
+
+class _EvaluationRecord(_Record):
+    miou_percent: float | None = None
+    student_miou_percent: float | None = None
+    iou_percent: dict[str, float | None] | None = None
+
+
+class _UseRecord(_Record):
+    pixels: tuple[tuple[float, ...], ...]
+    within_class_cosine: tuple[float | None, ...]
+    dead: tuple[int, ...]
+
+
+_Shape = TypeVar("_Shape", bound=_Record)
 Points = tuple[tuple[int, float], ...]
 """Steps and values."""
 
@@ -111,8 +131,7 @@ class RunFacts:
         """mIoU of the best network: of the metrics, or of the file where nothing was trained here."""
         if self.best is not None:
             return self.best.kept_percent
-        said = next((network.provenance.get("miou_percent") for network in self.networks), None)
-        return float(said) if isinstance(said, int | float) else None
+        return next((number(network.provenance.get("miou_percent")) for network in self.networks), None)
 
     @property
     def parameters(self) -> int | None:
@@ -142,17 +161,17 @@ def run_facts(folder: Path, name: str | None = None) -> RunFacts:
         )
     recipe = run.recipe()
     records = run.metrics()
-    use = next((record for record in reversed(records) if record["kind"] == "prototypes"), None)
+    uses = _read(run, "prototypes", _UseRecord, records)
     return RunFacts(
         name=name or folder.absolute().name,
         folder=folder,
         recipe=recipe,
         classes=class_table(recipe.data),
-        evaluations=tuple(_evaluation(record) for record in records if record["kind"] == "evaluation"),
+        evaluations=tuple(_evaluation(record) for record in _read(run, "evaluation", _EvaluationRecord, records)),
         terms=_terms(records),
         speed=_points(records, "images_per_second"),
-        skipped_steps=sum(int(record.get("skipped_steps", 0)) for record in records),
-        prototypes=_use(use) if use else None,
+        skipped_steps=sum(int(number(record.get("skipped_steps")) or 0) for record in records),
+        prototypes=_use(uses[-1]) if uses else None,
         summary=_optional(run.summary_path, Summary),
         images=_images(run),
         unreadable=_unreadable(run),
@@ -162,13 +181,24 @@ def run_facts(folder: Path, name: str | None = None) -> RunFacts:
     )
 
 
-def _evaluation(record: Mapping[str, Any]) -> EvaluationFacts:
-    return EvaluationFacts(
-        step=record["step"],
-        kept_percent=record.get("miou_percent"),
-        student_percent=_number(record.get("student_miou_percent")),
-        iou_percent=_IOUS.validate_python(record.get("iou_percent") or {}),
-    )
+def _read(run: Run, kind: str, shape: type[_Shape], records: Sequence[Mapping[str, Any]]) -> list[_Shape]:
+    """Records of a kind in the shape that they have to have."""
+    found = []
+    for record in records:
+        if record["kind"] != kind:
+            continue
+        try:
+            found.append(shape.model_validate(record))
+        except ValidationError as error:
+            raise ProtosegError(
+                f"{run.metrics_path} is damaged: {kind} of step {record['step']}: {first_fault(error)}",
+                "Remove the line, or put the file back from a copy of the run.",
+            ) from None
+    return found
+
+
+def _evaluation(record: _EvaluationRecord) -> EvaluationFacts:
+    return EvaluationFacts(record.step, record.miou_percent, record.student_miou_percent, record.iou_percent or {})
 
 
 def _terms(records: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
@@ -179,23 +209,12 @@ def _terms(records: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
 
 
 def _points(records: Sequence[Mapping[str, Any]], name: str) -> Points:
-    values = ((record["step"], _number(record.get(name))) for record in records if record["kind"] == "train")
+    values = ((record["step"], number(record.get(name))) for record in records if record["kind"] == "train")
     return tuple((step, value) for step, value in values if value is not None)
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _use(record: Mapping[str, Any]) -> PrototypeUse | None:
-    if not {"pixels", "within_class_cosine", "dead"} <= record.keys():
-        return None
-    return PrototypeUse(
-        step=record["step"],
-        pixels=tuple(tuple(map(float, row)) for row in record["pixels"]),
-        within_class_cosine=tuple(_number(value) for value in record["within_class_cosine"]),
-        dead=tuple(int(value) for value in record["dead"]),
-    )
+def _use(record: _UseRecord) -> PrototypeUse:
+    return PrototypeUse(record.step, record.pixels, record.within_class_cosine, record.dead)
 
 
 def _optional(path: Path, shape: type[Summary]) -> dict[str, Any] | None:
@@ -225,8 +244,6 @@ def _unreadable(run: Run) -> int:
 def _networks(run: Run) -> list[NetworkFacts]:
     import torch
 
-    from protoseg_deploy.errors import ProtosegError
-
     found = []
     for which in ("best", "last"):
         path = run.network(which)
@@ -241,6 +258,3 @@ def _networks(run: Run) -> list[NetworkFacts]:
         kind: Literal["best", "last"] = "best" if which == "best" else "last"
         found.append(NetworkFacts(kind, path, file_sha256(path), path.stat().st_size, spec.provenance, parameters))
     return found
-
-
-_IOUS: TypeAdapter[dict[str, float | None]] = TypeAdapter(dict[str, float | None])

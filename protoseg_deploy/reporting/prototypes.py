@@ -1,7 +1,7 @@
 """What the prototypes of a run stand for: the patches of images that are nearest to each."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,6 +71,8 @@ class PrototypeBankFacts:
     classes: tuple[ClassPrototypes, ...]
     searched_images: int
     """In how many images the nearest patches were looked for."""
+    without_patches: int = 0
+    """Prototypes whose patches are left out, for a page has room for so many only."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ def prototype_facts(
             progress()
     left = _MOST_PATCHES if samples else 0
     shown = [found if (number + 1) * per_prototype <= left else [] for number, found in enumerate(places)]
-    return _described(run, spec.classes, bank, shown, len(samples), _Cutter(spec.reading, masks, spec.classes, album))
+    cutter = _Cutter(spec.reading, masks, spec.classes, album)
+    described = _described(run, spec.classes, bank, shown, len(samples), cutter)
+    return replace(described, without_patches=sum(not found for found in shown) if samples else 0)
 
 
 class _Cutter:

@@ -134,9 +134,10 @@ def _how_fast(findings: Findings) -> str:
         return ""
     first = min(findings.bench.rows, key=lambda bench: bench.row.latency_p50_ms)
     fastest = first.row
+    images = "an image" if fastest.batch == 1 else f"{fastest.batch} images"
     return (
-        f"The fastest measured runtime is {first.name} with a median of {fastest.latency_p50_ms:.1f} ms for "
-        f"{fastest.batch} × {fastest.height}×{fastest.width} pixels."
+        f"The fastest measured runtime is {first.name} with a median of {fastest.latency_p50_ms:.1f} ms for {images} of "
+        f"{fastest.height}×{fastest.width} pixels."
     )
 
 

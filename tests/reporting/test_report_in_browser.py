@@ -141,6 +141,8 @@ def test_on_paper_it_is_light_and_complete(browser: Browser, address: str) -> No
         page.call("Emulation.setEmulatedMedia", media="print")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not page.is_shown("nav.contents")
+        page.resize(718, 1000)  # A4 between margins
+        assert page.evaluate("document.documentElement.scrollWidth") <= 718
         pdf = base64.b64decode(page.call("Page.printToPDF", printBackground=True)["data"])
         assert pdf.startswith(b"%PDF")
         assert page.evaluate("[...document.querySelectorAll('details')].every((details) => details.open)")

@@ -136,8 +136,8 @@ def _how_fast(findings: Findings) -> str:
     fastest = first.row
     images = "an image" if fastest.batch == 1 else f"{fastest.batch} images"
     return (
-        f"The fastest measured runtime is {first.name} with a median of {fastest.latency_p50_ms:.1f} ms for {images} of "
-        f"{fastest.height}×{fastest.width} pixels."
+        f"The fastest measured runtime is {first.name} with a median of {fastest.latency_p50_ms:.1f} ms for {images} "
+        f"of {fastest.height}×{fastest.width} pixels."
     )
 
 

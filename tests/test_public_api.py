@@ -21,7 +21,7 @@ NAMES = [
 COMMANDS = [
     "demo", "init", "recipe", "split", "check", "train", "replay", "compare", "distill", "evaluate", "export",
     "build", "verify", "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "suggest",
-    "kit", "doctor", "completion",
+    "report", "kit", "doctor", "completion",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from protoseg_deploy.bundles.card import refresh_card
 from protoseg_deploy.bundles.digests import file_sha256, identities
 from protoseg_deploy.bundles.graph import Graph
 from protoseg_deploy.bundles.manifest import (
@@ -197,6 +198,7 @@ class Bundle:
 
     def _write(self) -> None:
         write_atomically(self.folder / MANIFEST_FILE, self.manifest.to_json().encode())
+        refresh_card(self.folder, self.manifest)
 
 
 def verified_as(file: str, library: str = "") -> str:

@@ -19,6 +19,8 @@ MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
 """The fp32 graph; see `graph_file` for the others."""
 REFERENCE_FILE = "reference.safetensors"
+CARD_FILE = "MODEL_CARD.md"
+"""For people, who may edit it: it has no checksum."""
 ENGINE_FOLDER = "engines"
 VERIFICATION_FOLDER = "verification"
 

@@ -19,7 +19,7 @@ from protoseg_deploy.text import printable
 _VERBS = (
     "demo", "init", "recipe", "split", "check", "train", "replay", "compare", "distill", "evaluate", "export",
     "build", "verify", "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "suggest",
-    "kit", "doctor", "completion",
+    "report", "kit", "doctor", "completion",
 )  # fmt: skip
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}

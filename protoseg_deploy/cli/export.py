@@ -120,6 +120,9 @@ def command(
     names it, exits with code 1, and keeps its output, with a picture of the worst image, in BUNDLE-failed.
     The bundle of a run with the tracker `mlflow` is also logged there, as a model.
 
+    BUNDLE/MODEL_CARD.md says for people, and for the Hugging Face Hub, what the network was trained on, how accurate it
+    is class by class, what was verified and what its limits are.
+
     \b
     protoseg export runs/mine --bundle bundles/mine
     protoseg export runs/mine --bundle bundles/mine --precision fp16,int8 --max-drop 0.5
@@ -128,6 +131,7 @@ def command(
     protoseg export student.safetensors --bundle bundles/student --no-verify
     """
     from protoseg_deploy.exporting import Calibration, VerificationFailedError, export_bundle
+    from protoseg_deploy.reporting.card import export_card
 
     _check_options(precisions, images, masks, no_verify)
     samples, unverified = _verified_on(
@@ -151,6 +155,7 @@ def command(
                 calibration=calibration,
                 samples=samples,
                 verify=not no_verify,
+                card=export_card(run, bundle),
                 progress=show,
             )
         except VerificationFailedError as error:

@@ -13,6 +13,7 @@ import protoseg_deploy
 from protoseg_deploy.bundles.bundle import Bundle, file_entry
 from protoseg_deploy.bundles.digests import file_sha256
 from protoseg_deploy.bundles.manifest import (
+    CARD_FILE,
     GRAPH_FILE,
     REFERENCE_FILE,
     GraphInfo,
@@ -40,7 +41,7 @@ from protoseg_deploy.exporting.tracing.onnx_export import (
     normalisation,
     output_specs,
 )
-from protoseg_deploy.files import resolved
+from protoseg_deploy.files import resolved, write_atomically
 from protoseg_deploy.models import NetworkSpec, Segmenter, count_parameters, load_network
 from protoseg_deploy.run_folder import RunFolder, network_file
 
@@ -80,6 +81,7 @@ def export_bundle(
     calibration: Calibration | None = None,
     samples: Sequence[Sample] = (),
     verify: bool = True,
+    card: Callable[[Bundle, Sequence[Sample]], str] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Bundle:
     """Export the network of a run and verify it; a bundle appears only when everything went well.
@@ -96,6 +98,8 @@ def export_bundle(
         calibration: images and options of int8.
         samples: images to verify on, and to measure int8's accuracy on.
         verify: False skips verification; so does an absence of samples. The manifest says so.
+        card: makes the text of the model card from the verified bundle and the samples, such as `export_card`; no card
+            when absent.
         progress: called with (images verified, images in all).
 
     Raises:
@@ -128,6 +132,9 @@ def export_bundle(
             if not verification.passed:
                 replacement.put_in_place(failed)
                 raise VerificationFailedError(verification, Bundle.open(failed))
+        if card is not None:
+            written = Bundle.open(made)
+            write_atomically(made / CARD_FILE, card(written, samples).encode("utf-8", "backslashreplace"))
         replacement.put_in_place()
     return Bundle.open(folder)
 

@@ -4,14 +4,14 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from protoseg_deploy.bundles.manifest import ENGINE_FOLDER, MANIFEST_FILE, VERIFICATION_FOLDER
+from protoseg_deploy.bundles.manifest import CARD_FILE, ENGINE_FOLDER, MANIFEST_FILE, VERIFICATION_FOLDER
 from protoseg_deploy.errors import UsageError
 from protoseg_deploy.exchange import LOCK_FILE, settle
 from protoseg_deploy.files import is_scratch, open_regular, read_at_most, resolved
 
 _MOST_BYTES = 2**28
 
-_OURS = {".": (MANIFEST_FILE, LOCK_FILE), ENGINE_FOLDER: ("*.engine", "*.json", "*.onnx", "*.cache")}
+_OURS = {".": (MANIFEST_FILE, CARD_FILE, LOCK_FILE), ENGINE_FOLDER: ("*.engine", "*.json", "*.onnx", "*.cache")}
 _OURS[VERIFICATION_FOLDER] = ("worst-*.png",)
 
 

@@ -25,6 +25,7 @@ from protoseg_deploy.exporting import Calibration, export_bundle
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.methods import build_method
 from protoseg_deploy.recipe import ClassTable, Recipe, class_table, image_reading, load_recipe, mask_reading
+from protoseg_deploy.reporting.card import export_card
 from protoseg_deploy.reporting.panel import Row, panel
 from protoseg_deploy.runtimes import Runtime, open_runtime
 from protoseg_deploy.training import RESUMING, Run, train
@@ -103,7 +104,14 @@ def _run_demo(folder: Path, say: Callable[[str], object], overrides: tuple[str, 
     samples = sets.val
     say(f"protoseg export {student} --bundle {bundle} --precision fp32,int8")
     calibration = Calibration(sets.unlabeled)
-    made = export_bundle(student, bundle, precisions=("fp32", "int8"), calibration=calibration, samples=samples)
+    made = export_bundle(
+        student,
+        bundle,
+        precisions=("fp32", "int8"),
+        calibration=calibration,
+        samples=samples,
+        card=export_card(student, bundle),
+    )
     verification = made.manifest.verification
     assert verification is not None
     for stage in verification.stages:

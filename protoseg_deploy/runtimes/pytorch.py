@@ -48,6 +48,7 @@ class PyTorchRuntime:
         if windows is not None:
             self._module = WindowedSegmenter(segmenter, spec.input_scale, windows).eval()
         self._module.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._deployed = self._module if isinstance(self._module, DeployedSegmenter) else None
         self._info = RuntimeInfo(
             kind="pytorch",
             path=path,
@@ -76,6 +77,21 @@ class PyTorchRuntime:
         if self._device.type == "cuda":
             return timed_on_gpu(lambda mark: self._predict(images, mark), torch.cuda.current_stream(self._device))
         return timed_on_host(lambda mark: self._predict(images, mark))
+
+    @torch.inference_mode()
+    def confidence(self, images: UInt8Array) -> UInt8Array | None:
+        """Probability of the predicted class, ``[B,H,W]`` uint8 0..255, for ``[B,H,W,3]`` uint8 RGB.
+
+        None in windows, whose averaged logits are not kept. It is what the output ``confidence`` of a graph is.
+        """
+        if self._deployed is None:
+            return None
+        check_images(images, self._info)
+        telling = DeployedSegmenter(self._deployed.segmenter, self._deployed.input_scale, confidence=True).eval()
+        placed = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self._device)
+        with time_limit(f"a call of {self._info.path}"):
+            found: UInt8Array = telling(placed)[1].cpu().numpy()
+        return found
 
     @torch.inference_mode()
     def _predict(self, images: UInt8Array, mark: Mark) -> UInt8Array:

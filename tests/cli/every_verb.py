@@ -33,6 +33,7 @@ def main(recipe: str, folder: Path) -> None:
             "0",
             "--pack",
         ],
+        ["report", run, student, bundle, "--out", folder / "report.html"],
         ["bench", bundle, "--size", "64", "--runs", "1"],
         ["bench-train", recipe, "--rounds", "2", "--steps", "1"],
         ["compare", recipe, "--methods", "supervised", "--seeds", "1", "--run", folder / "compared"],

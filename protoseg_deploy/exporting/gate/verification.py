@@ -90,7 +90,7 @@ def verify_bundle(
     counted = fitted = 0
     for number, sample in enumerate(samples):
         image = read_image(sample.image, masks.images)
-        digest.update(os.fsencode(sample.image.name) + b"\0" + hashlib.sha256(sample.image.read_bytes()).digest())
+        digest.update(image_identity(sample.image))
         mask = masks.read(sample, image)
         counted += mask is not None
         fitted += any(fit(image).shape != image.shape for fit in (one.fit for one in passes))
@@ -118,6 +118,11 @@ def verify_bundle(
     bundle.record(verification)
     _keep_pictures(bundle, tallies, masks.classes)
     return verification
+
+
+def image_identity(image: Path) -> bytes:
+    """What of an image goes into `Verification.images_sha256`: its name and the digest of its bytes."""
+    return os.fsencode(image.name) + b"\0" + hashlib.sha256(image.read_bytes()).digest()
 
 
 def _require_described(bundle: Bundle, spec: NetworkSpec) -> None:

@@ -162,16 +162,19 @@ def command(
             if as_json:
                 print_json(_document_of_failure(error))
             raise
-    model_uri = _track(run, made)
-    if as_json:
-        print_json(_document(made) | {"mlflow_model": model_uri})
-    else:
-        _show(made)
-        if model_uri:
-            click.echo(f"  MLflow model {model_uri}")
+    _tell(made, _track(run, made), as_json)
     for warning in made.manifest.graphs["int8"].conversion["warnings"] if "int8" in precisions else ():
         note(warning)
     _note_unverified(bundle, made, unverified)
+
+
+def _tell(made: "Bundle", model_uri: str | None, as_json: bool) -> None:
+    if as_json:
+        print_json(_document(made) | {"mlflow_model": model_uri})
+        return
+    _show(made)
+    if model_uri:
+        click.echo(f"  MLflow model {model_uri}")
 
 
 def _track(run: Path, made: "Bundle") -> str | None:

@@ -19,8 +19,8 @@ NAMES = [
     "verify_bundle",
 ]  # fmt: skip
 COMMANDS = [
-    "demo", "recipe", "check", "train", "replay", "compare", "distill", "evaluate", "export", "build", "verify",
-    "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "kit", "completion",
+    "demo", "recipe", "convert", "check", "train", "replay", "compare", "distill", "evaluate", "export", "build",
+    "verify", "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "kit", "completion",
 ]  # fmt: skip
 
 

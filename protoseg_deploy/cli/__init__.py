@@ -17,8 +17,8 @@ from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.text import printable
 
 _VERBS = (
-    "demo", "recipe", "check", "train", "replay", "compare", "distill", "evaluate", "export", "build", "verify",
-    "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "kit", "completion",
+    "demo", "recipe", "convert", "check", "train", "replay", "compare", "distill", "evaluate", "export", "build",
+    "verify", "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "kit", "completion",
 )  # fmt: skip
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protoseg_deploy.annotations.detecting import look_at
+from protoseg_deploy.annotations.detecting import Look
 from protoseg_deploy.annotations.file_jobs import read_bytes
 from protoseg_deploy.annotations.finding_images import ImageFinder, stems_in
 from protoseg_deploy.annotations.shapes import AnnotatedImage, BadRecordError, Bitmap, FoundImage, Notes, Problem, Shape
@@ -68,12 +68,13 @@ def _read(file: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 @contextmanager
-def open_binary_masks(path: Path, images: Path | None = None) -> Iterator[Source]:
+def open_binary_masks(look: Look) -> Iterator[Source]:
     """Open a folder of binary masks; see `Reader`."""
-    roots = tuple(filter(None, [images])) or (path, path / "images", path.parent / "images")
+    path = look.path
+    roots = tuple(filter(None, [look.image_folder])) or (path, path / "images", path.parent / "images")
     groups: dict[str, list[tuple[str, Path]]] = {}
     problems: list[Problem] = []
-    for file in look_at(path).images:
+    for file in look.images:
         below = file.relative_to(path)
         if file.suffix.lower() not in _LOSSLESS or file.stem in _image_stems(below.parent, roots, file):
             continue

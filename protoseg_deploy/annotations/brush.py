@@ -6,6 +6,7 @@ one, and one word, or as many as counted. The fourth byte of a pixel is its opac
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def encode_brush(pixels: BoolArray) -> list[int]:
         *(f"{bits - 1:04b}" for bits in _COUNT_BITS),
     ]
     edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]]).tolist()
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         count = (end - start) * _CHANNELS
         size = next(number for number, length in enumerate(_COUNT_BITS) if count - 1 < 1 << length)
         bits.append(f"1{size:02b}{count - 1:0{_COUNT_BITS[size]}b}{255 if flat[start] else 0:08b}")

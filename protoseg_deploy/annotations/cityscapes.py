@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from protoseg_deploy.annotations import values
-from protoseg_deploy.annotations.detecting import look_at
+from protoseg_deploy.annotations.detecting import Look
 from protoseg_deploy.annotations.file_jobs import JsonJob, read_json
 from protoseg_deploy.annotations.finding_images import ImageFinder
 from protoseg_deploy.annotations.shapes import (
@@ -74,10 +74,11 @@ def _class_of(label: str) -> str:
 
 
 @contextmanager
-def open_cityscapes(path: Path, images: Path | None = None) -> Iterator[Source]:
+def open_cityscapes(look: Look) -> Iterator[Source]:
     """Open a folder of polygon files, or one of them; see `Reader`."""
+    path = look.path
     root = path if path.is_dir() else path.parent
-    jobs = [CityscapesJob(file, root) for file in look_at(path).ending("_polygons.json")]
+    jobs = [CityscapesJob(file, root) for file in look.ending("_polygons.json")]
     yield Source(
         "Cityscapes",
         lambda: iter(jobs),

@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from protoseg_deploy.annotations import values
+from protoseg_deploy.annotations.detecting import Look
 from protoseg_deploy.annotations.finding_images import ImageFinder
 from protoseg_deploy.annotations.json_stream import stream_elements
 from protoseg_deploy.annotations.run_lengths import decode_runs, parse_coco_counts
@@ -107,8 +108,9 @@ class _Spool:
 
 
 @contextmanager
-def open_coco(path: Path, images: Path | None = None) -> Iterator[Source]:
+def open_coco(look: Look) -> Iterator[Source]:
     """Open a COCO file; see `Reader`."""
+    path = look.path
     with tempfile.TemporaryFile(prefix="protoseg-coco-") as file:
         spool = _Spool(file)
         image_ids = array("q")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from protoseg_deploy.annotations.class_files import read_classes
-from protoseg_deploy.annotations.detecting import TABLES, look_at
+from protoseg_deploy.annotations.detecting import TABLES, Look
 from protoseg_deploy.annotations.file_jobs import FileJob
 from protoseg_deploy.annotations.finding_images import ImageFinder
 from protoseg_deploy.annotations.shapes import AnnotatedImage, BadRecordError, FoundImage, Notes
@@ -62,9 +62,9 @@ class MaskJob(FileJob):
 
 
 @contextmanager
-def open_color_masks(path: Path, images: Path | None = None) -> Iterator[Source]:
+def open_color_masks(look: Look) -> Iterator[Source]:
     """Open a folder of colour masks with its table; see `Reader`."""
-    look = look_at(path)
+    path = look.path
     tables = look.named(*TABLES)
     if len(tables) != 1:
         there = f" There are {', '.join(map(str, tables))}." if tables else ""
@@ -107,8 +107,9 @@ def _is_lossless(file: Path) -> bool:
 
 
 @contextmanager
-def open_voc(path: Path, images: Path | None = None) -> Iterator[Source]:
+def open_voc(look: Look) -> Iterator[Source]:
     """Open ``SegmentationClass``; see `Reader`."""
+    path = look.path
     folder = path.parent
     table = folder / "labelmap.txt"
     if table.is_file():
@@ -116,7 +117,7 @@ def open_voc(path: Path, images: Path | None = None) -> Iterator[Source]:
     else:
         classes = tuple(DeclaredClass(name, color) for name, color in zip(_VOC_NAMES, voc_palette(21), strict=True))
     colors = tuple(one.color or (0, 0, 0) for one in classes)
-    files = [file for file in look_at(path).images if _is_lossless(file)]
+    files = [file for file in look.images if _is_lossless(file)]
     has_table = table.is_file()
     jobs = [MaskJob(file, path, _voc_reading(colors, has_table)) for file in files]
     yield Source(
@@ -138,7 +139,7 @@ def _voc_reading(colors: tuple[Color, ...], has_table: bool) -> MaskReading:
 
 
 def voc_palette(count: int) -> list[Color]:
-    """Pascal VOC's colours: the bits of an index, from the lowest, go to the highest bits of red, green, blue in turn."""
+    """Pascal VOC's colours: the bits of an index, lowest first, become the highest of red, green, blue in turn."""
     colors: list[Color] = []
     for index in range(count):
         red = green = blue = 0

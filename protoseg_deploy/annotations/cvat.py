@@ -10,6 +10,7 @@ import numpy as np
 
 from protoseg_deploy.annotations import values
 from protoseg_deploy.annotations.class_files import parse_color
+from protoseg_deploy.annotations.detecting import Look
 from protoseg_deploy.annotations.finding_images import ImageFinder
 from protoseg_deploy.annotations.run_lengths import decode_runs
 from protoseg_deploy.annotations.shapes import (
@@ -101,8 +102,9 @@ _BOX = ("left", "top", "width", "height")
 
 
 @contextmanager
-def open_cvat(path: Path, images: Path | None = None) -> Iterator[Source]:
+def open_cvat(look: Look) -> Iterator[Source]:
     """Open a CVAT file; see `Reader`."""
+    path = look.path
     labels: list[DeclaredClass] = []
     total = 0
     for element in _elements(path, ("meta", "image", "track")):

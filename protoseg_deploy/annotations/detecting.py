@@ -26,6 +26,15 @@ class Look:
     files: list[Path] = field(default_factory=list)
     """All but images and hidden ones; the path itself where it is a file."""
     images: list[Path] = field(default_factory=list)
+    image_folder: Path | None = None
+    """Where the images are, if it was said."""
+
+    def at(self, place: Path) -> "Look":
+        """What of it lies at a place, or below."""
+        files, images = (
+            [file for file in some if file == place or place in file.parents] for some in (self.files, self.images)
+        )
+        return Look(place, files, images, self.image_folder)
 
     @property
     def folder(self) -> Path:
@@ -68,9 +77,9 @@ class Look:
         return [self.path] if kind in self.json_kinds.values() else []
 
 
-def look_at(path: Path, leave_out: Path | None = None) -> Look:
+def look_at(path: Path, image_folder: Path | None = None, leave_out: Path | None = None) -> Look:
     """List a source, but not a folder in it where masks are written."""
-    look = Look(path)
+    look = Look(path, image_folder=image_folder)
     places = [path] if path.is_file() else itertools.islice(_walk(path, leave_out), _MOST_FILES)
     for place in places:
         (look.images if is_image_name(place.name) else look.files).append(place)

@@ -43,7 +43,7 @@ class JsonJob(FileJob):
     def labels(self) -> set[str]:
         try:
             return {label for label in self.labels_of(read_json(self.file)) if isinstance(label, str) and label.strip()}
-        except (BadRecordError, TypeError, AttributeError, RecursionError):  # told when it is read
+        except (BadRecordError, LookupError, TypeError, AttributeError, RecursionError):  # told when it is read
             return set()
 
     @abstractmethod

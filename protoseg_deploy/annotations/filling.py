@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from protoseg_deploy.annotations.run_lengths import decode_runs, parse_coco_counts
 from protoseg_deploy.annotations.shapes import BadRecordError, Bitmap, BoolArray, Polygons, Ring
 
 _MOST_CROSSINGS = 2**25
@@ -69,7 +70,7 @@ def distance_outside(geometry: Polygons | Bitmap, size: tuple[int, int]) -> floa
 
 
 def fill_by_centres(ring: Ring, size: tuple[int, int]) -> BoolArray:
-    """Pixels whose centre lies inside a ring, by parity; a centre on the line belongs to what lies right of or below it.
+    """Pixels whose centre lies inside a ring, by parity; a centre on the line counts as right of or below it.
 
     Equal edges in opposite directions cancel exactly, so that a cut from an outline to a hole leaves no trace.
 
@@ -132,8 +133,8 @@ def _fill_as_coco(ring: Ring, size: tuple[int, int]) -> BoolArray:
     if len(ring) < 3:
         return np.zeros(size, dtype=np.bool_)
     height, width = size
-    decoded = mask.decode(mask.frPyObjects([ring.ravel().tolist()], height, width))[..., 0]
-    return np.asarray(decoded, dtype=np.bool_)
+    (code,) = mask.frPyObjects([ring.ravel().tolist()], height, width)
+    return decode_runs(parse_coco_counts(code["counts"].decode()), height, width, by_column=True)
 
 
 def _fill_as_pillow(ring: Ring, size: tuple[int, int]) -> BoolArray:

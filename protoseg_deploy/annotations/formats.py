@@ -34,11 +34,11 @@ class Format:
     is_weak: bool = False
     """It counts only where nothing else is found: names of files alone say little."""
 
-    def open(self, path: Path, images: Path | None) -> AbstractContextManager[Source]:
-        """Open a file or folder that `find` has given."""
+    def open(self, look: Look) -> AbstractContextManager[Source]:
+        """Open what lies at a place that `find` has given."""
         module, _, function = self.reader.partition(":")
         reader = getattr(import_module(f"protoseg_deploy.annotations.{module}"), function)
-        opened: AbstractContextManager[Source] = reader(path, images)
+        opened: AbstractContextManager[Source] = reader(look)
         return opened
 
 
@@ -127,7 +127,7 @@ def open_source(
         raise UsageError(f"no such file or folder: {path}")
     if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z"):
         raise UsageError(f"{path} is an archive", "Unpack it and give the folder.")
-    look = look_at(path, leave_out)
+    look = look_at(path, images, leave_out)
     found = [(one, place) for one in FORMATS if name in (None, one.name) for place in one.find(look)]
     if name is None and any(not one.is_weak for one, _ in found):
         found = [(one, place) for one, place in found if not one.is_weak]
@@ -147,5 +147,5 @@ def open_source(
             "Give one of these files or folders as SOURCE, or choose with --format.",
         )
     ((one, place),) = found
-    with one.open(place, images) as source:
+    with one.open(look.at(place)) as source:
         yield source

@@ -1,4 +1,4 @@
-"""Label Studio's JSON export: brushes, polygons, rectangles and ellipses, with coordinates in percent, in their order."""
+"""Label Studio's JSON export: brushes, polygons, rectangles and ellipses, coordinates in percent, in their order."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from protoseg_deploy.annotations import values
 from protoseg_deploy.annotations.brush import decode_brush
+from protoseg_deploy.annotations.detecting import Look
 from protoseg_deploy.annotations.finding_images import ImageFinder
 from protoseg_deploy.annotations.json_stream import stream_elements
 from protoseg_deploy.annotations.shapes import (
@@ -176,8 +177,9 @@ def _flat_results(entry: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def open_label_studio(path: Path, images: Path | None = None) -> Iterator[Source]:
+def open_label_studio(look: Look) -> Iterator[Source]:
     """Open a JSON export; see `Reader`."""
+    path = look.path
     total = sum(1 for _ in stream_elements(path))
     folder = path.parent
     yield Source(

@@ -4,12 +4,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from protoseg_deploy.annotations import values
 from protoseg_deploy.annotations.bitmaps import decode_png, decode_text
-from protoseg_deploy.annotations.detecting import json_kind, look_at
+from protoseg_deploy.annotations.detecting import Look, json_kind
 from protoseg_deploy.annotations.file_jobs import JsonJob, read_json
 from protoseg_deploy.annotations.finding_images import ImageFinder
 from protoseg_deploy.annotations.shapes import (
@@ -95,9 +94,10 @@ def _mask(shape: dict[str, Any], size: tuple[int, int]) -> Bitmap:
 
 
 @contextmanager
-def open_labelme(path: Path, images: Path | None = None) -> Iterator[Source]:
+def open_labelme(look: Look) -> Iterator[Source]:
     """Open a LabelMe file or a folder of them; see `Reader`."""
+    path = look.path
     root = path if path.is_dir() else path.parent
-    files = [file for file in look_at(path).ending(".json") if file == path or json_kind(file) in ("labelme", "")]
+    files = [file for file in look.ending(".json") if file == path or json_kind(file) in ("labelme", "")]
     jobs = [LabelMeJob(file, root) for file in files]
     yield Source("LabelMe", lambda: iter(jobs), order="file", image_roots=(root, root / "images"), total=len(jobs))

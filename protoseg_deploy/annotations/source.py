@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from protoseg_deploy.annotations.detecting import Look
 from protoseg_deploy.annotations.finding_images import ImageFinder
 from protoseg_deploy.annotations.shapes import AnnotatedImage, FoundImage, Notes, Problem
 from protoseg_deploy.recipe import Color
@@ -88,6 +89,5 @@ class Source:
     """What pixels are that no shape covers."""
 
 
-Reader = Callable[[Path, Path | None], AbstractContextManager[Source]]
-"""Opens a file or folder; the second is the folder of images, if it was named. Raises `DataError` where the annotations
-are not what they should be."""
+Reader = Callable[[Look], AbstractContextManager[Source]]
+"""Opens a file or folder; raises `DataError` where the annotations are not what they should be."""

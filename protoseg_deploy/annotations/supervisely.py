@@ -6,13 +6,12 @@ Corners of polygons and rectangles are indices of pixels, and pixels on the line
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from protoseg_deploy.annotations import values
 from protoseg_deploy.annotations.bitmaps import decode_png, decode_text, inflate
 from protoseg_deploy.annotations.class_files import parse_color
-from protoseg_deploy.annotations.detecting import look_at
+from protoseg_deploy.annotations.detecting import Look
 from protoseg_deploy.annotations.file_jobs import JsonJob, read_json
 from protoseg_deploy.annotations.finding_images import ImageFinder
 from protoseg_deploy.annotations.shapes import (
@@ -96,8 +95,9 @@ def _bitmap(entry: dict[str, Any], size: tuple[int, int]) -> Bitmap:
 
 
 @contextmanager
-def open_supervisely(path: Path, images: Path | None = None) -> Iterator[Source]:
+def open_supervisely(look: Look) -> Iterator[Source]:
     """Open a project: a folder with ``meta.json``; see `Reader`."""
+    path = look.path
     meta = path / "meta.json"
     try:
         entries = values.sequence(values.mapping(read_json(meta), "the file").get("classes"), "`classes`")
@@ -107,7 +107,7 @@ def open_supervisely(path: Path, images: Path | None = None) -> Iterator[Source]
         ]
     except BadRecordError as error:
         raise DataError(f"{meta}: {error}") from None
-    files = [file for file in look_at(path).ending(".json") if file.parent.name == "ann"]
+    files = [file for file in look.ending(".json") if file.parent.name == "ann"]
     jobs = [SuperviselyJob(file, path) for file in files]
     yield Source(
         "Supervisely",

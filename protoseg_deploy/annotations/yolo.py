@@ -13,7 +13,7 @@ import numpy as np
 
 from protoseg_deploy.annotations import values
 from protoseg_deploy.annotations.class_files import read_classes
-from protoseg_deploy.annotations.detecting import YOLO_CLASSES, look_at
+from protoseg_deploy.annotations.detecting import YOLO_CLASSES, Look
 from protoseg_deploy.annotations.file_jobs import FileJob, read_bytes
 from protoseg_deploy.annotations.finding_images import ImageFinder
 from protoseg_deploy.annotations.shapes import AnnotatedImage, BadRecordError, FoundImage, Notes, Polygons, Shape
@@ -41,7 +41,11 @@ class YoloJob(FileJob):
         if "labels" in folders:
             place = len(folders) - 1 - folders[::-1].index("labels")
             folders[place] = "images"
-        return finder.find_stem("/".join([*folders, stem.name]))
+        found = finder.find_stem("/".join([*folders, stem.name]))
+        parts = list(found.relative.parts)
+        if "images" in parts[:-1]:
+            parts.remove("images")
+        return FoundImage(found.path, Path(*parts))
 
     def read(self, found: FoundImage, finder: ImageFinder, notes: Notes) -> AnnotatedImage:
         size = finder.size(found)
@@ -67,9 +71,9 @@ class YoloJob(FileJob):
 
 
 @contextmanager
-def open_yolo(path: Path, images: Path | None = None) -> Iterator[Source]:
+def open_yolo(look: Look) -> Iterator[Source]:
     """Open a folder of YOLO labels; see `Reader`."""
-    look = look_at(path)
+    path = look.path
     tables = sorted(
         look.named(*YOLO_CLASSES), key=lambda file: (len(file.parts), YOLO_CLASSES.index(file.name.lower()))
     )

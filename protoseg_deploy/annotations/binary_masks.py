@@ -13,8 +13,17 @@ import numpy as np
 from protoseg_deploy.annotations.detecting import Look
 from protoseg_deploy.annotations.file_jobs import read_bytes
 from protoseg_deploy.annotations.finding_images import ImageFinder, stems_in
-from protoseg_deploy.annotations.shapes import AnnotatedImage, BadRecordError, Bitmap, FoundImage, Notes, Problem, Shape
-from protoseg_deploy.annotations.source import DeclaredClass, Job, Source
+from protoseg_deploy.annotations.shapes import (
+    AnnotatedImage,
+    BadRecordError,
+    Bitmap,
+    DeclaredClass,
+    FoundImage,
+    Notes,
+    Problem,
+    Shape,
+)
+from protoseg_deploy.annotations.source import Job, Source
 from protoseg_deploy.data.masks import read_mask
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.recipe import MaskReading

@@ -16,13 +16,14 @@ from protoseg_deploy.annotations.file_jobs import JsonJob, read_json
 from protoseg_deploy.annotations.finding_images import ImageFinder
 from protoseg_deploy.annotations.shapes import (
     AnnotatedImage,
+    DeclaredClass,
     FoundImage,
     Notes,
     Polygons,
     Shape,
     SkippedRecordError,
 )
-from protoseg_deploy.annotations.source import DeclaredClass, Source
+from protoseg_deploy.annotations.source import Source
 
 _CLASSES = (
     ("road", (128, 64, 128)), ("sidewalk", (244, 35, 232)), ("building", (70, 70, 70)), ("wall", (102, 102, 156)),

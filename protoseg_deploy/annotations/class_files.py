@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from protoseg_deploy.annotations.source import DeclaredClass
+from protoseg_deploy.annotations.shapes import DeclaredClass
 from protoseg_deploy.data.list_text import read_lines
 from protoseg_deploy.documents import as_utf8
 from protoseg_deploy.errors import DataError

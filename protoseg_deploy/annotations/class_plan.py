@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from protoseg_deploy.annotations.source import DeclaredClass, Source
+from protoseg_deploy.annotations.shapes import DeclaredClass
+from protoseg_deploy.annotations.source import Source
 from protoseg_deploy.documents import first_fault
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.recipe import Color

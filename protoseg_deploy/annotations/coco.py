@@ -24,6 +24,7 @@ from protoseg_deploy.annotations.shapes import (
     AnnotatedImage,
     BadRecordError,
     Bitmap,
+    DeclaredClass,
     FoundImage,
     Notes,
     Polygons,
@@ -31,7 +32,7 @@ from protoseg_deploy.annotations.shapes import (
     Shape,
     SkippedRecordError,
 )
-from protoseg_deploy.annotations.source import DeclaredClass, Job, Source
+from protoseg_deploy.annotations.source import Job, Source
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.text import shown
 

@@ -11,8 +11,8 @@ from protoseg_deploy.annotations.class_files import read_classes
 from protoseg_deploy.annotations.detecting import TABLES, Look
 from protoseg_deploy.annotations.file_jobs import FileJob
 from protoseg_deploy.annotations.finding_images import ImageFinder
-from protoseg_deploy.annotations.shapes import AnnotatedImage, BadRecordError, FoundImage, Notes
-from protoseg_deploy.annotations.source import DeclaredClass, Source
+from protoseg_deploy.annotations.shapes import AnnotatedImage, BadRecordError, DeclaredClass, FoundImage, Notes
+from protoseg_deploy.annotations.source import Source
 from protoseg_deploy.data.masks import read_mask
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.recipe import Color, MaskReading
@@ -65,16 +65,7 @@ class MaskJob(FileJob):
 def open_color_masks(look: Look) -> Iterator[Source]:
     """Open a folder of colour masks with its table; see `Reader`."""
     path = look.path
-    tables = look.named(*TABLES)
-    if len(tables) != 1:
-        there = f" There are {', '.join(map(str, tables))}." if tables else ""
-        raise UsageError(
-            f"{path}: colour masks need one table of colours, named {', '.join(TABLES)}.{there}",
-            "Write a line for each class: name,r,g,b.",
-        )
-    classes = read_classes(tables[0])
-    if any(one.color is None for one in classes):
-        raise DataError(f"{tables[0]}: classes without a colour", hint="Write a line for each class: name,r,g,b.")
+    classes = _table(look)
     colors = tuple(one.color for one in classes if one.color is not None)
     reading = MaskReading(colors=colors, palette_masks="colors")
     root = _masks_below(path, look.images)
@@ -88,6 +79,22 @@ def open_color_masks(look: Look) -> Iterator[Source]:
         classes=classes,
         unlabeled="ignore",
     )
+
+
+def _table(look: Look) -> tuple[DeclaredClass, ...]:
+    tables = look.named(*TABLES)
+    if look.classes is not None and all(one.color is not None for one in look.classes):
+        return look.classes
+    if len(tables) != 1:
+        there = f" There are {', '.join(map(str, tables))}." if tables else ""
+        raise UsageError(
+            f"{look.path}: colour masks need one table of colours, named {', '.join(TABLES)}.{there}",
+            "Give it with --classes FILE: a line for each class, name,r,g,b.",
+        )
+    classes = read_classes(tables[0])
+    if any(one.color is None for one in classes):
+        raise DataError(f"{tables[0]}: classes without a colour", hint="Write a line for each class: name,r,g,b.")
+    return classes
 
 
 def _masks_below(path: Path, images: list[Path]) -> Path:

@@ -4,7 +4,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from protoseg_deploy.annotations.formats import open_source
 from protoseg_deploy.annotations.image_work import Made, Settings, make_mask
 from protoseg_deploy.annotations.mask_names import MaskNames
 from protoseg_deploy.annotations.report import CLASSES, LIST, MASKS, REPORT, ReportWriter
-from protoseg_deploy.annotations.shapes import BadRecordError, FoundImage, Kind, Problem
-from protoseg_deploy.annotations.source import DeclaredClass, Job, Source
+from protoseg_deploy.annotations.shapes import BadRecordError, DeclaredClass, FoundImage, Kind, Problem
+from protoseg_deploy.annotations.source import Job, Source
 from protoseg_deploy.annotations.workers import in_order, worker_count
 from protoseg_deploy.documents import dump_document
 from protoseg_deploy.errors import UsageError, WriteError
@@ -83,7 +83,7 @@ def convert(
         WriteError: the output cannot be written.
     """
     begin = time.perf_counter()
-    with open_source(path, choices.format, choices.images, out) as source, _output(out) as scratch:
+    with _opened(path, out, choices) as source, _output(out) as scratch:
         roots = (choices.images,) if choices.images is not None else source.image_roots
         finder = ImageFinder(tuple(dict.fromkeys(roots)), choices.exif)
         workers = worker_count(choices.workers, source.total)
@@ -110,6 +110,10 @@ def convert(
         finally:
             report.close()
     return conversion
+
+
+def _opened(path: Path, out: Path, choices: Choices) -> AbstractContextManager[Source]:
+    return open_source(path, choices.format, choices.images, choices.classes, out)
 
 
 def _labels(source: Source, workers: int) -> set[str]:

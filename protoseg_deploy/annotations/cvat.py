@@ -17,6 +17,7 @@ from protoseg_deploy.annotations.shapes import (
     AnnotatedImage,
     BadRecordError,
     Bitmap,
+    DeclaredClass,
     FoundImage,
     Notes,
     Polygons,
@@ -24,7 +25,7 @@ from protoseg_deploy.annotations.shapes import (
     Shape,
     SkippedRecordError,
 )
-from protoseg_deploy.annotations.source import DeclaredClass, Job, Source
+from protoseg_deploy.annotations.source import Job, Source
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.files import open_regular
 from protoseg_deploy.text import shown

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from protoseg_deploy.annotations.shapes import DeclaredClass
 from protoseg_deploy.data.paths import identity_of, is_image_name
 from protoseg_deploy.files import open_regular
 
@@ -28,13 +29,15 @@ class Look:
     images: list[Path] = field(default_factory=list)
     image_folder: Path | None = None
     """Where the images are, if it was said."""
+    classes: tuple[DeclaredClass, ...] | None = None
+    """In index order, if they were named."""
 
     def at(self, place: Path) -> "Look":
         """What of it lies at a place, or below."""
         files, images = (
             [file for file in some if file == place or place in file.parents] for some in (self.files, self.images)
         )
-        return Look(place, files, images, self.image_folder)
+        return Look(place, files, images, self.image_folder, self.classes)
 
     @property
     def folder(self) -> Path:
@@ -77,9 +80,14 @@ class Look:
         return [self.path] if kind in self.json_kinds.values() else []
 
 
-def look_at(path: Path, image_folder: Path | None = None, leave_out: Path | None = None) -> Look:
+def look_at(
+    path: Path,
+    image_folder: Path | None = None,
+    classes: tuple[DeclaredClass, ...] | None = None,
+    leave_out: Path | None = None,
+) -> Look:
     """List a source, but not a folder in it where masks are written."""
-    look = Look(path, image_folder=image_folder)
+    look = Look(path, image_folder=image_folder, classes=classes)
     places = [path] if path.is_file() else itertools.islice(_walk(path, leave_out), _MOST_FILES)
     for place in places:
         (look.images if is_image_name(place.name) else look.files).append(place)

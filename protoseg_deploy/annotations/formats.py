@@ -15,6 +15,7 @@ from protoseg_deploy.annotations.detecting import (
     is_voc,
     look_at,
 )
+from protoseg_deploy.annotations.shapes import DeclaredClass
 from protoseg_deploy.annotations.source import Source
 from protoseg_deploy.errors import UsageError
 
@@ -109,7 +110,11 @@ def format_named(name: str) -> Format:
 
 @contextmanager
 def open_source(
-    path: Path, name: str | None, images: Path | None = None, leave_out: Path | None = None
+    path: Path,
+    name: str | None,
+    images: Path | None = None,
+    classes: tuple[DeclaredClass, ...] | None = None,
+    leave_out: Path | None = None,
 ) -> Iterator[Source]:
     """Open annotations, in the format that they are found to be in unless one is named.
 
@@ -117,6 +122,7 @@ def open_source(
         path: a file or folder.
         name: of the format.
         images: the folder of images, if it was named.
+        classes: in index order, if they were named.
         leave_out: a folder that is not looked into, for masks that lie in the source.
 
     Raises:
@@ -127,11 +133,11 @@ def open_source(
         raise UsageError(f"no such file or folder: {path}")
     if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z"):
         raise UsageError(f"{path} is an archive", "Unpack it and give the folder.")
-    look = look_at(path, images, leave_out)
+    look = look_at(path, images, classes, leave_out)
     found = [(one, place) for one in FORMATS if name in (None, one.name) for place in one.find(look)]
     if name is None and any(not one.is_weak for one, _ in found):
         found = [(one, place) for one, place in found if not one.is_weak]
-    if not found and name in ("labelme", "yolo", "binary-masks") and path.is_dir():
+    if not found and name in ("labelme", "yolo", "binary-masks", "color-masks") and path.is_dir():
         found = [(format_named(name), path)]  # as far as its files can be told by no look at them
     if not found:
         wanted = [f"  {one.name}: {one.looked_for}" for one in FORMATS if name in (None, one.name)]

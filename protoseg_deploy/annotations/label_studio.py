@@ -153,7 +153,9 @@ def _results(task: Any, notes: Notes) -> list[dict[str, Any]]:
     entry = values.mapping(task, "the task")
     if "data" not in entry:
         return _flat_results(entry)
-    annotations = values.sequence(entry.get("annotations", entry.get("completions", [])), "`annotations`")
+    # a file of tasks with predictions, as is imported, was not exported: in exports there are annotations, maybe none
+    key = next((key for key in ("annotations", "completions", "predictions") if key in entry), "annotations")
+    annotations = values.sequence(entry.get(key, []), f"`{key}`")
     usable = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
     chosen = next((one for one in usable if one.get("ground_truth")), usable[0] if usable else None)
     for number, one in enumerate(annotations, start=1):

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from protoseg_deploy.recipe import Color
+
 Ring = NDArray[np.float64]
 """``[N,2]`` corners (x, y) of a closed line in pixels; the centre of the first pixel is (0.5, 0.5)."""
 
@@ -53,6 +55,14 @@ class Shape:
     """Higher ones lie over lower ones, where the format says so; of equal ones the later."""
     is_ignored: bool = False
     """A crowd: it becomes 255 and lies below everything."""
+
+
+@dataclass(frozen=True)
+class DeclaredClass:
+    """A class that a source names."""
+
+    name: str
+    color: Color | None = None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import Literal
 
 from protoseg_deploy.annotations.detecting import Look
 from protoseg_deploy.annotations.finding_images import ImageFinder
-from protoseg_deploy.annotations.shapes import AnnotatedImage, FoundImage, Notes, Problem
-from protoseg_deploy.recipe import Color
+from protoseg_deploy.annotations.shapes import AnnotatedImage, DeclaredClass, FoundImage, Notes, Problem
 
 Order = Literal["file", "area"]
 """Overlaps: later shapes of a file over earlier ones, or smaller ones over larger ones."""
@@ -59,14 +58,6 @@ class Job(ABC):
         Raises:
             BadRecordError: nothing of it can be used.
         """
-
-
-@dataclass(frozen=True)
-class DeclaredClass:
-    """A class that a source names."""
-
-    name: str
-    color: Color | None = None
 
 
 @dataclass(frozen=True)

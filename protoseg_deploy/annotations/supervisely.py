@@ -18,13 +18,14 @@ from protoseg_deploy.annotations.shapes import (
     AnnotatedImage,
     BadRecordError,
     Bitmap,
+    DeclaredClass,
     FoundImage,
     Notes,
     Polygons,
     Shape,
     SkippedRecordError,
 )
-from protoseg_deploy.annotations.source import DeclaredClass, Source
+from protoseg_deploy.annotations.source import Source
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.text import shown
 

@@ -16,8 +16,17 @@ from protoseg_deploy.annotations.class_files import read_classes
 from protoseg_deploy.annotations.detecting import YOLO_CLASSES, Look
 from protoseg_deploy.annotations.file_jobs import FileJob, read_bytes
 from protoseg_deploy.annotations.finding_images import ImageFinder
-from protoseg_deploy.annotations.shapes import AnnotatedImage, BadRecordError, FoundImage, Notes, Polygons, Shape
-from protoseg_deploy.annotations.source import DeclaredClass, Source
+from protoseg_deploy.annotations.shapes import (
+    AnnotatedImage,
+    BadRecordError,
+    DeclaredClass,
+    FoundImage,
+    Notes,
+    Polygons,
+    Shape,
+)
+from protoseg_deploy.annotations.source import Source
+from protoseg_deploy.errors import UsageError
 from protoseg_deploy.text import shown
 
 _NO_LABELS = ("classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt", "notes.txt")
@@ -77,9 +86,14 @@ def open_yolo(look: Look) -> Iterator[Source]:
     tables = sorted(
         look.named(*YOLO_CLASSES), key=lambda file: (len(file.parts), YOLO_CLASSES.index(file.name.lower()))
     )
-    classes = read_classes(tables[0]) if tables else ()
+    classes = read_classes(tables[0]) if tables else look.classes or ()
     texts = [file for file in look.ending(".txt") if file.name.lower() not in _NO_LABELS]
     in_labels = [file for file in texts if "labels" in file.relative_to(path).parts[:-1]]
+    if not classes:
+        raise UsageError(
+            f"{path}: YOLO labels without names of their classes: no {', '.join(YOLO_CLASSES)}",
+            "Name them with --classes, in the order of their numbers.",
+        )
     names = tuple(one.name for one in classes)
     jobs = [YoloJob(file, path, names) for file in in_labels or texts]
     yield Source(
@@ -88,5 +102,5 @@ def open_yolo(look: Look) -> Iterator[Source]:
         order="area",
         image_roots=(path / "images", path, path.parent / "images"),
         total=len(jobs),
-        classes=tuple(DeclaredClass(one.name, one.color) for one in classes) or None,
+        classes=tuple(DeclaredClass(one.name, one.color) for one in classes),
     )

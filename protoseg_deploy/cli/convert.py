@@ -11,7 +11,7 @@ from protoseg_deploy.cli.verb import Verb
 
 if TYPE_CHECKING:
     from protoseg_deploy.annotations.converting import Conversion
-    from protoseg_deploy.annotations.source import DeclaredClass
+    from protoseg_deploy.annotations.shapes import DeclaredClass
     from protoseg_deploy.recipe.types import ExifPolicy
 
 
@@ -110,7 +110,7 @@ def command(
 
 def _classes(text: str) -> "tuple[DeclaredClass, ...]":
     from protoseg_deploy.annotations.class_files import read_classes
-    from protoseg_deploy.annotations.source import DeclaredClass
+    from protoseg_deploy.annotations.shapes import DeclaredClass
     from protoseg_deploy.errors import UsageError
 
     path = Path(text)

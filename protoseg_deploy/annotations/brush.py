@@ -6,7 +6,6 @@ one, and one word, or as many as counted. The fourth byte of a pixel is its opac
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,6 @@ from protoseg_deploy.annotations.shapes import BadRecordError, BoolArray
 
 _CHANNELS = 4
 _WORD = 8
-_COUNT_BITS = (3, 7, 15, 31)
 
 
 def decode_brush(code: Sequence[int], height: int, width: int) -> BoolArray:
@@ -56,28 +54,6 @@ def decode_brush(code: Sequence[int], height: int, width: int) -> BoolArray:
         pixels[at:end] = stream.read(word) if is_run else stream.words(end - at)
         at = end
     return pixels.reshape(height, width, _CHANNELS)[..., 3] > 0
-
-
-def encode_brush(pixels: BoolArray) -> list[int]:
-    """What `decode_brush` reads, and Label Studio.
-
-    Args:
-        pixels: ``[H,W]``
-    """
-    flat = pixels.ravel()
-    bits: list[str] = [
-        f"{flat.size * _CHANNELS:032b}",
-        f"{_WORD - 1:05b}",
-        *(f"{bits - 1:04b}" for bits in _COUNT_BITS),
-    ]
-    edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]]).tolist()
-    for start, end in pairwise(edges):
-        count = (end - start) * _CHANNELS
-        size = next(number for number, length in enumerate(_COUNT_BITS) if count - 1 < 1 << length)
-        bits.append(f"1{size:02b}{count - 1:0{_COUNT_BITS[size]}b}{255 if flat[start] else 0:08b}")
-    text = "".join(bits)
-    text += "0" * (-len(text) % 8)
-    return [int(text[at : at + 8], 2) for at in range(0, len(text), 8)]
 
 
 class _Bits:

@@ -44,7 +44,8 @@ _ENDINGS = ("_gtFine_polygons", "_gtCoarse_polygons", "_polygons")
 @dataclass(frozen=True)
 class CityscapesJob(JsonJob):
     def labels_of(self, document: Any) -> Iterator[Any]:
-        yield from (_class_of(entry["label"]) for entry in document["objects"])
+        labels = (entry.get("label") for entry in document["objects"] if isinstance(entry, dict))
+        yield from (_class_of(label) for label in labels if isinstance(label, str))
 
     def locate(self, finder: ImageFinder) -> FoundImage:
         stem = self.relative.with_suffix("").as_posix()

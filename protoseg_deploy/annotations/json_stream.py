@@ -9,7 +9,8 @@ from typing import Any, TextIO
 from protoseg_deploy.errors import DataError
 from protoseg_deploy.files import open_regular
 
-_CHUNK = 1 << 20
+CHUNK = 1 << 20
+"""Characters that are read at a time."""
 _LARGEST = 1 << 30
 """Characters of one element; lists are split, so it takes a file of one giant object to reach this."""
 _BLANK = " \t\n\r"
@@ -91,8 +92,8 @@ class _Stream:
                 if not self._more():
                     raise self._fault(error.msg, error.pos) from None
                 continue
-            if end == len(self._text) and self._more():  # a number may go on
-                continue
+            if len(self._text) - end < 3 and isinstance(value, int | float) and self._more():
+                continue  # a number may go on, as 1 does in 1e+5
             self._at = end
             return value
 
@@ -121,14 +122,16 @@ class _Stream:
         """Read on; what was used is dropped."""
         if self._ended:
             return False
-        self._done += self._at
         rest = self._text[self._at :]
         if len(rest) > _LARGEST:
             raise self._fault(f"one element of more than {_LARGEST:,} characters")
-        chunk = self._file.read(max(_CHUNK, len(rest)))
-        self._ended = not chunk
+        chunk = self._file.read(max(CHUNK, len(rest)))
+        if not chunk:
+            self._ended = True
+            return False
+        self._done += self._at
         self._text, self._at = rest + chunk, 0
-        return bool(chunk)
+        return True
 
     def _fault(self, reason: str, position: int | None = None) -> DataError:
         at = self._done + (self._at if position is None else position)

@@ -31,7 +31,8 @@ _NO_REGION = ("line", "linestrip", "point", "points")
 @dataclass(frozen=True)
 class LabelMeJob(JsonJob):
     def labels_of(self, document: Any) -> Iterator[Any]:
-        yield from (shape["label"] for shape in document["shapes"] if shape.get("shape_type") not in _NO_REGION)
+        shapes = (shape for shape in document["shapes"] if isinstance(shape, dict))
+        yield from (shape.get("label") for shape in shapes if shape.get("shape_type") not in _NO_REGION)
 
     def locate(self, finder: ImageFinder) -> FoundImage:
         name = values.mapping(read_json(self.file), "the file").get("imagePath")

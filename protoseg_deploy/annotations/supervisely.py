@@ -37,7 +37,7 @@ _HEADERS = 1 << 16
 @dataclass(frozen=True)
 class SuperviselyJob(JsonJob):
     def labels_of(self, document: Any) -> Iterator[Any]:
-        yield from (entry["classTitle"] for entry in document["objects"])
+        yield from (entry.get("classTitle") for entry in document["objects"] if isinstance(entry, dict))
 
     def locate(self, finder: ImageFinder) -> FoundImage:
         folders = [part for part in self.relative.parts[:-1] if part != "ann"]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from io import TextIOWrapper
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,9 +31,7 @@ def stream_elements(path: Path) -> Iterator[tuple[str, Any]]:
             head = file.read(4)
             encoding = json.detect_encoding(head) if head else "utf-8"
             file.seek(0)
-            import io
-
-            yield from _Stream(path, io.TextIOWrapper(file, encoding)).elements()
+            yield from _Stream(path, TextIOWrapper(file, encoding)).elements()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -92,6 +91,8 @@ class _Stream:
                 if not self._more():
                     raise self._fault(error.msg, error.pos) from None
                 continue
+            except ValueError as error:  # an integer of thousands of digits
+                raise self._fault(str(error)) from None
             if len(self._text) - end < 3 and isinstance(value, int | float) and self._more():
                 continue  # a number may go on, as 1 does in 1e+5
             self._at = end

@@ -1,6 +1,8 @@
 """The files of labelling tools that pre-annotations are written to."""
 
 import base64
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -18,10 +20,13 @@ from protoseg_deploy.annotations.shapes import BoolArray, Ring
 from protoseg_deploy.annotations.simplifying import join_holes, simplify
 from protoseg_deploy.annotations.writing import Picture, Task, relative_link
 from protoseg_deploy.documents import dump_document
-from protoseg_deploy.files import write_atomically
+from protoseg_deploy.errors import UsageError
+from protoseg_deploy.files import require_inside, write_atomically
 from protoseg_deploy.text import readable
 
-_LABEL_STUDIO_MODEL = "protoseg"
+_MADE_BY = "protoseg predict"
+"""Stands at the beginning of each file."""
+_HEAD = 1 << 12
 
 
 def write_coco(pictures: Iterator[Picture], folder: Path, task: Task) -> Path:
@@ -31,7 +36,7 @@ def write_coco(pictures: Iterator[Picture], folder: Path, task: Task) -> Path:
 
     def write(file: BinaryIO) -> None:
         number = 0
-        file.write(b'{"annotations": [')
+        file.write(b'{"info": ' + dump_document({"description": _MADE_BY}, indent=None) + b',\n"annotations": [')
         for picture in pictures:
             images.append(_coco_image(picture, len(images) + 1))
             for region in picture.regions:
@@ -43,7 +48,7 @@ def write_coco(pictures: Iterator[Picture], folder: Path, task: Task) -> Path:
         file.write(b'\n],\n"categories": ' + dump_document(categories, indent=None))
         file.write(b',\n"images": [\n' + b",\n".join(dump_document(image, indent=None) for image in images) + b"\n]}\n")
 
-    write_atomically(folder / "coco.json", write)
+    _write(folder / "coco.json", write)
     return folder / "coco.json"
 
 
@@ -82,7 +87,7 @@ def write_cvat(pictures: Iterator[Picture], folder: Path, task: Task) -> Path:
     head = f"<annotations>\n<version>1.1</version>\n<meta><task><labels>\n{labels}</labels></task></meta>\n"
 
     def write(file: BinaryIO) -> None:
-        file.write(f'<?xml version="1.0" encoding="utf-8"?>\n{head}'.encode())
+        file.write(f'<?xml version="1.0" encoding="utf-8"?>\n<!-- {_MADE_BY} -->\n{head}'.encode())
         for number, picture in enumerate(pictures):
             height, width = picture.size
             name = quoteattr(readable(picture.name))
@@ -93,7 +98,7 @@ def write_cvat(pictures: Iterator[Picture], folder: Path, task: Task) -> Path:
             file.write(b"</image>\n")
         file.write(b"</annotations>\n")
 
-    write_atomically(folder / "cvat.xml", write)
+    _write(folder / "cvat.xml", write)
     return folder / "cvat.xml"
 
 
@@ -113,19 +118,44 @@ def _cvat_region(region: Region, picture: Picture, task: Task, label: str) -> st
 def write_labelme(pictures: Iterator[Picture], folder: Path, task: Task) -> Path:
     """``labelme/NAME.json`` for every image, which names it by its path from there."""
     for picture in pictures:
-        path = folder / "labelme" / picture.relative.with_suffix(".json")
+        path = folder / "labelme" / picture.unique.with_suffix(".json")
+        require_inside(folder, path)
+        _require_unchanged(path)
         height, width = picture.size
+        shapes = [_labelme_region(region, picture, task) for region in picture.regions]
         document: dict[str, Any] = {
             "version": "5.0.0",
             "flags": {},
-            "shapes": [_labelme_region(region, picture, task) for region in picture.regions],
+            "shapes": shapes,
             "imagePath": relative_link(picture.image, path.parent),
             "imageData": None,
             "imageHeight": height,
             "imageWidth": width,
+            "made_by": _MADE_BY,
+            "shapes_sha256": _digest(shapes),
         }
         write_atomically(path, dump_document(document) + b"\n", sync=False)
     return folder / "labelme"
+
+
+def _require_unchanged(path: Path) -> None:
+    """LabelMe saves corrections into the file that it was given: those must not be lost."""
+    if not path.exists():
+        return
+    try:
+        document = json.loads(path.read_bytes())
+        is_ours = document["shapes_sha256"] == _digest(document["shapes"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        is_ours = False
+    if not is_ours:
+        raise UsageError(
+            f"{path} was not written by predict, or was changed since: it would be replaced",
+            "Move it to where it is safe, or choose another --out.",
+        )
+
+
+def _digest(shapes: object) -> str:
+    return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
 
 
 def _labelme_region(region: Region, picture: Picture, task: Task) -> dict[str, Any]:
@@ -156,7 +186,8 @@ def write_label_studio(pictures: Iterator[Picture], folder: Path, task: Task) ->
         '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
         f'  <PolygonLabels name="label" toName="image">\n{labels}\n  </PolygonLabels>\n</View>\n'
     )
-    write_atomically(folder / "labelstudio.xml", interface.encode())
+    interface = f"<!-- {_MADE_BY} -->\n{interface}"
+    _write(folder / "labelstudio.xml", lambda file: file.write(interface.encode()))
 
     def write(file: BinaryIO) -> None:
         for number, picture in enumerate(pictures):
@@ -165,12 +196,12 @@ def write_label_studio(pictures: Iterator[Picture], folder: Path, task: Task) ->
                 for place, region in enumerate(picture.regions, start=1)
             ]
             image = f"/data/local-files/?d={quote(readable(picture.name))}"
-            prediction = {"model_version": _LABEL_STUDIO_MODEL, "result": results}
+            prediction = {"model_version": _MADE_BY, "result": results}
             document = {"data": {"image": image}, "predictions": [prediction]}
             file.write((b",\n" if number else b"[\n") + dump_document(document, indent=None))
         file.write(b"\n]\n" if file.tell() else b"[]\n")
 
-    write_atomically(folder / "labelstudio.json", write)
+    _write(folder / "labelstudio.json", write)
     return folder / "labelstudio.json"
 
 
@@ -192,6 +223,22 @@ def _label_studio_region(region: Region, picture: Picture, task: Task, identity:
             "polygonlabels": [task.classes.names[region.label]],
         },
     }
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file, unless there is one of someone else's.
+
+    Raises:
+        UsageError: there is.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        head = b""
+    if head and _MADE_BY.encode() not in head:
+        raise UsageError(f"{path} was not written by predict: it would be replaced", "Choose another --out.")
+    write_atomically(path, write)
 
 
 def _tight(part: Covered) -> Covered:

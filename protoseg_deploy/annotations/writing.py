@@ -13,6 +13,7 @@ from PIL import Image
 from protoseg_deploy.annotations.class_plan import BACKGROUND_LABELS
 from protoseg_deploy.annotations.regions import Region, find_regions
 from protoseg_deploy.errors import ProtosegError
+from protoseg_deploy.files import require_inside
 from protoseg_deploy.recipe import ClassTable
 
 FOLDER = "annotations"
@@ -28,6 +29,8 @@ class Predicted:
     """Below the folder of images, as tools know it."""
     index: Path
     """PNG of class indices."""
+    unique: Path
+    """As `relative`, but unlike that of any other image."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Picture:
     relative: Path
     size: tuple[int, int]
     regions: tuple[Region, ...]
+    unique: Path
+    """As `relative`, but unlike that of any other image."""
 
     @property
     def name(self) -> str:
@@ -94,11 +99,13 @@ def write_annotations(
         progress: called with the number of images done.
 
     Raises:
+        UsageError: a file would be replaced that was not written here, or was changed since.
         WriteError: something cannot be written.
         ProtosegError: an index PNG is gone or damaged.
     """
     from protoseg_deploy.annotations import tool_files
 
+    require_inside(out, out / FOLDER)
     counts = _Counts()
     pictures = _pictures(images, task, counts, progress)
     path = tool_files.WRITERS[format_name](pictures, out / FOLDER, task)
@@ -121,7 +128,7 @@ def _pictures(
         counts.regions += len(kept)
         counts.left_out += len(found) - len(kept)
         height, width = class_map.shape
-        yield Picture(image.image, image.relative, (height, width), kept)
+        yield Picture(image.image, image.relative, (height, width), kept, image.unique)
         if progress is not None:
             progress(done)
 

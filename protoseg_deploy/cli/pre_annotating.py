@@ -127,9 +127,10 @@ def pre_annotate(
 
     if options.annotation_format is None:
         return None
+    names = [done.index.relative_to(out / "index") for done in result.images]
     images = [
-        Predicted(done.image, done.index.relative_to(out / "index").with_name(done.image.name), done.index)
-        for done in result.images
+        Predicted(done.image, name.with_name(done.image.name), done.index, name)
+        for done, name in zip(result.images, names, strict=True)
     ]
     tolerance = _DEFAULT_TOLERANCE_PX if options.tolerance is None else options.tolerance
     min_area = _DEFAULT_AREA_PX if options.min_area is None else options.min_area

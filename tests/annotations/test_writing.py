@@ -16,6 +16,7 @@ from protoseg_deploy.annotations.regions import find_regions
 from protoseg_deploy.annotations.simplifying import join_holes, simplify
 from protoseg_deploy.annotations.writing import Predicted, Task, write_annotations
 from protoseg_deploy.choices import PRE_ANNOTATION_FORMATS
+from protoseg_deploy.errors import UsageError
 from protoseg_deploy.recipe import ClassTable
 from tests.annotations.converted import read_mask, run_convert
 
@@ -42,7 +43,7 @@ def write(tmp_path: Path, format_name: str, class_maps: list[np.ndarray], tolera
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((*class_map.shape, 3), np.uint8)).save(tmp_path / "photos" / name)
         Image.fromarray(class_map).save(tmp_path / "out/index" / name)
-        images.append(Predicted(tmp_path / "photos" / name, name, tmp_path / "out/index" / name))
+        images.append(Predicted(tmp_path / "photos" / name, name, tmp_path / "out/index" / name, name))
     task = Task(ClassTable(NAMES, COLORS), tolerance, min_area)
     return write_annotations(format_name, images, tmp_path / "out", task).path
 
@@ -178,7 +179,9 @@ def test_small_regions_are_left_out_and_counted(tmp_path: Path) -> None:
     images = tmp_path / "a.png"
     Image.fromarray(class_map).save(images)
     task = Task(ClassTable(NAMES, COLORS), 0, 5)
-    written = write_annotations("coco", [Predicted(images, Path("a.png"), images)], tmp_path / "out", task)
+    written = write_annotations(
+        "coco", [Predicted(images, Path("a.png"), images, Path("a.png"))], tmp_path / "out", task
+    )
     assert (written.regions, written.left_out) == (1, 1)
     assert [one["area"] for one in json.loads(written.path.read_text())["annotations"]] == [100]
 
@@ -210,7 +213,32 @@ def test_a_map_without_background_is_written_whole(tmp_path: Path) -> None:
     class_map = np.array([[0, 0, 1], [1, 1, 1]], np.uint8)
     Image.fromarray(class_map).save(tmp_path / "a.png")
     task = Task(ClassTable(("sky", "road"), COLORS[:2]), 0, 0)
-    predicted = [Predicted(tmp_path / "a.png", Path("a.png"), tmp_path / "a.png")]
+    predicted = [Predicted(tmp_path / "a.png", Path("a.png"), tmp_path / "a.png", Path("a.png"))]
     path = write_annotations("coco", predicted, tmp_path / "out", task).path
     run_convert(path, tmp_path / "back", "--images", tmp_path, "--unlabeled", "ignore")
     np.testing.assert_array_equal(read_mask(tmp_path / "back/masks/a.png"), class_map)
+
+
+def test_corrections_made_in_labelme_are_not_lost(tmp_path: Path) -> None:
+    folder = write(tmp_path, "labelme", [blobs(6)], 1)
+    write(tmp_path, "labelme", [blobs(8)], 1)  # what nobody has touched is replaced
+    path = folder / "sub/straße 0.json"
+    document = json.loads(path.read_text())
+    document["shapes"].pop()
+    path.write_text(json.dumps(document))
+    corrected = path.read_bytes()
+    with pytest.raises(UsageError, match="changed since"):
+        write(tmp_path, "labelme", [blobs(6)], 1)
+    assert path.read_bytes() == corrected
+
+
+@pytest.mark.parametrize("name", ["coco.json", "cvat.xml", "labelstudio.json", "labelstudio.xml"])
+def test_files_of_others_are_not_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / "out/annotations").mkdir(parents=True)
+    (tmp_path / "out/annotations" / name).write_text("mine")
+    with pytest.raises(UsageError, match="was not written by predict"):
+        write(tmp_path, name.partition(".")[0], [blobs(6)], 1)
+    assert (tmp_path / "out/annotations" / name).read_text() == "mine"
+    (tmp_path / "out/annotations" / name).unlink()
+    for _ in range(2):
+        write(tmp_path, name.partition(".")[0], [blobs(6)], 1)

@@ -77,9 +77,9 @@ class CocoJob(Job):
         segmentation = annotation.get("segmentation")
         if not segmentation:
             raise SkippedRecordError("has no segmentation, only a box or keypoints")
-        is_ignored = bool(annotation.get("iscrowd") or annotation.get("ignore"))
+        is_crowd = bool(annotation.get("iscrowd") or annotation.get("ignore"))
         geometry = _geometry(segmentation, size)
-        return Shape(self.categories[category], geometry, record, is_ignored=is_ignored)
+        return Shape(self.categories[category], geometry, record, is_crowd=is_crowd)
 
 
 def _geometry(segmentation: Any, size: tuple[int, int]) -> Polygons | Bitmap:
@@ -132,19 +132,29 @@ def open_coco(look: Look) -> Iterator[Source]:
             "COCO",
             lambda: _jobs(spool, path),
             order="area",
-            image_roots=_image_roots(path.parent),
+            image_roots=_image_roots(path),
             total=len(spool.images),
             classes=tuple(DeclaredClass(name) for name in dict.fromkeys(name for _, name in spool.categories)),
         )
 
 
-def _image_roots(folder: Path) -> tuple[Path, ...]:
-    """Of ``annotations/x.json``, the folders beside ``annotations`` too."""
+def _image_roots(path: Path) -> tuple[Path, ...]:
+    """Of ``annotations/instances_train.json``: the folders beside ``annotations``, and those in ``images``.
+
+    Of several in ``images``, only those count whose name is in that of the file, if there are such.
+    """
+    folder = path.parent
     roots = [folder, folder / "images"]
     if folder.name == "annotations":
-        beside = [place for place in sorted(folder.parent.iterdir()) if place.is_dir() and place != folder]
-        roots += [folder.parent, *beside]
-    return tuple(roots)
+        roots += [folder.parent, *_folders(folder.parent)]
+    for images in [root for root in roots if root.name == "images"]:
+        parts = _folders(images)
+        roots += [part for part in parts if part.name in path.stem] or parts
+    return tuple(dict.fromkeys(root for root in roots if root != folder or root.name != "annotations"))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(place for place in folder.iterdir() if place.is_dir()) if folder.is_dir() else []
 
 
 def _take_image(spool: _Spool, path: Path, element: Any) -> None:

@@ -39,6 +39,7 @@ class Choices:
     priority: tuple[str, ...] = ()
     exif: ExifPolicy = "apply"
     skip_existing: bool = False
+    keeps_crowds: bool = False
     workers: int | None = None
 
 
@@ -90,7 +91,9 @@ def convert(
         found = _labels(source, workers) if choices.classes is None and source.classes is None else set()
         plan = plan_classes(source, found, given=choices.classes, ignored=choices.ignored, unlabeled=choices.unlabeled)
         check_priority(choices.priority, plan)
-        settings = Settings.of(source, plan, choices.priority, finder, choices.skip_existing)
+        declared = tuple(one.name for one in source.classes or ())
+        options = (choices.priority, finder, choices.skip_existing, choices.keeps_crowds)
+        settings = Settings(plan, source.order, *options, declared)
         write_atomically(out / CLASSES, dump_document(_classes_document(plan)) + b"\n")
         report = ReportWriter(out, scratch)
         try:

@@ -47,7 +47,7 @@ def draw_mask(annotated: AnnotatedImage, plan: ClassPlan, order: Order, priority
         with notes.record(shape.record):
             index, pixels = _covered(shape, annotated.size, plan, notes)
             name = "ignore" if index == IGNORE else shape.label
-            rank = ranks.get(name, -1 if shape.is_ignored else 0)
+            rank = ranks.get(name, -1 if shape.is_crowd else 0)
             inner = (shape.depth, position) if order == "file" else (-int(pixels.pixels.sum()), position)
             drawable.append(((rank, *inner), index, pixels))
     has_overlaps = False
@@ -62,7 +62,7 @@ def draw_mask(annotated: AnnotatedImage, plan: ClassPlan, order: Order, priority
 
 def _covered(shape: Shape, size: tuple[int, int], plan: ClassPlan, notes: Notes) -> tuple[int, Covered]:
     index = plan.index(shape.label)
-    if shape.is_ignored:
+    if shape.is_crowd:
         index = IGNORE
     if index is None:
         raise BadRecordError(f"unknown class {shape.label!r}")

@@ -1,7 +1,8 @@
 """One image of a conversion: read, drawn, checked against its image file, written. Runs in worker processes."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from protoseg_deploy.annotations.class_plan import IGNORE, ClassPlan
 from protoseg_deploy.annotations.drawing import Drawn, draw_mask
 from protoseg_deploy.annotations.finding_images import ImageFinder
 from protoseg_deploy.annotations.marks import Mark, read_mark
-from protoseg_deploy.annotations.shapes import BadRecordError, FoundImage, Notes, Problem
-from protoseg_deploy.annotations.source import Job, Order, Source
+from protoseg_deploy.annotations.shapes import BadRecordError, FoundImage, Notes, Problem, Shape
+from protoseg_deploy.annotations.source import Job, Order
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.files import write_atomically
 
@@ -27,15 +28,10 @@ class Settings:
     priority: tuple[str, ...]
     finder: ImageFinder
     skip_existing: bool
+    keeps_crowds: bool
+    """Crowds are drawn as their class."""
     declared: tuple[str, ...]
     """Classes of a source of masks, in the order of its indices."""
-
-    @classmethod
-    def of(
-        cls, source: Source, plan: ClassPlan, priority: tuple[str, ...], finder: ImageFinder, skip_existing: bool
-    ) -> "Settings":
-        declared = tuple(one.name for one in source.classes or ())
-        return cls(plan, source.order, priority, finder, skip_existing, declared)
 
     def made_from(self, job: Job, found: FoundImage) -> str:
         """Digest of all that changes a mask.
@@ -46,7 +42,7 @@ class Settings:
         status = found.path.stat()
         image = (str(found.path), status.st_size, status.st_mtime_ns)
         plan = (self.plan.names, sorted(self.plan.ignored), self.plan.unlabeled, self.declared)
-        settings = (__version__, plan, self.order, self.priority, self.finder.exif, image)
+        settings = (__version__, plan, self.order, self.priority, self.keeps_crowds, self.finder.exif, image)
         return hashlib.sha256(repr(settings).encode(errors="surrogateescape") + job.fingerprint()).hexdigest()
 
 
@@ -100,10 +96,21 @@ def make_mask(job: Job, found: FoundImage, target: Path, settings: Settings) -> 
     return Made(tuple(notes.problems), mark)
 
 
+def _crowds_settled(shapes: Iterable[Shape], settings: Settings, notes: Notes) -> Iterator[Shape]:
+    for shape in shapes:
+        if shape.is_crowd and settings.keeps_crowds:
+            yield replace(shape, is_crowd=False)
+            continue
+        if shape.is_crowd:
+            notes.add("changed", shape.record, "a crowd: its pixels are 255 unless --crowd class is given")
+        yield shape
+
+
 def _draw(job: Job, found: FoundImage, settings: Settings, notes: Notes) -> Drawn:
     annotated = job.read(found, settings.finder, notes)
     settings.finder.require_size(found, annotated.size)
     if annotated.mask is None:
+        annotated = replace(annotated, shapes=tuple(_crowds_settled(annotated.shapes, settings, notes)))
         return draw_mask(annotated, settings.plan, settings.order, settings.priority, notes)
     table = np.full(256, IGNORE, dtype=np.uint8)
     unknown = []

@@ -53,7 +53,7 @@ class Shape:
     """Where it stands in its file, such as ``annotation 12``."""
     depth: int = 0
     """Higher ones lie over lower ones, where the format says so; of equal ones the later."""
-    is_ignored: bool = False
+    is_crowd: bool = False
     """A crowd: it becomes 255 and lies below everything."""
 
 

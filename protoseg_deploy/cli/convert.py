@@ -41,6 +41,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whether annotations were drawn on images turned by their EXIF orientation, as data.exif.",
 )
+@click.option(
+    "--crowd",
+    type=click.Choice(["ignore", "class"]),
+    default="ignore",
+    show_default=True,
+    help="COCO: whether crowds become 255 or their class. CVAT marks all masks as crowds in its COCO export.",
+)
 @click.option("--skip-existing", is_flag=True, help="Keep masks made from the same annotations with the same options.")
 @click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Processes; 0: this one.  [default: by cores]")
 @json_option
@@ -54,6 +61,7 @@ def command(
     unlabeled: str | None,
     priority: tuple[str, ...],
     exif: "ExifPolicy",
+    crowd: str,
     skip_existing: bool,
     workers: int | None,
     as_json: bool,
@@ -93,6 +101,7 @@ def command(
         tuple(comma_list(priority)),
         exif,
         skip_existing,
+        crowd == "class",
         workers,
     )
     try:

@@ -149,7 +149,8 @@ def _image_roots(path: Path) -> tuple[Path, ...]:
         roots += [folder.parent, *_folders(folder.parent)]
     for images in [root for root in roots if root.name == "images"]:
         parts = _folders(images)
-        roots += [part for part in parts if part.name in path.stem] or parts
+        named = [part for part in parts if part.name in path.stem]
+        roots += named or (parts if len(parts) <= _MOST_PARTS else [])
     return tuple(dict.fromkeys(root for root in roots if root != folder or root.name != "annotations"))
 
 
@@ -189,6 +190,8 @@ def _take_annotation(spool: _Spool, path: Path, element: Any, image_ids: "array[
     spool.problems += notes.problems
 
 
+_MOST_PARTS = 8
+"""Folders in ``images`` that are taken for parts of a data set, such as ``train``; more are folders of file names."""
 _USED = ("id", "category_id", "segmentation", "iscrowd", "ignore")
 
 

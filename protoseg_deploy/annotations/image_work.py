@@ -92,7 +92,7 @@ def make_mask(job: Job, found: FoundImage, target: Path, settings: Settings) -> 
     counts = {int(index): int(pixels[index]) for index in np.flatnonzero(pixels)}
     mark = Mark(digest, counts, drawn.has_overlaps, tuple(notes.problems))
     picture = Image.fromarray(drawn.mask)
-    write_atomically(target, lambda file: picture.save(file, "PNG", pnginfo=mark.chunk()), sync=False)
+    write_atomically(target, lambda file: picture.save(file, "PNG", compress_level=1, pnginfo=mark.chunk()), sync=False)
     return Made(tuple(notes.problems), mark)
 
 

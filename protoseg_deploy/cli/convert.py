@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 @click.command(name="convert", cls=Verb, short_help="Convert annotations of labelling tools to masks.")
 @click.argument("source", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Folder for masks, classes, list and report.")
-@click.option("--format", "format_name", type=click.Choice(ANNOTATION_FORMATS), help="Format.  [default: as found]")
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(ANNOTATION_FORMATS),
+    metavar="FORMAT",
+    help=f"One of {', '.join(ANNOTATION_FORMATS)}.  [default: as found]",
+)
 @click.option("--images", type=PATH, help="Folder of the images.  [default: in or beside SOURCE]")
 @click.option(
     "--classes",
-    metavar="A,B,…|FILE",
+    metavar="A,B|FILE",
     help="Classes in index order, or a file of them (JSON, YAML, CSV, text), with colours where masks show colours.",
 )
 @click.option("--ignore", "ignored", multiple=True, metavar="A,B", help="Labels that become 255 (ignored).")
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     help="Class of pixels that no shape covers.  [default: background; ignore for Cityscapes]",
 )
 @click.option(
-    "--priority", multiple=True, metavar="A,B,…", help="Draw these classes over all others, later over earlier."
+    "--priority", multiple=True, metavar="A,B", help="Draw these classes over all others, later over earlier."
 )
 @click.option(
     "--exif",

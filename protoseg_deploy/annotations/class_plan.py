@@ -22,6 +22,9 @@ IGNORED_LABELS = frozenset(
 )
 """Labels that become 255 in every format, upper or lower case."""
 
+_PLACEHOLDERS = frozenset({"__ignore__", "_ignore_"})
+"""Of these, which LabelMe's lists of labels begin with, no class is ever meant."""
+
 BACKGROUND_LABELS = frozenset({"background", "_background_", "__background__"})
 """Labels of what no shape covers, upper or lower case."""
 
@@ -67,14 +70,16 @@ def plan_classes(
         UsageError: more classes than a mask can hold, or names that cannot be used.
         DataError: there is no class at all.
     """
-    skipped = frozenset(ignored) | source.ignored
+    ignored = frozenset(ignored)
+    skipped = ignored | source.ignored
     declared = given or source.classes
     if declared is None:
         labels = sorted(set(found), key=lambda name: (name.casefold() not in BACKGROUND_LABELS, name))
         declared = [DeclaredClass(label) for label in labels]
     by_name: dict[str, DeclaredClass] = {}
     for one in declared:
-        if given is not None or not _is_ignored(one.name, skipped):
+        is_placeholder = one.name.casefold() in _PLACEHOLDERS or one.name in ignored
+        if not is_placeholder and (given is not None or not _is_ignored(one.name, skipped)):
             by_name.setdefault(one.name, one)
     if not by_name:
         raise DataError(f"no labels in {source.format} annotations", hint="Name the classes with --classes.")

@@ -84,6 +84,8 @@ def convert(
         WriteError: the output cannot be written.
     """
     begin = time.perf_counter()
+    if choices.images is not None and not choices.images.is_dir():
+        raise UsageError(f"--images: no such folder: {choices.images}")
     with _opened(path, out, choices) as source, _output(out) as scratch:
         roots = (choices.images,) if choices.images is not None else source.image_roots
         finder = ImageFinder(tuple(dict.fromkeys(roots)), choices.exif)

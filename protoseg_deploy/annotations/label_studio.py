@@ -46,7 +46,19 @@ class TaskJob(Job):
         return image if isinstance(image, str) else f"task number {self.number}"
 
     def locate(self, finder: ImageFinder) -> FoundImage:
-        name = values.text(_image_of(json.loads(self.task)), "the image of the task")
+        task = json.loads(self.task)
+        try:
+            return self._find(finder, values.text(_image_of(task), "the image of the task"))
+        except BadRecordError as missing:
+            uploaded = task.get("file_upload")
+            if not isinstance(uploaded, str) or not uploaded:
+                raise
+            try:
+                return self._find(finder, uploaded)
+            except BadRecordError:
+                raise missing from None
+
+    def _find(self, finder: ImageFinder, name: str) -> FoundImage:
         parts = urlsplit(name)
         path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
         try:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,12 @@ _FEW = 64
 """Jobs that are done before processes have started."""
 _AHEAD = 8
 """Jobs of each process that wait."""
+
+
+def _leave_signals_to_parent() -> None:
+    """Ctrl-C reaches all processes of a terminal, and each would show a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def worker_count(wanted: int | None, total: int | None) -> int:
@@ -44,7 +51,7 @@ def in_order(function: Callable[[T], R], jobs: Iterable[T], workers: int) -> Ite
         return
     context = multiprocessing.get_context("spawn")
     ahead: deque[Future[R]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals_to_parent) as pool:
         try:
             for job in jobs:
                 ahead.append(pool.submit(function, job))

@@ -1,5 +1,7 @@
 """``protoseg convert``: annotations of a labelling tool to masks."""
 
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +121,7 @@ def command(
     if as_json:
         print_json(_document(out, result))
     else:
-        _show(out, result)
+        _show(out, result, exif)
     _require_good(out, result)
 
 
@@ -129,7 +131,7 @@ def _classes(text: str) -> "tuple[DeclaredClass, ...]":
     from protoseg_deploy.errors import UsageError
 
     path = Path(text)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113  Path.is_file raises where a list of names is too long for a path
         return read_classes(path)
     if path.suffix.lower() in (".json", ".yaml", ".yml", ".csv", ".txt"):
         raise UsageError(f"--classes: no such file: {path}", "Give a file, or names with commas in between.")
@@ -151,11 +153,15 @@ def _document(out: Path, result: "Conversion") -> dict[str, object]:
         "class_pixels": {name: result.class_pixels.get(index, 0) for index, name in enumerate(result.plan.names)},
         "ignored_pixels": result.class_pixels.get(255, 0),
         "records": {kind: result.records.get(kind, 0) for kind in ("bad", "skipped", "changed")},
+        "first_bad": [
+            {"file": one.file, "record": one.record, "image": one.image, "reason": one.reason}
+            for one in result.first_bad
+        ],
         "seconds": result.seconds,
     }
 
 
-def _show(out: Path, result: "Conversion") -> None:
+def _show(out: Path, result: "Conversion", exif: str) -> None:
     pixels = max(1, sum(result.class_pixels.values()))
     rows = [(f"{index} {name}", index) for index, name in enumerate(result.plan.names)] + [("255 ignored", 255)]
     print_table(
@@ -175,20 +181,17 @@ def _show(out: Path, result: "Conversion") -> None:
         click.echo(f"Records: {counts}; {out / 'report.json'} lists them with their reasons.")
     if result.masks:
         click.echo("Next, in your recipe (`protoseg recipe show inhouse-template --source` prints one):")
-        click.echo(_fragment(out))
+        click.echo(_fragment(out, exif))
 
 
-def _fragment(out: Path) -> str:
-    import json
-
-    return "\n".join(
-        [
-            "data:",
-            f"  root: {json.dumps(str(out.absolute()), ensure_ascii=False)}",
-            "  labeled: {list: labeled.txt}",
-            "  classes: classes.json",
-        ]
-    )
+def _fragment(out: Path, exif: str) -> str:
+    lines = [
+        "data:",
+        f"  root: {json.dumps(str(out.absolute()), ensure_ascii=False)}",
+        "  labeled: {list: labeled.txt}",
+        "  classes: classes.json",
+    ]
+    return "\n".join([*lines, "  exif: ignore"] if exif == "ignore" else lines)
 
 
 def _require_good(out: Path, result: "Conversion") -> None:

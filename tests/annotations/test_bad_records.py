@@ -136,7 +136,8 @@ def test_images_turned_by_exif_are_told_how_to_be_read(tmp_path: Path) -> None:
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "in/images/sub/a.jpg", exif=exif)
     run_convert(source, tmp_path / "out", exit_code=1)
     assert "EXIF orientation 6: try --exif ignore" in reasons_of(tmp_path / "out", "bad")[0]
-    run_convert(source, tmp_path / "out", "--exif", "ignore")
+    result = run_convert(source, tmp_path / "out", "--exif", "ignore")
+    assert "  exif: ignore" in result.stdout
 
 
 def test_unreadable_images(tmp_path: Path) -> None:

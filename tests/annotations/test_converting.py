@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from protoseg_deploy.annotations import converting
 from protoseg_deploy.annotations.brush import decode_brush
 from protoseg_deploy.annotations.class_files import read_classes
 from protoseg_deploy.annotations.json_stream import stream_elements
 from protoseg_deploy.annotations.run_lengths import decode_runs, encode_runs, parse_coco_counts
+from protoseg_deploy.annotations.source import Job
 from protoseg_deploy.errors import DataError
 from tests.annotations.converted import names_of, problems_of, read_mask, run_convert
 from tests.annotations.examples import (
@@ -103,6 +107,35 @@ def test_what_was_made_of_something_else_is_made_again(tmp_path: Path, change: s
     assert document["records"] == {"bad": 1, "skipped": 0, "changed": 0}
 
 
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = many(tmp_path / "in"), tmp_path / "out"
+    real = converting.make_mask
+
+    def interrupted(job: Job, *rest: object) -> object:
+        if job.name == "3.jpg":
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        return real(job, *rest)
+
+    monkeypatch.setattr(converting, "make_mask", interrupted)
+    result = run_convert(source, out, "--workers", 0, exit_code=130)
+    assert "--skip-existing resumes" in result.stderr
+    assert sorted(path.name for path in out.rglob("*.*")) == ["0.png", "1.png", "2.png", "classes.json"]
+    monkeypatch.undo()
+    assert "3 skipped" in run_convert(source, out, "--skip-existing", exit_code=1).stdout
+
+
+def test_a_missing_folder_of_images_is_a_wrong_command_line(tmp_path: Path) -> None:
+    result = run_convert(many(tmp_path / "in"), tmp_path / "out", "--images", tmp_path / "none", exit_code=2)
+    assert f"--images: no such folder: {tmp_path / 'none'}" in result.stderr
+
+
+def test_many_names_are_no_path(tmp_path: Path) -> None:
+    names = ",".join(["car", "road", *(f"class number {number}" for number in range(250))])
+    run_convert(many(tmp_path / "in"), tmp_path / "out", "--classes", names, exit_code=1)
+    assert len(names_of(tmp_path / "out")) == 253
+
+
 def test_masks_of_others_are_not_replaced(tmp_path: Path) -> None:
     source, out = many(tmp_path / "in"), tmp_path / "out"
     (out / "masks").mkdir(parents=True)
@@ -169,6 +202,8 @@ def test_an_image_that_is_annotated_twice(tmp_path: Path) -> None:
         (["--unlabeled", "grass"], ["grass", "car", "road"], 0),
         (["--classes", "road,background,car"], ["road", "background", "car"], 1),
         (["--ignore", "car"], ["background", "road"], 0),
+        (["--classes", "__ignore__,_background_,road,car"], ["_background_", "road", "car"], 0),
+        (["--classes", "background,car,road", "--ignore", "car"], ["background", "road"], 0),
     ],
 )
 def test_classes(tmp_path: Path, arguments: list[str], names: list[str], rest: int) -> None:
@@ -294,6 +329,9 @@ def test_uploaded_images_are_found_without_the_letters_before_their_names(tmp_pa
     source = write_json(tmp_path / "in/export.json", document)
     run_convert(source, tmp_path / "out", "--images", tmp_path / "in/images/sub")
     assert (tmp_path / "out/masks/a b.png").is_file()
+    document[0] |= {"data": {"image": "/elsewhere"}, "file_upload": "0a1b2c3d-a b.jpg"}
+    source = write_json(tmp_path / "in/export.json", document)
+    run_convert(source, tmp_path / "out", "--images", tmp_path / "in/images/sub")
 
 
 @settings(max_examples=100, deadline=None)

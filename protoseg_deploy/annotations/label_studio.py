@@ -88,18 +88,23 @@ class TaskJob(Job):
     def read(self, found: FoundImage, finder: ImageFinder, notes: Notes) -> AnnotatedImage:
         task = values.mapping(json.loads(self.task), "the task")
         results = _results(task, notes)
-        named = {result.get("id"): labels for result in results if (labels := _labels_of(result.get("value", {})))}
+        named = {_identity(result): labels for result in results if (labels := _labels_of(result.get("value", {})))}
         size = finder.size(found)
         shapes: list[Shape] = []
-        regions = {result["id"] for result in results if "id" in result and _is_region(result)}
+        regions = {_identity(result) for result in results if "id" in result and _is_region(result)}
         for number, result in enumerate(results, start=1):
-            identity = result.get("id")
-            record = f"task {shown(task.get('id', self.number))}, region {shown(identity or number)}"
+            identity = _identity(result)
+            record = f"task {shown(task.get('id', self.number))}, region {shown(result.get('id') or number)}"
             if identity in regions and not _is_region(result):
                 continue  # the label, or another property, of a region that is a result of its own
             with notes.record(record):
                 shapes.append(_shape(result, named.get(identity, []), size, record, notes))
         return AnnotatedImage(size, tuple(shapes))
+
+
+def _identity(result: dict[str, Any]) -> str:
+    """The id, whatever its type."""
+    return repr(result.get("id"))
 
 
 def _is_region(result: dict[str, Any]) -> bool:

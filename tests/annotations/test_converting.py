@@ -313,6 +313,22 @@ def test_one_annotation_of_several_of_a_task_counts(tmp_path: Path) -> None:
     assert problem["record"] == "annotation 1 of 2"
 
 
+def test_ids_of_any_type_and_labels_that_are_results_of_their_own(tmp_path: Path) -> None:
+    document = label_studio_document()
+    brush, polygon = document[0]["annotations"][1]["result"]
+    brush["id"] = ["a", {}]
+    polygon["type"] = "polygon"
+    del polygon["value"]["polygonlabels"]
+    label = {**polygon, "type": "labels", "value": {**polygon["value"], "labels": ["car"]}}
+    document[0]["annotations"][1]["result"].append(label)
+    label_studio(tmp_path / "in")
+    source = write_json(tmp_path / "in/export.json", document)
+    run_convert(source, tmp_path / "out")
+    assert names_of(tmp_path / "out") == ["background", "car", "road"]
+    assert set(np.unique(read_mask(tmp_path / "out/masks/sub/a b.png"))) == {0, 1, 2}
+    assert len(problems_of(tmp_path / "out", "skipped")) == 1  # the annotation that was cancelled
+
+
 def test_tasks_that_nobody_has_annotated(tmp_path: Path) -> None:
     document = label_studio_document()
     document[0]["annotations"] = []

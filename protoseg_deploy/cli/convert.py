@@ -170,18 +170,22 @@ def _show(out: Path, result: "Conversion", exif: str) -> None:
             [name, result.class_images.get(index, 0), f"{100 * result.class_pixels.get(index, 0) / pixels:.2f}"]
             for name, index in rows
         ],
-        title=f"{result.format}: {result.masks:,} masks in {result.seconds:.1f} s"
+        title=f"{result.format}: {_masks(result.masks)} in {result.seconds:.1f} s"
         + (f" ({result.skipped:,} skipped, already made)" if result.skipped else ""),
     )
     if result.overlaps:
         order = "later shapes" if result.order == "file" else "smaller shapes"
-        click.echo(f"In {result.overlaps:,} masks classes overlap: {order} were drawn on top; --priority changes that.")
+        click.echo(f"In {_masks(result.overlaps)} classes overlap: {order} were drawn on top; --priority changes that.")
     if any(result.records.values()):
         counts = ", ".join(f"{result.records.get(kind, 0):,} {kind}" for kind in ("bad", "skipped", "changed"))
         click.echo(f"Records: {counts}; {out / 'report.json'} lists them with their reasons.")
     if result.masks:
         click.echo("Next, in your recipe (`protoseg recipe show inhouse-template --source` prints one):")
         click.echo(_fragment(out, exif))
+
+
+def _masks(count: int) -> str:
+    return f"{count:,} {'mask' if count == 1 else 'masks'}"
 
 
 def _fragment(out: Path, exif: str) -> str:

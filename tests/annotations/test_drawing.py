@@ -133,7 +133,7 @@ def test_smaller_regions_lie_on_top_unless_the_priority_says_otherwise(
 ) -> None:
     result = run_convert(overlapping_coco(tmp_path / "in"), tmp_path / "out", *arguments)
     assert small_and_large(tmp_path / "out/masks/sub/a.png", names_of(tmp_path / "out")) == (on_top, "road")
-    assert "In 1 masks classes overlap: smaller shapes" in result.stdout
+    assert "In 1 mask classes overlap: smaller shapes" in result.stdout
 
 
 @pytest.mark.parametrize(("arguments", "shown"), [([], "road"), (["--priority", "ignore"], "ignore")])

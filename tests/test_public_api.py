@@ -19,9 +19,9 @@ NAMES = [
     "verify_bundle",
 ]  # fmt: skip
 COMMANDS = [
-    "demo", "init", "recipe", "split", "check", "train", "replay", "compare", "distill", "evaluate", "export",
-    "build", "verify", "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "suggest",
-    "report", "kit", "doctor", "completion",
+    "demo", "init", "convert", "recipe", "split", "check", "train", "replay", "compare", "distill", "evaluate",
+    "export", "build", "verify", "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train",
+    "suggest", "report", "kit", "doctor", "completion",
 ]  # fmt: skip
 
 

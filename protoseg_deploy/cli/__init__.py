@@ -17,9 +17,9 @@ from protoseg_deploy.errors import ProtosegError
 from protoseg_deploy.text import printable
 
 _VERBS = (
-    "demo", "init", "recipe", "split", "check", "train", "replay", "compare", "distill", "evaluate", "export",
-    "build", "verify", "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train", "suggest",
-    "report", "kit", "doctor", "completion",
+    "demo", "init", "convert", "recipe", "split", "check", "train", "replay", "compare", "distill", "evaluate",
+    "export", "build", "verify", "predict", "serve", "serve-repo", "bench", "load", "recommend", "bench-train",
+    "suggest", "report", "kit", "doctor", "completion",
 )  # fmt: skip
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}

@@ -21,6 +21,7 @@ from protoseg_deploy.cli.arguments import (
     runtime_argument,
     timeout_option,
 )
+from protoseg_deploy.cli.pre_annotating import AnnotationOptions, annotation_options, pre_annotate
 from protoseg_deploy.cli.predict_shards import ShardOptions, predict_in_shards, shard_options
 from protoseg_deploy.cli.verb import Verb
 
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     help="Images under way at a time, where RUNTIME is a server.",
 )
 @click.option("--last", is_flag=True, help="For a run: use the last network, not the best one.")
+@annotation_options
 @shard_options
 @precision_option
 @backend_option
@@ -75,6 +77,7 @@ def command(
     connections: int,
     last: bool,
     shard_options: ShardOptions,
+    annotation_options: AnnotationOptions,
     precision: str | None,
     backend: str | None,
     device: str,
@@ -93,6 +96,9 @@ def command(
     Overlapping tiles are stitched in the middle of their overlap, so that no result comes from the border of a tile. An
     artefact with a fixed input shape always uses tiles of that size; images are never resized.
 
+    --format also writes the regions of the class maps to OUT/annotations, as pre-annotations that CVAT, LabelMe, Label
+    Studio and COCO readers load, to be corrected there.
+
     With --shards, --manifest, --pack or --engine, for very many images: worker processes or a Ray cluster write a
     palette PNG of class indices for every image (OUT/index), and a Parquet file with a row per image for every shard
     (OUT/results). The same command resumes. Images and OUT may be URLs such as s3://bucket/images.
@@ -104,6 +110,7 @@ def command(
     protoseg predict bundles/mine orthophoto.tif --out predicted --tile 1024 --overlap 256 --batch 4
     protoseg predict bundles/mine photos --out predicted --precision int8
     protoseg predict bundles/mine photos --out predicted --precision bf16 --backend openvino
+    protoseg predict bundles/mine photos --out predicted --format cvat --tolerance 1.5
     protoseg predict bundles/mine --images photos --out predicted --shards 1000
     protoseg predict bundles/mine --manifest photos.csv --out s3://bucket/predicted --pack --engine ray
     """
@@ -113,11 +120,13 @@ def command(
     if shard_options.is_given:
         if skip_existing:
             raise click.UsageError("--skip-existing does not apply here: the same command resumes by itself.")
+        annotation_options.refuse_in_shards()
         predict_in_shards(argument, device, which, inputs, out, tile, overlap, batch, shard_options, as_json)
         return
     shard_options.refuse_alone(inputs, out)
     paths = [Path(given) for given in inputs]
-    _predict(argument, device, which, paths, Path(out), tile, overlap, batch, skip_existing, connections, as_json)
+    options = (tile, overlap, batch, skip_existing, connections)
+    _predict(argument, device, which, paths, Path(out), *options, annotation_options, as_json)
 
 
 def _predict(
@@ -131,6 +140,7 @@ def _predict(
     batch: int,
     skip_existing: bool,
     connections: int,
+    annotation_options: AnnotationOptions,
     as_json: bool,
 ) -> None:
     from protoseg_deploy.errors import DataError
@@ -157,10 +167,13 @@ def _predict(
     except KeyboardInterrupt:
         note("interrupted; what is done is kept: the same command with --skip-existing resumes from there.")
         raise
+    written = pre_annotate(annotation_options, info, out, result, hidden=as_json)
     if as_json:
-        print_json(_document(info, out, result))
+        print_json({**_document(info, out, result), **({"annotations": written.as_document()} if written else {})})
     elif result.images:
         _show(out, result)
+        if written:
+            click.echo(written.text)
     for folder, unread in result.unread:
         note(f"{folder}: {unread.text}")
     if result.failed:

@@ -1,29 +1,7 @@
-"""File names of results: equal ones are found whatever the file system, and none is too long."""
+"""Names of files that `predict` writes."""
 
-import hashlib
-import os
-import unicodedata
+from protoseg_deploy.file_names import fitted as fitted
+from protoseg_deploy.file_names import folded as folded
 
 PLAN, PLAN_TABLE = "plan.json", "plan.parquet"
 """Files in the folder of results of a prediction in shards: what was begun, and its images."""
-
-_LONGEST_NAME = 255
-"""Bytes of a file name that every common file system takes."""
-
-
-def folded(name: str) -> str:
-    """Equal for names that some file systems hold to be one: upper and lower case, and how accents are encoded."""
-    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
-
-
-def fitted(name: str) -> str:
-    """A file name ending in .png, cut where file systems would not take it; a digest of it then tells it from others.
-
-    Args:
-        name: without folders.
-    """
-    encoded = os.fsencode(name)
-    if len(encoded) <= _LONGEST_NAME:
-        return name
-    ending = f"-{hashlib.sha256(encoded).hexdigest()[:16]}.png"
-    return encoded[: _LONGEST_NAME - len(ending)].decode(errors="ignore") + ending

@@ -45,8 +45,8 @@ from protoseg_deploy.models import Segmenter, load_network
 from protoseg_deploy.models.deployed import scale_images
 from protoseg_deploy.models.segmenter import resize_logits
 from protoseg_deploy.runtimes import Runtime, RuntimeInfo, UInt8Array, open_runtime
-from protoseg_deploy.runtimes.cpu_graph import loadable_on_cpu
 from protoseg_deploy.runtimes.base import TimedPrediction
+from protoseg_deploy.runtimes.cpu_graph import loadable_on_cpu
 from protoseg_deploy.runtimes.stopwatch import Mark, no_mark, timed_on_host
 
 _OPSET = 18
@@ -203,7 +203,7 @@ def _session(graph: Path, threads: int, profile: str | None = None) -> Any:
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    return ort.InferenceSession(loadable_on_cpu(graph), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(loadable_on_cpu(graph, threads), options, providers=["CPUExecutionProvider"])
 
 
 @click.command()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command(name="init", cls=Verb, short_help="Make a project from a folder of images and masks.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...", type=PATH)
-@click.option("--masks", type=PATH, help="Folder of masks.  [default: found by their names]")
+@click.option("--masks", type=PATH, help="Folder of masks, or file of annotations.  [default: found by their names]")
 @click.option("--out", "--project", type=PATH, required=True, help="The project: a new or an empty folder.")
 @click.option("--classes", type=PATH, help="File of class names.  [default: found beside the masks]")
 @click.option("--weights", type=PATH, help="Pretrained weights of a timm model (.safetensors, .pth).")
@@ -45,11 +45,13 @@ def command(
     Found out are: which images have masks, what the values or colours of the masks are, bands and depth of the images,
     which images show the same scene, how many there are to learn from, and what fits into this machine, by trying.
     Written are `recipe.yaml`, with the reason beside every value, `classes.json`, the lists of images (see `protoseg
-    split`) and `NEXT.md` with the commands. Nothing is copied unless asked: the lists name files where they are.
+    split`) and `NEXT.md` with the commands. Annotations of COCO, CVAT, Label Studio and others (see `protoseg convert`)
+    become masks in the project. Nothing is copied unless asked: the lists name files where they are.
 
     \b
     protoseg init photos --out project
     protoseg init photos --masks masks --out project --weights mobilenetv2_100.safetensors
+    protoseg init photos --masks instances.json --out project
     protoseg train project
     """
     from protoseg_deploy.cli.split import checked_grouping

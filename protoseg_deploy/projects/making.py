@@ -14,10 +14,11 @@ import torch
 from protoseg_deploy.data import image_header
 from protoseg_deploy.data.images import read_values
 from protoseg_deploy.data.survey import survey_masks
-from protoseg_deploy.errors import DataError, UsageError
+from protoseg_deploy.errors import DataError, ProtosegError, UsageError
 from protoseg_deploy.files import write_atomically
 from protoseg_deploy.projects.backbones import Start, choose_backbone
 from protoseg_deploy.projects.choosing import Choice, Facts, choose
+from protoseg_deploy.projects.converted import pairs_of_annotations
 from protoseg_deploy.projects.dividing import Division, divide, write_lists
 from protoseg_deploy.projects.naming import Naming, name_classes
 from protoseg_deploy.projects.pairing import Pairs, find_pairs
@@ -83,8 +84,23 @@ def make_project(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty", "Choose another --out, or remove it; nothing was written.")
+    there = out.is_dir()
+    try:
+        return _made(images, out, wishes, stage, progress)
+    except ProtosegError:
+        if not there:  # what was written before the fault showed
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _made(images: Sequence[Path], out: Path, wishes: Wishes, stage: Stage, progress: Progress | None) -> Project:
     stage("looking for images and masks")
-    pairs = find_pairs(images, wishes.masks)
+    doubts: list[str] = []
+    if wishes.masks is not None and wishes.masks.is_file():
+        pairs, classes, doubts = pairs_of_annotations(images, wishes.masks, out / "annotations", progress)
+        wishes = replace(wishes, classes=wishes.classes or classes)
+    else:
+        pairs = find_pairs(images, wishes.masks)
     if not pairs.masks:
         raise UsageError(
             f"{len(pairs.images)} images and no masks",
@@ -122,7 +138,7 @@ def make_project(
     )
     choices = _fitted(choices, fitting)
     _write(recipe, recipe_text(choices))
-    remarks = [*division.remarks(), *([start.warning] if start.warning else [])]
+    remarks = [*doubts, *division.remarks(), *([start.warning] if start.warning else [])]
     if pairs.unused_masks:
         remarks.append(f"{len(pairs.unused_masks)} masks belong to no image, first {pairs.unused_masks[0]}")
     project = Project(out, division, naming, tuple(choices), fitting, tuple(remarks))

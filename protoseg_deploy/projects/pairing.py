@@ -53,12 +53,12 @@ def find_pairs(folders: Sequence[Path], masks: Path | None) -> Pairs:
         UsageError: a folder is missing, or there is no image.
         DataError: several masks fit one image.
     """
-    found = sorted({_absolute(path) for folder in folders for path in _images_of(folder, masks)})
+    found = sorted({absolute(path) for folder in folders for path in _images_of(folder, masks)})
     candidates: Iterable[Path]
     if masks is not None:
         if not is_folder(masks):
             raise UsageError(f"--masks: no such folder: {masks}")
-        candidates = [_absolute(path) for path in find_images(masks, leave_out=[], key="--masks", faults=[])]
+        candidates = [absolute(path) for path in find_images(masks, leave_out=[], key="--masks", faults=[])]
         if not candidates:
             raise UsageError(f"--masks: no masks in {masks} ({looked_for(masks)})")
     else:
@@ -74,7 +74,7 @@ def find_pairs(folders: Sequence[Path], masks: Path | None) -> Pairs:
     return Pairs(tuple(images), paired, how, tuple(sorted(mask for mask in refused if mask not in used)))
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
     """Without ``..``; links stay as they are."""
     return Path(os.path.normpath(path.absolute()))
 
@@ -98,10 +98,10 @@ def _likely_masks(found: Sequence[Path], folders: Sequence[Path]) -> set[Path]:
     """Files in folders that are named so, below or beside the images; else those that are named after another file."""
     likely = {path for path in found if any(_is_mask_folder(part) for part in path.parent.parts[-3:])}
     for folder in folders:
-        base = _absolute(folder)
+        base = absolute(folder)
         for beside in sorted(base.parent.iterdir()) if is_folder(base) else []:
             if beside != base and _is_mask_folder(beside.name) and is_folder(beside):
-                likely |= {_absolute(path) for path in find_images(beside, leave_out=[], key="", faults=[])}
+                likely |= {absolute(path) for path in find_images(beside, leave_out=[], key="", faults=[])}
     if likely:
         return likely
     stems = {(path.parent, path.stem) for path in found}

@@ -163,7 +163,7 @@ def _session(graph: Graph, provider: str, precision: Precision, threads: int) ->
         _register_allocator()
         options.add_session_config_entry("session.use_env_allocators", "1")
         try:
-            source = loadable_on_cpu(graph.file)
+            source = loadable_on_cpu(graph.file, threads)
         except (DecodeError, RuntimeError, TypeError, ValueError) as error:
             raise unreadable(graph.file, str(error)) from None
         folder = str(graph.file.absolute().parent)

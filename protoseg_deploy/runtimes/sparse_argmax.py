@@ -1,14 +1,14 @@
 """Class maps on a CPU: logits are upsampled only where classes meet.
 
-A graph ends in the bilinear upsampling of its logits to the size of the image and an argmax over them. On a CPU that
+A graph ends in the bilinear upsampling of its logits to the size of the image and an argmax over them. On one core that
 takes 3.5 ms for 11 classes at 512x512, an eighth of a light network, and more the more classes there are. Nearly all of
-it is needless: between four neighbouring logits with the same argmax, every blend of the four has that argmax, too. So
-a class map is filled in from the argmax of the small logits, and only the *mixed* cells, whose four corners differ, are
-upsampled, in the same arithmetic.
+it is needless: between four neighbouring logits with the same argmax, every blend of the four has that argmax, too.
+So a class map is filled in from the argmax of the small logits, and only the *mixed* cells, whose four corners differ,
+are upsampled, in the same arithmetic.
 
 This depends on the data, and a GPU would have to wait for the CPU to know: files keep the plain form, which runs
-everywhere, and what ONNX Runtime's CPU provider is given is rewritten as it is loaded. Where half of the cells are
-mixed or more, the plain form is computed as before.
+everywhere, and what ONNX Runtime's CPU provider is given is rewritten as it is loaded. Where many of the cells are
+mixed, the plain form is computed as before.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ _CHAIN = ("Cast", "ArgMax", "Slice", "Slice", "Reshape", "Resize", "Reshape", "R
 """From the class map back to the logits; the slices are there where images are padded."""
 
 
-def with_sparse_argmax(model: ModelProto, most_mixed: float = 0.5) -> ModelProto:
+def with_sparse_argmax(model: ModelProto, most_mixed: float) -> ModelProto:
     """A graph for ONNX Runtime's CPU provider that upsamples logits only where classes meet.
 
     Its class maps are those of the plain form, but for pixels whose two highest logits differ in their last bit.
@@ -194,14 +194,14 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Cells:
-    """All cells between neighbouring logits, column by column: see `_fill`."""
+    """All cells between neighbouring logits."""
 
     rows: _Side
     columns: _Side
     corner: str
-    """``[B,columns,rows]`` class at the first corner of each cell."""
+    """``[B,rows,columns]`` class at the first corner of each cell."""
     mixed: str
-    """``[B,columns,rows]`` bool: the classes at the corners of a cell differ."""
+    """``[B,rows,columns]`` bool: the classes at the corners of a cell differ."""
     few: str
     """bool: few enough cells are mixed."""
 
@@ -209,10 +209,10 @@ class _Cells:
     def between(cls, nodes: Nodes, tail: _Tail, dtype: int, most_mixed: float) -> "_Cells":
         rows = _Side.of(nodes, tail.logits, 2, tail.height)
         columns = _Side.of(nodes, tail.logits, 3, tail.width)
-        winner = nodes.op("Cast", nodes.op("ArgMax", _by_column(nodes, tail.logits), axis=3, keepdims=0), to=dtype)
-        lines = [nodes.op("Gather", winner, side, axis=1) for side in (columns.first, columns.second)]
+        winner = nodes.op("Cast", nodes.op("ArgMax", _channels_last(nodes, tail.logits), axis=3, keepdims=0), to=dtype)
+        lines = [nodes.op("Gather", winner, side, axis=1) for side in (rows.first, rows.second)]
         corner, *others = (
-            nodes.op("Gather", line, side, axis=2) for line in lines for side in (rows.first, rows.second)
+            nodes.op("Gather", line, side, axis=2) for line in lines for side in (columns.first, columns.second)
         )
         below, beside, across = (nodes.op("Equal", corner, other) for other in others)
         mixed = nodes.op("Not", nodes.op("And", nodes.op("And", below, beside), across))
@@ -220,39 +220,50 @@ class _Cells:
         return cls(rows, columns, corner, mixed, nodes.op("Less", share, most_mixed))
 
 
-def _by_column(nodes: Nodes, logits: str) -> str:
-    """``[B,w,h,C]``: an argmax over neighbouring numbers is the quickest."""
-    return nodes.op("Transpose", logits, perm=[0, 3, 2, 1])
+def _channels_last(nodes: Nodes, logits: str) -> str:
+    """``[B,h,w,C]``: an argmax over neighbouring numbers is the quickest."""
+    return nodes.op("Transpose", logits, perm=[0, 2, 3, 1])
 
 
 def _fill(nodes: Nodes, cells: _Cells, logits: str, dtype: int) -> str:
     """``[B,H,W]``: every block of the class of its corner, the mixed ones replaced.
 
-    Blocks are of different sizes where the size of the image is no multiple of that of the logits. The pixels that
-    count are picked from whole lines, first along the width of the transposed map, then along the height.
+    Blocks have pixels to spare where the size of the image is no multiple of that of the logits: those that count are
+    picked, whole lines first.
     """
     rows, columns = cells.rows, cells.columns
     row_start, column_start = rows.start(nodes), columns.start(nodes)
     mixed = nodes.op("Reshape", nodes.op("NonZero", nodes.op("Reshape", cells.mixed, [-1])), [-1])
-    upsampled = _blend(
-        nodes, cells, logits, mixed, rows.weights(nodes, row_start), columns.weights(nodes, column_start)
-    )
-    winner = nodes.op("Cast", nodes.op("ArgMax", upsampled, axis=3, keepdims=0), to=dtype)
-    replaced = nodes.op("Transpose", winner, perm=[0, 2, 1])
+    weights = rows.weights(nodes, row_start), columns.weights(nodes, column_start)
+    upsampled = _blend(nodes, cells, logits, mixed, *weights)
+    replaced = nodes.op("Cast", nodes.op("ArgMax", upsampled, axis=3, keepdims=0), to=dtype)
 
-    # Whole lines again: a block is repeated as a column, and all columns transposed.
-    block = nodes.op("Concat", columns.times, rows.times, axis=0)
+    # A block is repeated as a column, and all columns transposed: quicker than to expand each of them.
+    block = nodes.op("Concat", rows.times, columns.times, axis=0)
     repeats = nodes.op("Concat", nodes.op("ReduceProd", block), [1], axis=0)
     repeated = nodes.op("Expand", nodes.op("Reshape", cells.corner, [1, -1]), repeats)
     plain = nodes.op("Reshape", nodes.op("Transpose", repeated), nodes.op("Concat", [-1], block, axis=0))
     blocks = nodes.op("ScatterND", plain, nodes.op("Unsqueeze", mixed, [1]), replaced)
-    shape = nodes.op("Concat", [-1], columns.cells, rows.cells, block, axis=0)
+    shape = nodes.op("Concat", [-1], rows.cells, columns.cells, block, axis=0)
     lines = nodes.op("Transpose", nodes.op("Reshape", blocks, shape), perm=[0, 1, 3, 2, 4])
-    sides = [nodes.op("Mul", side.cells, side.times) for side in (columns, rows)]
+    sides = [nodes.op("Mul", side.cells, side.times) for side in (rows, columns)]
     lines = nodes.op("Reshape", lines, nodes.op("Concat", [-1], *sides, axis=0))
-    lines = nodes.op("Gather", lines, columns.places(nodes, column_start, 2), axis=1)
-    lines = nodes.op("Transpose", lines, perm=[0, 2, 1])
-    return nodes.op("Gather", lines, rows.places(nodes, row_start, 1), axis=1)
+    lines = nodes.op("Gather", lines, rows.places(nodes, row_start, 1), axis=1)
+    return _pick_columns(nodes, lines, columns, columns.places(nodes, column_start, 2), dtype)
+
+
+def _pick_columns(nodes: Nodes, lines: str, columns: _Side, places: str, dtype: int) -> str:
+    """Those at some places of all lines; a part of each line where they are neighbours."""
+    neighbours = nodes.op("Squeeze", nodes.op("Equal", nodes.op("Mul", columns.times, columns.size), columns.full))
+    part, every = Nodes(f"{nodes.prefix}_part"), Nodes(f"{nodes.prefix}_every")
+    begin = part.op("Gather", places, [0])
+    end = part.op("Add", begin, part.op("Shape", INPUT, start=2, end=3))
+    picked = [part.op("Slice", lines, begin, end, [2]), every.op("Gather", lines, places, axis=2)]
+    branches = [
+        helper.make_graph(some.nodes, name, [], [helper.make_tensor_value_info(output, dtype, None)])
+        for some, name, output in zip((part, every), ("part", "every"), picked, strict=True)
+    ]
+    return nodes.op("If", neighbours, then_branch=branches[0], else_branch=branches[1])
 
 
 def _blend(
@@ -263,21 +274,20 @@ def _blend(
     Rows come before columns: a weight is then multiplied with many neighbouring numbers.
     """
     rows, columns = cells.rows, cells.columns
-    row = nodes.op("Mod", mixed, rows.cells)
-    line = nodes.op("Div", mixed, rows.cells)
-    column = nodes.op("Mod", line, columns.cells)
-    image = nodes.op("Mul", nodes.op("Div", line, columns.cells), columns.size)
+    column = nodes.op("Mod", mixed, columns.cells)
+    line = nodes.op("Div", mixed, columns.cells)
+    row = nodes.op("Mod", line, rows.cells)
+    image = nodes.op("Mul", nodes.op("Div", line, rows.cells), rows.size)
     # Transposed once more: ONNX Runtime crashes on int8 graphs if a branch needs the other transpose (QDQPropagation).
     classes = nodes.op("Shape", logits, start=1, end=2)
-    flat = nodes.op("Reshape", _by_column(nodes, logits), nodes.op("Concat", [-1], classes, axis=0))
+    flat = nodes.op("Reshape", _channels_last(nodes, logits), nodes.op("Concat", [-1], classes, axis=0))
     left, right = (nodes.op("Unsqueeze", nodes.op("Gather", each, column), [2]) for each in along_columns)
     blended = []
     for vertical in (rows.first, rows.second):
-        offset = nodes.op("Gather", vertical, row)
+        begin = nodes.op("Mul", nodes.op("Add", image, nodes.op("Gather", vertical, row)), columns.size)
         parts = []
         for horizontal, weight in ((columns.first, left), (columns.second, right)):
-            begin = nodes.op("Mul", nodes.op("Add", image, nodes.op("Gather", horizontal, column)), rows.size)
-            corner = nodes.op("Gather", flat, nodes.op("Add", begin, offset))
+            corner = nodes.op("Gather", flat, nodes.op("Add", begin, nodes.op("Gather", horizontal, column)))
             parts.append(nodes.op("Mul", nodes.op("Unsqueeze", corner, [1]), weight))
         blended.append(nodes.op("Unsqueeze", nodes.op("Add", *parts), [1]))
     top, bottom = (nodes.op("Unsqueeze", nodes.op("Gather", each, row), [2, 3]) for each in along_rows)

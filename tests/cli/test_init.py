@@ -83,6 +83,29 @@ def test_projects_of_three_shapes(tmp_path: Path, weights: Path, shape: str) -> 
 
 
 @pytest.mark.usefixtures("quick")
+def test_annotations_become_masks(tmp_path: Path, weights: Path) -> None:
+    source, out = photos(tmp_path / "data", "folders", masked=0) / "images", tmp_path / "project"
+    box = [[10, 10, 60, 10, 60, 50, 10, 50]]
+    document = {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 128, "height": 96} for n in range(10)],
+        "categories": [{"id": 7, "name": "crack"}, {"id": 9, "name": "rust"}],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 7 + 2 * (n % 2), "segmentation": box, "area": 2000, "iscrowd": 0}
+            for n in range(10)
+        ],
+    }
+    document["annotations"][3]["segmentation"] = [[1, 2]]
+    (tmp_path / "coco.json").write_text(json.dumps(document))
+    said = run("init", source, "--masks", tmp_path / "coco.json", "--out", out, "--weights", weights)
+    assert "1 records of" in said
+    assert json.loads((out / "classes.json").read_text())["names"] == ["background", "crack", "rust"]
+    assert "No errors found" in run("check", out / "recipe.yaml")
+    (tmp_path / "coco.json").write_text("{}")
+    run("init", source, "--masks", tmp_path / "coco.json", "--out", tmp_path / "other", "--weights", weights, code=2)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.usefixtures("quick")
 def test_copies_stand_on_their_own(tmp_path: Path, weights: Path) -> None:
     source, out = photos(tmp_path / "data", "folders"), tmp_path / "project"
     run("init", source, "--out", out, "--weights", weights, "--copy")

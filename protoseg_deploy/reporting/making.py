@@ -9,6 +9,7 @@ from protoseg_deploy.data import Sample, read_image
 from protoseg_deploy.errors import DataError, ProtosegError, UsageError
 from protoseg_deploy.evaluation.samples import evenly_spaced, folder_samples, masks_of, recipe_samples
 from protoseg_deploy.files import resolved, write_atomically
+from protoseg_deploy.recipe import ImageReading
 from protoseg_deploy.reporting.album import Album
 from protoseg_deploy.reporting.card import report_card
 from protoseg_deploy.reporting.facts import BundleFacts, RunFacts, Subjects, data_facts, find_subjects
@@ -141,7 +142,7 @@ def gather(subjects: Subjects, options: ReportOptions, album: Album, progress: P
     for bundle in subjects.bundles:
         for stage, path in bundle.pictures.items():
             try:
-                findings.stage_pictures[bundle.name, stage] = album.photo(read_image(path))
+                findings.stage_pictures[bundle.name, stage] = album.photo(read_image(path, ImageReading()))
             except DataError as error:
                 findings.notes.append(f"The picture of the worst image of {stage} is left out: {error.message}")
     if not options.look:

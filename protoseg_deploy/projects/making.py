@@ -124,7 +124,7 @@ def _made(images: Sequence[Path], out: Path, wishes: Wishes, stage: Stage, progr
     if wishes.copy:
         stage("copying")
         division = _copied(division, out)
-    choices = _choices(division, naming, start, reading_choices, out)
+    choices = _choices(division, naming, start, reading, reading_choices, out)
     stage("trying steps")
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "classes.json", _classes_text(naming))
@@ -164,7 +164,7 @@ def _reading(images: Sequence[Path]) -> tuple[ImageReading, list[Choice]]:
     deep = []
     for path in images[::step]:
         try:
-            bands[image_header(path).bands] += 1
+            bands[image_header(path, ImageReading()).bands] += 1
             deep.append(read_values(path, ImageReading()).dtype != np.uint8)
         except DataError:
             continue
@@ -180,10 +180,13 @@ def _reading(images: Sequence[Path]) -> tuple[ImageReading, list[Choice]]:
     return reading, choices
 
 
-def _choices(division: Division, naming: Naming, start: Start, reading: Sequence[Choice], out: Path) -> list[Choice]:
+def _choices(
+    division: Division, naming: Naming, start: Start, reading: ImageReading, said: Sequence[Choice], out: Path
+) -> list[Choice]:
     lists = (out / "lists").absolute()
     images = [*division.labeled, *division.val]
-    sizes = [image_header(path).size for path in images[:: max(1, len(images) // _LOOKED_AT)]]
+    every = max(1, len(images) // _LOOKED_AT)
+    sizes = [image_header(path, reading).size for path in images[::every]]
     facts = Facts(
         heights=[height for height, _ in sizes],
         widths=[width for _, width in sizes],
@@ -215,7 +218,7 @@ def _choices(division: Division, naming: Naming, start: Start, reading: Sequence
         Choice("model.decoder", "fpn", "the best of its cost in docs/results/students.md"),
         Choice("model.output_stride", 32, ""),
     ]
-    return [*parts, *reading, *model, *chosen]
+    return [*parts, *said, *model, *chosen]
 
 
 def _is_palette(division: Division, image: Path) -> bool:

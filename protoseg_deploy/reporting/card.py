@@ -11,6 +11,7 @@ from protoseg_deploy.data import Sample, image_size
 from protoseg_deploy.errors import DataError, ProtosegError, UsageError
 from protoseg_deploy.evaluation.samples import recipe_samples, run_samples
 from protoseg_deploy.exporting.gate.verification import image_identity
+from protoseg_deploy.recipe import ImageReading
 from protoseg_deploy.reporting.card_text import CardFacts, model_card
 from protoseg_deploy.reporting.facts import BenchRow, RunFacts, Subjects, run_facts
 from protoseg_deploy.run_folder import RunFolder
@@ -62,14 +63,22 @@ def card_facts(
             val_images = len(recipe_samples(run.recipe.data))
         except ProtosegError:
             val_images = None
-    return CardFacts(name, manifest, run, found[-1] if found else None, val_images, _sizes(samples), tuple(latencies))
+    return CardFacts(
+        name,
+        manifest,
+        run,
+        found[-1] if found else None,
+        val_images,
+        _sizes(samples, manifest.input.reading),
+        tuple(latencies),
+    )
 
 
-def _sizes(samples: Sequence[Sample]) -> tuple[str, ...]:
+def _sizes(samples: Sequence[Sample], reading: ImageReading) -> tuple[str, ...]:
     counts: Counter[tuple[int, int]] = Counter()
     for sample in samples:
         try:
-            height, width = image_size(sample.image)
+            height, width = image_size(sample.image, reading)
         except DataError:
             continue
         counts[height, width] += 1

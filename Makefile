@@ -36,7 +36,7 @@ test-all-engines: $(STAMP)
 test-families: $(STAMP)
 	PROTOSEG_EVERY_FAMILY=1 $(BIN)/python -m pytest tests/exporting/test_every_family.py -n auto --durations 0 --durations-min 0.01
 
-# All broken and hostile inputs; `make test` tries every eighth one.
+# All broken and hostile inputs; `make test` tries every sixteenth one.
 test-corpus: $(STAMP)
 	PROTOSEG_WHOLE_CORPUS=1 $(BIN)/python -m pytest tests/corpus -n auto --dist loadfile --max-worker-restart 0
 

@@ -2,31 +2,27 @@
 
 import json
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
 
 from protoseg_deploy.data import Sample, write_list
-from protoseg_deploy.data.similarity import find_similar, groups_of, joined, read_thumbnails
-from protoseg_deploy.data.sources import open_source
+from protoseg_deploy.data.similarity import read_thumbnails
 from protoseg_deploy.data.splitting import Evenness, draw_covering, evenness, split_groups
 from protoseg_deploy.data.survey import MaskContent, color_of, survey_masks
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.files import write_atomically
+from protoseg_deploy.projects.grouping import group_images
 from protoseg_deploy.projects.pairing import Pairs
 from protoseg_deploy.recipe import ImageReading
 
 Progress = Callable[[int, int], None]
 IGNORED = 255
-_SECONDS_APART = 60.0
-_TAKEN = (ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTime)
+_LISTS = ("labeled", "val", "unlabeled", "left_out")
 
 
 @dataclass(frozen=True)
@@ -71,11 +67,10 @@ class Division:
     """Of the masks."""
     pixels: dict[Path, NDArray[np.int64]]
     """``[C]`` of each value, by image."""
-    is_color: bool
     seed: int
     evenness: Evenness
     faults: tuple[str, ...]
-    """Images and masks that cannot be read; they are in no list."""
+    """Images and masks that cannot be read and are in no list; lists of another length than asked for."""
 
     def parts(self) -> dict[str, Part]:
         """By name of the list."""
@@ -156,6 +151,7 @@ def divide(
     seed: int = 0,
     progress: Progress | None = None,
     reading: ImageReading | None = None,
+    contents: Sequence[MaskContent] | None = None,
 ) -> Division:
     """Choose validation images and labelled images for training.
 
@@ -168,15 +164,17 @@ def divide(
         seed: of every choice.
         progress: called with what is done.
         reading: how images are read.
+        contents: of the masks of `pairs`, in their order, where they were read before.
 
     Raises:
         UsageError: there are fewer images with masks than asked for, or no mask.
         DataError: no two images with masks can be told apart as scenes.
     """
-    contents = dict(zip(pairs.masks, survey_masks(list(pairs.masks.values())), strict=True))
+    read = contents if contents is not None else survey_masks(list(pairs.masks.values()))
+    held = dict(zip(pairs.masks, read, strict=True))
     thumbnails = read_thumbnails(pairs.images, reading or ImageReading(), progress)
     readable = {path: index for index, path in enumerate(pairs.images) if not thumbnails.faults[index]}
-    masked = [path for path in pairs.images if path in readable and path in contents and not contents[path].fault]
+    masked = [path for path in pairs.images if path in readable and path in held and not held[path].fault]
     val = max(1, round(len(masked) / 5)) if val is None else val
     if len(masked) < 2 or val >= len(masked) or val + (labeled or 1) > len(masked):
         raise UsageError(
@@ -185,9 +183,9 @@ def divide(
         )
     everything = list(readable)
     groups = dict(
-        zip(everything, _groups(everything, thumbnails.pixels[list(readable.values())], group_by), strict=True)
+        zip(everything, group_images(everything, thumbnails.pixels[list(readable.values())], group_by), strict=True)
     )
-    values, pixels, is_color = _values(contents, masked)
+    values, pixels = _values(held, masked)
     table = _stacked([pixels[path] for path in masked], len(values))
     if len({groups[path] for path in masked}) < 2:
         raise DataError(
@@ -199,7 +197,12 @@ def divide(
     chosen = draw_covering(table[~is_val], len(remaining) if labeled is None else labeled, seed)
     validated = {groups[path] for path, chosen_ in zip(masked, is_val, strict=True) if chosen_}
     others = [path for path in everything if path not in set(masked)]
-    bad = [fault for fault in thumbnails.faults if fault] + [each.fault for each in contents.values() if each.fault]
+    short = [
+        f"{found} {name} images instead of {wanted}: scenes and groups stay together"
+        for name, found, wanted in (("labelled", len(chosen), labeled), ("validation", int(is_val.sum()), val))
+        if wanted is not None and found != wanted
+    ]
+    bad = [fault for fault in thumbnails.faults if fault] + [each.fault for each in read if each.fault]
     return Division(
         pairs=pairs,
         labeled=tuple(remaining[index] for index in chosen),
@@ -209,10 +212,9 @@ def divide(
         groups=groups,
         values=values,
         pixels=pixels,
-        is_color=is_color,
         seed=seed,
         evenness=evenness(table, is_val),
-        faults=tuple(bad),
+        faults=(*short, *bad),
     )
 
 
@@ -220,65 +222,41 @@ def write_lists(division: Division, out: Path) -> list[Path]:
     """Write ``labeled.txt``, ``val.txt``, ``unlabeled.txt``, ``left_out.txt`` where not empty, and ``split.json``.
 
     Raises:
+        UsageError: files with these names are there, and no earlier split wrote them.
         WriteError: a file cannot be written.
     """
+    _refuse_others(out)
     root, masks = division.root(), division.pairs.masks
     written = []
-    for name in ("labeled", "val", "unlabeled", "left_out"):
+    for name in _LISTS:
         some: Sequence[Path] = getattr(division, name)
         with_masks = name in ("labeled", "val")
         if some:
             samples = [Sample(path, masks[path] if with_masks else None) for path in some]
             write_list(out / f"{name}.txt", samples, root)
             written.append(out / f"{name}.txt")
+        else:
+            (out / f"{name}.txt").unlink(missing_ok=True)  # of an earlier split
     text = json.dumps(division.to_dict(), indent=2, ensure_ascii=False) + "\n"
     write_atomically(out / "split.json", text.encode("utf-8", "surrogateescape"))
     return [*written, out / "split.json"]
+
+
+def _refuse_others(out: Path) -> None:
+    there = next((out / f"{name}.txt" for name in _LISTS if (out / f"{name}.txt").exists()), None)
+    if there is not None and not (out / "split.json").is_file():
+        raise UsageError(
+            f"{there} is there already, and no split of ours", "Choose another --out; nothing was written."
+        )
 
 
 def _stacked(rows: Sequence[NDArray[np.int64]], columns: int) -> NDArray[np.int64]:
     return np.stack(rows) if rows else np.zeros((0, columns), np.int64)
 
 
-def _groups(paths: Sequence[Path], pixels: NDArray[np.uint8], group_by: str | None) -> list[int]:
-    scenes = groups_of(len(paths), ((pair.first, pair.second) for pair in find_similar(pixels)))
-    if group_by is None:
-        return scenes
-    if group_by == "folder":
-        return joined(scenes, [path.parent for path in paths])
-    if group_by == "time":
-        return joined(scenes, _by_time(paths))
-    matches = [re.search(group_by, path.name) for path in paths]
-    if not any(matches):
-        raise UsageError(f"--group-by {group_by}: no file name fits, the first is {paths[0].name}")
-    return joined(scenes, [match[1] if match else str(path) for match, path in zip(matches, paths, strict=True)])
-
-
-def _by_time(paths: Sequence[Path]) -> list[int]:
-    """A new number whenever nothing was taken for a while."""
-    times = np.array([_taken(path) for path in paths])
-    order = np.argsort(times, kind="stable")
-    numbers = np.empty(len(paths), np.int64)
-    numbers[order] = np.concatenate([[0], np.cumsum(np.diff(times[order]) > _SECONDS_APART)])
-    found: list[int] = numbers.tolist()
-    return found
-
-
-def _taken(path: Path) -> float:
-    """Seconds: when the camera says, else when the file was written."""
-    try:
-        with open_source(path, "image", exact=False) as source:
-            exif = Image.Exif() if source.image is None else source.image.getexif()
-            values = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
-        text = next((values[tag] for tag in _TAKEN if tag in values), "")
-        return datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
-    except (DataError, OSError, ValueError, SyntaxError):
-        return path.stat().st_mtime
-
-
 def _values(
     contents: dict[Path, MaskContent], masked: Sequence[Path]
-) -> tuple[tuple[str, ...], dict[Path, NDArray[np.int64]], bool]:
+) -> tuple[tuple[str, ...], dict[Path, NDArray[np.int64]]]:
     """Names of the values in the masks, and the pixels of each by image; 255 is no class where indices are stored."""
     is_color = any(contents[path].is_color for path in masked)
     found = sorted({value for path in masked for value in contents[path].pixels})
@@ -292,4 +270,4 @@ def _values(
                 row[place[value]] = count
         pixels[path] = row
     names = tuple(",".join(map(str, color_of(value))) if is_color else str(value) for value in values)
-    return names, pixels, is_color
+    return names, pixels

@@ -120,6 +120,7 @@ def _made(images: Sequence[Path], out: Path, wishes: Wishes, stage: Stage, progr
         seed=wishes.seed,
         progress=progress,
         reading=reading,
+        contents=contents,
     )
     if wishes.copy:
         stage("copying")

@@ -1,11 +1,11 @@
 """What the values of masks are called, and how a recipe reads them."""
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from protoseg_deploy.annotations.class_files import read_classes
+from protoseg_deploy.annotations.shapes import DeclaredClass
 from protoseg_deploy.data.survey import MaskContent, color_of, total_pixels
 from protoseg_deploy.errors import DataError, UsageError
 from protoseg_deploy.recipe import Color
@@ -43,24 +43,27 @@ def name_classes(contents: Sequence[MaskContent], places: Sequence[Path], names_
     Args:
         contents: of all masks.
         places: folders to look for a file of class names in.
-        names_file: such a file: ``classes.json`` as a recipe reads it, one name a line, ``R G B name`` a line, or a
-            CSV file with ``name,r,g,b``.
+        names_file: such a file, in any form that `read_classes` knows.
 
     Raises:
-        DataError: there are too many values for classes, or one alone.
-        UsageError: the file of names is missing or names other values.
+        DataError: there are too many values for classes, or one alone; or the file of names cannot be read.
+        UsageError: the file of names is missing, or names other values.
     """
+    if names_file is not None and not names_file.is_file():
+        raise UsageError(f"--classes: no such file: {names_file}")
     sound = [content for content in contents if not content.fault]
     file = names_file or next(
         (place / name for place in places for name in _NAME_FILES if (place / name).is_file()), None
     )
-    known = _read_names(file) if file is not None else []
+    known = read_classes(file) if file is not None else []
     if any(content.is_color for content in sound):
         return _colors(sound, known, file)
     return _indices(sound, known, file, explicit=names_file is not None)
 
 
-def _indices(contents: Sequence[MaskContent], known: "Sequence[_Name]", file: Path | None, *, explicit: bool) -> Naming:
+def _indices(
+    contents: Sequence[MaskContent], known: Sequence[DeclaredClass], file: Path | None, *, explicit: bool
+) -> Naming:
     pixels = total_pixels(contents)
     values = sorted(pixels)
     if not values or values[0] < 0 or len(values) > _MOST_CLASSES:
@@ -70,12 +73,12 @@ def _indices(contents: Sequence[MaskContent], known: "Sequence[_Name]", file: Pa
             hint="Instance ids are not class indices; `protoseg convert` reads the formats of annotation tools.",
         )
     classes = [value for value in values if value != IGNORED]
-    if values in ([0, IGNORED], [IGNORED]):
+    if values == [0, IGNORED]:
         return Naming(("foreground",), None, {IGNORED: 1}, (), "masks of 0 and 255: foreground and background", False)
     if values == [0, 1] and not known:
         return Naming(("foreground",), None, {}, (), "masks of 0 and 1: foreground and background", False)
     if len(classes) < 2:
-        raise DataError(f"the masks hold the value {classes[0]} alone: there is nothing to tell apart")
+        raise DataError(f"the masks hold no class but {classes or 'none'}: there is nothing to tell apart")
     colors = {index: color for content in contents for index, color in content.palette.items()}
     if known and max(classes) < len(known):
         chosen = tuple(name.name for name in known)
@@ -95,7 +98,7 @@ def _indices(contents: Sequence[MaskContent], known: "Sequence[_Name]", file: Pa
     return Naming(names, _distinct(tuple(colors.get(v, (0, 0, 0)) for v in classes)), value_map, (), said, False)
 
 
-def _colors(contents: Sequence[MaskContent], known: "Sequence[_Name]", file: Path | None) -> Naming:
+def _colors(contents: Sequence[MaskContent], known: Sequence[DeclaredClass], file: Path | None) -> Naming:
     pixels = total_pixels([content for content in contents if content.is_color])
     for content in contents:  # grey masks among them: black or white alone
         if not content.is_color:
@@ -127,50 +130,6 @@ def _colors(contents: Sequence[MaskContent], known: "Sequence[_Name]", file: Pat
     names = tuple(_COMMON.get(color_of(code)) or "color_{}_{}_{}".format(*color_of(code)) for code in codes)
     said = f"{len(codes)} colours, named after themselves: rename them in classes.json"
     return Naming(names, tuple(color_of(code) for code in codes), {}, (), said, True)
-
-
-@dataclass(frozen=True)
-class _Name:
-    name: str
-    color: Color | None = None
-
-
-def _read_names(file: Path) -> list[_Name]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read as a list of classes: {error}") from None
-    try:
-        if file.suffix == ".json":
-            content = json.loads(text)
-            colors = content.get("colors") or [None] * len(content["names"])
-            return [
-                _Name(str(name), tuple(color) if color else None)
-                for name, color in zip(content["names"], colors, strict=True)
-            ]
-        if file.suffix == ".csv":
-            return [
-                _Name(row[0].strip(), (int(row[1]), int(row[2]), int(row[3])))
-                for row in csv.reader(text.splitlines()[1:])
-            ]
-        return [_line(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        raise UsageError(
-            f"{file} is no list of classes",
-            'One name a line, "R G B name" a line, a CSV file name,r,g,b, or {"names": [...], "colors": [...]}.',
-        ) from None
-
-
-def _line(line: str) -> _Name:
-    """``name``, ``R G B name`` or CVAT's ``name:R,G,B::``."""
-    parts = line.split()
-    if len(parts) >= 4 and all(part.isdigit() for part in parts[:3]):
-        return _Name(" ".join(parts[3:]), (int(parts[0]), int(parts[1]), int(parts[2])))
-    name, mark, rest = line.partition(":")
-    numbers = rest.split(":")[0].split(",")
-    if mark and len(numbers) == 3 and all(number.strip().isdigit() for number in numbers):
-        return _Name(name.strip(), (int(numbers[0]), int(numbers[1]), int(numbers[2])))
-    return _Name(line.strip())
 
 
 def _distinct(colors: tuple[Color, ...]) -> tuple[Color, ...] | None:

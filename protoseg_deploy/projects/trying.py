@@ -47,14 +47,12 @@ def fit_to_machine(recipe: Path, method: str, batch: int, on_gpu: bool, availabl
         available_mib: memory of the machine; that of a GPU shows by trying.
     """
     precision = "bf16" if on_gpu else "fp32"
-    cost, fault = None, ""
-    while batch >= 1:
-        cost, fault = try_steps(recipe, method, batch, precision)
-        if cost is not None and (on_gpu or cost.memory_mib < _MEMORY_SHARE * available_mib):
-            break
+    cost, fault = try_steps(recipe, method, batch, precision)
+    while batch > 1 and not _fits(cost, fault, on_gpu, available_mib):
         batch //= 2
+        cost, fault = try_steps(recipe, method, batch, precision)
     if cost is None:
-        return Fitting(max(batch, 1), precision, None, f"could not be tried: {fault}", "could not be tried")
+        return Fitting(batch, precision, None, f"could not be tried: {fault}", "could not be tried")
     reason = f"a step takes {cost.step_ms / 1000:.2g} s and {cost.memory_mib:.0f} MiB"
     if on_gpu:
         return Fitting(batch, precision, cost, reason, "on a GPU half the memory")
@@ -68,6 +66,13 @@ def fit_to_machine(recipe: Path, method: str, batch: int, on_gpu: bool, availabl
     return Fitting(batch, "bf16", low, reason, f"{ratio:.2g} times as fast as fp32 here")
 
 
+def _fits(cost: Cost | None, fault: str, on_gpu: bool, available_mib: float) -> bool:
+    """Whether a smaller batch would help: another fault than that of the memory stays whatever the batch is."""
+    if cost is None:
+        return "memory" not in fault.lower()
+    return on_gpu or cost.memory_mib < _MEMORY_SHARE * available_mib
+
+
 def try_steps(recipe: Path, method: str, batch: int, precision: str) -> tuple[Cost | None, str]:
     """The cost, or why there is none."""
     overrides = [f"train.batch_labeled={batch}", f"train.batch_unlabeled={batch}", f"train.precision={precision}"]
@@ -76,6 +81,8 @@ def try_steps(recipe: Path, method: str, batch: int, precision: str) -> tuple[Co
         done = _protoseg([*words, "--json"])
     except subprocess.TimeoutExpired:
         return None, f"a step takes more than {_TIME_LIMIT_S:.0f} s"
+    if done.returncode < 0:
+        return None, "killed, as when the memory is used up"
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return None, one_line(lines[0].removeprefix("Error: ")) if lines else f"ended with {done.returncode}"

@@ -138,7 +138,7 @@ def test_from_a_folder_to_an_int8_bundle(tmp_path: Path, weights: Path) -> None:
         (("{data}", "--weights", "resnet18.pth"), "model.weights: resnet18.pth: no such file"),
         (("{data}", "--backbone", "resnet1"), "resnet1"),
         (("{data}", "--val", "12"), "12 images with masks cannot be divided"),
-        (("{data}", "--classes", "absent"), "absent cannot be read as a list of classes"),
+        (("{data}", "--classes", "absent"), "--classes: no such file: absent"),
         (("{data}", "--group-by", "("), "no regular expression"),
     ],
 )
@@ -169,5 +169,9 @@ def test_batches_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> N
     found = trying.fit_to_machine(Path("x"), "supervised", 8, False, 4000.0)
     assert (found.batch, found.precision) == (2, "bf16")
     assert tried == [(8, "fp32"), (4, "fp32"), (2, "fp32"), (2, "bf16")]
-    monkeypatch.setattr(trying, "try_steps", lambda *_: (None, "no memory"))
-    assert trying.fit_to_machine(Path("x"), "supervised", 8, False, 4000.0).cost is None
+    assert trying.fit_to_machine(Path("x"), "supervised", 8, False, 10.0).batch == 1
+    monkeypatch.setattr(trying, "try_steps", lambda *_: (None, "CUDA out of memory"))
+    assert trying.fit_to_machine(Path("x"), "supervised", 8, True, 4000.0).batch == 1
+    monkeypatch.setattr(trying, "try_steps", lambda *_: (None, "no such class"))
+    found = trying.fit_to_machine(Path("x"), "supervised", 8, False, 4000.0)
+    assert (found.batch, found.cost) == (8, None)

@@ -116,3 +116,19 @@ def test_groups_by_name(photos: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_divided(photos: Path, tmp_path: Path, words: tuple[object, ...], message: str) -> None:
     assert message in run("split", photos / "images", "--out", tmp_path / "out", *words, code=2)
     assert not (tmp_path / "out").exists()
+
+
+def test_lists_of_others_stay_and_earlier_ones_go(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lists"
+    out.mkdir()
+    (out / "val.txt").write_text("mine")
+    words = ("split", photos / "images", "--out", out)
+    assert "is there already" in run(*words, "--val", 12, code=2)
+    assert (out / "val.txt").read_text() == "mine"
+    (out / "val.txt").unlink()
+    run(*words, "--val", 12)
+    (out / "left_out.txt").write_text("of an earlier split")
+    for number in (0, 1, 2):
+        (photos / f"images/new{number}.png").unlink()
+    assert "scenes and groups stay together" in run(*words, "--val", 11)
+    assert not (out / "left_out.txt").exists()

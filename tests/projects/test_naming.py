@@ -87,14 +87,16 @@ def test_names_beside_index_masks(tmp_path: Path) -> None:
     assert named(tmp_path, grey(0, 1), names=other).colors == ((1, 2, 3), (4, 5, 6))
     with pytest.raises(UsageError, match="names 2 classes; the masks hold the values up to 2"):
         named(tmp_path, grey(0, 2), names=other)
-    other.write_text("[1]")
-    with pytest.raises(UsageError, match="is no list of classes"):
+    other.write_text("[null]")
+    with pytest.raises(DataError, match="is no name of a class"):
         named(tmp_path, grey(0, 2), names=other)
 
 
 def test_what_is_no_mask(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to tell apart"):
         named(tmp_path, grey(3, 3))
+    with pytest.raises(DataError, match="nothing to tell apart"):
+        named(tmp_path, grey(255, 255))
     ids = np.arange(400, dtype=np.uint16).reshape(20, 20)
     with pytest.raises(DataError, match="400 different values"):
         named(tmp_path, ids)

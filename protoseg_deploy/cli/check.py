@@ -27,7 +27,8 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     files that are not read, masks in which 255 may be foreground, images that use little of their value range, and
     unreadable unlabelled images up to a share of data.max_unreadable_share. From a large unlabelled pool, 2,000
     evenly spaced images are decoded, and the headers of 20,000 are read. Validation images that show the same scene
-    as one that is trained on (next frames, crops, mirrored or brightened copies) are named with their twins.
+    as one that is trained on (next frames, crops, mirrored or brightened copies) are named with their twins; for this
+    up to 20,000 unlabelled images are decoded once and remembered.
 
     \b
     protoseg check mine.yaml

@@ -1,6 +1,7 @@
 """The files of a project: recipe, classes, lists, what to do next."""
 
 import json
+import shlex
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -61,13 +62,14 @@ def next_steps(project: str, minutes: float | None, remarks: Sequence[str]) -> s
     """``NEXT.md``."""
     said = f"About {_duration(minutes)} on this machine. " if minutes is not None else ""
     doubts = "".join(f"- {remark}\n" for remark in remarks)
+    place = shlex.quote(project)
     lines = [
         "# Next steps\n",
         "```",
-        f"protoseg check {project}",
-        f"protoseg train {project}",
-        f"protoseg distill {project}/runs/first --run {project}/runs/first-student",
-        f"protoseg export {project}/runs/first-student --bundle {project}/bundles/first-student --precision fp32,int8",
+        f"protoseg check {place}",
+        f"protoseg train {place}",
+        f"protoseg distill {place}/runs/first --run {place}/runs/first-student",
+        f"protoseg export {place}/runs/first-student --bundle {place}/bundles/first-student --precision fp32,int8",
         "```\n",
         f"`train`: {said}Its run is in `runs/first`; after an interruption the same command goes on.",
         "`distill` makes a network with a linear head only; with `model.backbone=NAME`, a smaller one. `export` writes",

@@ -1,6 +1,5 @@
 """``predict --format``: what it writes beside the masks, and what it refuses."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -11,20 +10,10 @@ from PIL import Image
 
 from protoseg_deploy.choices import PRE_ANNOTATION_FORMATS
 from protoseg_deploy.cli import cli
-from protoseg_deploy.runtimes import opening
-from tests.fake_runtime import FakeRuntime
+
+pytestmark = pytest.mark.usefixtures("runtime")
 
 FILES = {"coco": "coco.json", "cvat": "cvat.xml", "labelme": "labelme", "labelstudio": "labelstudio.json"}
-
-
-@pytest.fixture(autouse=True)
-def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
-    """What every path opens: the red channel is the class."""
-    (tmp_path / "weights").write_bytes(b"weights")
-    fake = FakeRuntime(lambda images: images[..., 0] % 4)
-    fake.info = dataclasses.replace(fake.info, files=(tmp_path / "weights",))
-    monkeypatch.setattr(opening, "open_runtime", lambda *_, **__: fake)
-    return fake
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """``predict`` from the outside: what it says of images that fail, that were done, or that it would harm."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -13,7 +12,6 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from protoseg_deploy.cli import cli
-from protoseg_deploy.runtimes import opening
 from tests.fake_runtime import FakeRuntime
 
 
@@ -22,16 +20,6 @@ def run(*arguments: object, exit_code: int = 0) -> Result:
     assert result.exit_code == exit_code, result.output
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
-
-
-@pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
-    """What every path opens: the red channel is the class."""
-    (tmp_path / "weights").write_bytes(b"weights")
-    fake = FakeRuntime(lambda images: images[..., 0] % 4)
-    fake.info = dataclasses.replace(fake.info, files=(tmp_path / "weights",))
-    monkeypatch.setattr(opening, "open_runtime", lambda *_, **__: fake)
-    return fake
 
 
 @pytest.fixture

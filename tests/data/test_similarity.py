@@ -97,6 +97,13 @@ def test_the_index_finds_all_that_a_comparison_of_all_pairs_finds() -> None:
     assert pairs[0] == pairs[1] >= {(row, row) for row in range(500)}
 
 
+def test_of_too_many_pairs_the_closest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protoseg_deploy.data.similarity.finding.MOST_PAIRS", 3)
+    pixels = np.stack([thumbnail(picture(seed)) for seed in range(40)])
+    copies = np.stack([thumbnail(picture(seed).resize((70, 50))) for seed in (5, 30)])
+    assert {(pair.first, pair.second) for pair in find_similar(copies, pixels)} == {(0, 5), (1, 30)}
+
+
 def test_groups() -> None:
     assert groups_of(6, [(4, 5), (0, 2), (2, 4)]) == [0, 1, 0, 3, 0, 0]
     assert joined(["a", "b", "a", "c"], [1, 2, 3, 2]) == [0, 1, 0, 1]

@@ -51,11 +51,12 @@ class Blobs(nn.Module):
         return logits, logits
 
 
-def blobs(classes: int, stride: int, path: Path) -> ModelProto:
+def blobs(classes: int, stride: int, path: Path, opset: int = 18) -> ModelProto:
     """A graph of those, written to `path`."""
-    table = ClassTable(tuple(map(str, range(classes))), tuple((number, 0, 0) for number in range(classes)))
+    colors = tuple((number % 256, number // 256, 0) for number in range(classes))
+    table = ClassTable(tuple(map(str, range(classes))), colors)
     spec = NetworkSpec(Model(backbone="test_resnet", weights="none", decoder="lraspp"), table)
-    segmenter, options = random_network(spec), GraphOptions()
+    segmenter, options = random_network(spec), GraphOptions(opset=opset)
     described = metadata(segmenter, spec, options)
     segmenter.backbone, segmenter.decoder, segmenter.head = Grey(stride), Blobs(classes), nn.Identity()
     export_onnx(segmenter, spec, described, path, options)
@@ -81,9 +82,13 @@ def choice_of(model: ModelProto) -> onnx.NodeProto:
     return choice
 
 
-@pytest.mark.parametrize(("classes", "stride"), [(2, 4), (11, 4), (11, 7), (5, 16), (3, 1)])
-def test_class_maps_are_equal_to_the_last_pixel(tmp_path: Path, classes: int, stride: int) -> None:
-    plain = blobs(classes, stride, tmp_path / "model.onnx")
+@pytest.mark.parametrize(
+    ("classes", "stride", "opset"),
+    [(2, 4, 18), (11, 4, 23), (11, 7, 18), (5, 16, 18), (3, 1, 18), (300, 8, 18)],
+)
+def test_class_maps_are_equal_to_the_last_pixel(tmp_path: Path, classes: int, stride: int, opset: int) -> None:
+    """More than 256 classes have int32 maps."""
+    plain = blobs(classes, stride, tmp_path / "model.onnx", opset)
     sparse = with_sparse_argmax(plain, most_mixed=2.0)
     assert choice_of(sparse).output == ["class_map"]
     onnx.checker.check_model(sparse)

@@ -22,7 +22,7 @@ _SAME_SPOTS = 0.9
 _ALL_PAIRS = 2**32
 """More comparisons of two hashes than that are left to the index."""
 _MOST_BITS, _MOST_BITS_OF_MANY = 20, 10
-_LOOKED_AT = 400_000
+MOST_PAIRS = 400_000
 """Pairs that are looked at a second time, the closest first."""
 _PLAIN = 2.0
 """Standard deviation of grey levels below which a picture shows nothing to compare."""
@@ -59,20 +59,28 @@ def find_similar(
     base, target = perceptual_hashes(first), perceptual_hashes(others)
     rich, rich_others = _is_rich(first), _is_rich(others)
     sparse, sparse_others = is_sparse(first), is_sparse(others)
-    parts = []
+    candidates = np.empty((0, 4), np.intp)
     for orientation, hashes in enumerate(oriented_hashes(base)):
         for left, right in choose(hashes, target, most_bits):
             wanted = rich[left] & rich_others[right]
             if second is None:
                 wanted &= left < right
             left, right = left[wanted], right[wanted]
-            differing = np.bitwise_count(hashes[left] ^ target[right])
-            parts.append(np.stack([left, right, np.full_like(left, orientation), differing.astype(left.dtype)], axis=1))
-    candidates = np.unique(np.concatenate(parts), axis=0) if parts else np.empty((0, 4), np.intp)
-    candidates = candidates[np.argsort(candidates[:, 3], kind="stable")][:_LOOKED_AT]
+            differing = np.bitwise_count(hashes[left] ^ target[right]).astype(np.intp)
+            some = np.stack([left, right, np.full_like(left, orientation), differing], axis=1)
+            candidates = np.concatenate([candidates, some])
+            if len(candidates) > 2 * MOST_PAIRS:
+                candidates = _closest(candidates)
+    candidates = _closest(candidates)
     doubtful = sparse[candidates[:, 0]] | sparse_others[candidates[:, 1]]
     wanted_alike = np.where(doubtful, max(least, _SAME_SPOTS), least)
     return _best_of_each_pair(_compared(first, others, candidates, wanted_alike))
+
+
+def _closest(candidates: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The pairs that are looked at, each once; the last column is how many bits differ."""
+    unique = np.unique(candidates, axis=0)
+    return unique[np.argsort(unique[:, 3], kind="stable")][:MOST_PAIRS]
 
 
 def _is_rich(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -85,7 +85,7 @@ def _find_tail(graph: GraphProto) -> _Tail | None:
     name = CLASS_MAP
     for operation in _CHAIN:
         node = makers.get(name)
-        if node is not None and node.op_type == operation:
+        if node is not None and node.op_type == operation and node.input:
             chain.setdefault(operation, []).append(node)
             name = node.input[0]
         elif operation != "Slice":
@@ -115,7 +115,7 @@ def _depending_on(first: NodeProto, nodes: Iterable[NodeProto]) -> tuple[list[No
 def _size(resize: NodeProto, part: int, makers: dict[str, NodeProto], after: set[str]) -> str:
     """The part of the sizes that a ``Resize`` is given, if it is known before; else empty."""
     concat = makers.get(resize.input[3]) if len(resize.input) > 3 else None
-    if concat is None or concat.op_type != "Concat" or concat.input[part] in after:
+    if concat is None or concat.op_type != "Concat" or len(concat.input) < 2 or concat.input[part] in after:
         return ""
     return str(concat.input[part])
 

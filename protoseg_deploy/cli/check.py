@@ -42,7 +42,7 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from protoseg_deploy.data.leaks import shared_scenes, warnings_of_scenes
     from protoseg_deploy.errors import DataError
     from protoseg_deploy.models import require_deployable
-    from protoseg_deploy.recipe import image_reading, load_recipe
+    from protoseg_deploy.recipe import load_recipe
 
     data = (loaded := load_recipe(recipe, overrides)).data
     require_deployable(loaded.model)
@@ -56,7 +56,7 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     with progress_bar("checking", hidden=as_json) as show:
         report = examine_data(loaded, sets, progress=show, faults=faults)
     with progress_bar("comparing", hidden=as_json) as show:
-        scenes = shared_scenes(sets, image_reading(data), show)
+        scenes = shared_scenes(sets, data, show)
     report = replace(report, scenes=scenes, warnings=(*report.warnings, *warnings_of_scenes(scenes)))
     if as_json:
         print_json(report.as_document())

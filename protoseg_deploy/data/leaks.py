@@ -11,7 +11,7 @@ import numpy as np
 from protoseg_deploy.data.folders import DataSets
 from protoseg_deploy.data.similarity import find_similar, read_thumbnails
 from protoseg_deploy.data.similarity.thumbnails import Progress
-from protoseg_deploy.recipe import ImageReading
+from protoseg_deploy.recipe import Data, ImageReading
 
 _MOST_UNLABELED = 20_000
 _COPY = 0.99
@@ -37,7 +37,7 @@ class SharedScene:
         }
 
 
-def shared_scenes(sets: DataSets, reading: ImageReading, progress: Progress | None = None) -> tuple[SharedScene, ...]:
+def shared_scenes(sets: DataSets, data: Data, progress: Progress | None = None) -> tuple[SharedScene, ...]:
     """Validation images that show a scene which is trained on, the most alike first.
 
     Exact copies and files of both parts are left out: a check finds them by their content. Of a large pool 20,000
@@ -50,6 +50,7 @@ def shared_scenes(sets: DataSets, reading: ImageReading, progress: Progress | No
     trained = [*labeled, *unlabeled]
     if not validation:
         return ()
+    reading = ImageReading(bands=data.bands, alpha=data.alpha, exif=data.exif)
     pixels = read_thumbnails([*validation, *trained], reading, progress).pixels
     best: dict[int, SharedScene] = {}
     for pair in find_similar(pixels[: len(validation)], pixels[len(validation) :]):

@@ -168,13 +168,16 @@ def divide(
 
     Raises:
         UsageError: there are fewer images with masks than asked for, or no mask.
-        DataError: no two images with masks can be told apart as scenes.
+        DataError: no image with a mask can be read, or all of them show one scene.
     """
     read = contents if contents is not None else survey_masks(list(pairs.masks.values()))
     held = dict(zip(pairs.masks, read, strict=True))
     thumbnails = read_thumbnails(pairs.images, reading or ImageReading(), progress)
     readable = {path: index for index, path in enumerate(pairs.images) if not thumbnails.faults[index]}
     masked = [path for path in pairs.images if path in readable and path in held and not held[path].fault]
+    bad = [fault for fault in thumbnails.faults if fault] + [each.fault for each in read if each.fault]
+    if bad and not masked:
+        raise DataError("no image with a mask can be read", bad)
     val = max(1, round(len(masked) / 5)) if val is None else val
     if len(masked) < 2 or val >= len(masked) or val + (labeled or 1) > len(masked):
         raise UsageError(
@@ -202,7 +205,6 @@ def divide(
         for name, found, wanted in (("labelled", len(chosen), labeled), ("validation", int(is_val.sum()), val))
         if wanted is not None and found != wanted
     ]
-    bad = [fault for fault in thumbnails.faults if fault] + [each.fault for each in read if each.fault]
     return Division(
         pairs=pairs,
         labeled=tuple(remaining[index] for index in chosen),

@@ -161,12 +161,13 @@ def _classes_text(naming: Naming) -> str:
 def _reading(images: Sequence[Path]) -> tuple[ImageReading, list[Choice]]:
     """How images of several bands, or of more than 8 bits, are read."""
     step = max(1, len(images) // _DEPTHS)
+    one_band = ImageReading(bands=(1,))  # which every file has
     bands: Counter[int] = Counter()
     deep = []
     for path in images[::step]:
         try:
-            bands[image_header(path, ImageReading()).bands] += 1
-            deep.append(read_values(path, ImageReading()).dtype != np.uint8)
+            bands[image_header(path, one_band).bands] += 1
+            deep.append(read_values(path, one_band).dtype != np.uint8)
         except DataError:
             continue
     choices = []
@@ -175,7 +176,7 @@ def _reading(images: Sequence[Path]) -> tuple[ImageReading, list[Choice]]:
     if most not in (1, 3, 4) or (len(bands) > 1 and most > 4):
         chosen = (1, 2, 3) if most >= 3 else (1,)
         choices.append(Choice("data.bands", list(chosen), f"files of {most} bands: the first are taken"))
-        reading = replace(reading, bands=chosen)
+        reading = reading.model_copy(update={"bands": chosen})
     if deep and sum(deep) > len(deep) / 2:
         choices.append(Choice("data.value_range", "percentile_1_99", "more than 8 bits: the range is measured"))
     return reading, choices

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import timm
 import yaml
 from click.testing import CliRunner
@@ -103,6 +104,22 @@ def test_annotations_become_masks(tmp_path: Path, weights: Path) -> None:
     (tmp_path / "coco.json").write_text("{}")
     run("init", source, "--masks", tmp_path / "coco.json", "--out", tmp_path / "other", "--weights", weights, code=2)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_many_bands_and_bits(tmp_path: Path, weights: Path) -> None:
+    for number in range(8):
+        red = np.asarray(picture(number, 128, 96).convert("L")).astype(np.uint16) * 15
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        bands = np.stack([red] * 5, axis=2)
+        tifffile.imwrite(tmp_path / f"images/{number}.tif", bands, photometric="minisblack", planarconfig="contig")
+        Image.fromarray((red > 1500).astype(np.uint8)).save(tmp_path / f"masks/{number}.png")
+    out = tmp_path / "project"
+    run("init", tmp_path / "images", "--out", out, "--weights", weights)
+    data = yaml.safe_load((out / "recipe.yaml").read_text())["data"]
+    assert (data["bands"], data["value_range"]) == ([1, 2, 3], "percentile_1_99")
+    assert "No errors found" in run("check", out / "recipe.yaml")
 
 
 @pytest.mark.usefixtures("quick")

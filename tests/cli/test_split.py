@@ -91,6 +91,8 @@ def test_check_names_shared_scenes(photos: Path, tmp_path: Path) -> None:
     assert [Path(first["validation"]).name, Path(second["validation"]).name] == ["4b.jpg", "5b.jpg"]
     assert [Path(first["trained"]).name, Path(second["trained"]).name] == ["4a.jpg", "5a.jpg"]
     assert first["labelled"] is True
+    deep = run("check", recipe, "data.value_range=percentile_1_99")
+    assert "2 validation images show a scene" in deep
 
 
 def test_groups_by_name(photos: Path, tmp_path: Path) -> None:

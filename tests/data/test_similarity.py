@@ -104,6 +104,18 @@ def test_of_too_many_pairs_the_closest_are_looked_at(monkeypatch: pytest.MonkeyP
     assert {(pair.first, pair.second) for pair in find_similar(copies, pixels)} == {(0, 5), (1, 30)}
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_what_images_of_more_than_8_bits_show_counts_and_not_their_range(tmp_path: Path, dtype: type) -> None:
+    paths = []
+    for number in range(6):
+        values = np.asarray(picture(number // 2).convert("L")).astype(dtype) * (10 + number)
+        paths.append(tmp_path / f"{number}.tif")
+        Image.fromarray(values).save(paths[-1])
+    found = read_thumbnails(paths, PLAIN)
+    assert not any(found.faults)
+    assert {(pair.first, pair.second) for pair in find_similar(found.pixels)} == {(0, 1), (2, 3), (4, 5)}
+
+
 def test_groups() -> None:
     assert groups_of(6, [(4, 5), (0, 2), (2, 4)]) == [0, 1, 0, 3, 0, 0]
     assert joined(["a", "b", "a", "c"], [1, 2, 3, 2]) == [0, 1, 0, 1]
@@ -127,7 +139,7 @@ def test_thumbnails_are_kept_until_a_file_changes(tmp_path: Path, cache: Path, m
     monkeypatch.setattr(
         "protoseg_deploy.data.similarity.thumbnails.open_source", lambda *_, **__: pytest.fail("opened")
     )
-    monkeypatch.setattr("protoseg_deploy.data.similarity.thumbnails.read_image", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("protoseg_deploy.data.similarity.thumbnails.read_values", lambda *_: pytest.fail("decoded"))
     again = read_thumbnails(paths, PLAIN)
     assert np.array_equal(again.pixels, found.pixels)
     assert again.faults == found.faults

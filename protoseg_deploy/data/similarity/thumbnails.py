@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from protoseg_deploy.data.formats import decoding
-from protoseg_deploy.data.images import read_image
+from protoseg_deploy.data.images import read_values
 from protoseg_deploy.data.pool import cache_folder
 from protoseg_deploy.data.sources import open_source
 from protoseg_deploy.errors import DataError
@@ -49,12 +50,13 @@ def read_thumbnails(paths: Sequence[Path], reading: ImageReading, progress: Prog
 
     Args:
         paths: image files.
-        reading: how they are read.
+        reading: how they are read; its range of values does not matter.
         progress: called now and then.
     """
     pixels = np.zeros((len(paths), SIDE, SIDE), np.uint8)
     faults = [""] * len(paths)
     done = 0
+    reading = reading.model_copy(update={"value_range": None})
     with closing(_Store(repr(reading))) as store, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for first in range(0, len(paths), _AT_ONCE):
             some = range(first, min(len(paths), first + _AT_ONCE))
@@ -85,14 +87,25 @@ def _look(path: Path, reading: ImageReading) -> _Look:
 
 
 def _thumbnail(path: Path, reading: ImageReading) -> NDArray[np.uint8]:
-    if reading.bands is None and reading.value_range is None:
+    if reading.bands is None:
         with open_source(path, "image", exact=False) as source:
             image = source.image
             if image is not None and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
                 with decoding(path, "image"):
                     image.draft("L", (2 * SIDE, 2 * SIDE))  # decoded at an eighth of its size, where that is enough
                     return source.turned(np.array(_shrunk(image)), reading.exif)
-    return np.array(_shrunk(Image.fromarray(read_image(path, reading))))
+    values = read_values(path, reading)
+    if values.dtype != np.uint8:
+        values = _stretched(values)
+    return np.array(_shrunk(Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)))
+
+
+def _stretched(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Values of more than 8 bits from their darkest to their brightest: what is alike does not depend on the range."""
+    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = finite.min(), finite.max()
+    stretched: NDArray[np.uint8] = ((finite - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    return stretched
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
